@@ -1,0 +1,7 @@
+"""Read what the training scripts learn from; every fault names the file, the line and the value.
+
+1. `faults` is the one error of this package.
+2. `phantom` keeps drawn films in a cache folder; `rsna` reads the RSNA films, thumbnails and boxes from a folder outside the tree.
+3. `labelimg` reads VOC XML boxes, `labelme` JSON outlines.
+4. `splits` keeps which patient belongs to which part in a small CSV file, so that no patient is on both sides.
+"""

@@ -1,0 +1,27 @@
+"""The one error of bad training data."""
+
+from pathlib import Path
+
+
+class BadData(ValueError):
+    """Data that cannot be trained on; `path`, `line` and `value` say where and what.
+
+    Parameters
+    ----------
+    path
+        The file at fault.
+    line
+        Its line, counted from 1, or None where the fault is the file as a whole.
+    value
+        What was found there.
+    reason
+        What is wrong with it and what would be right.
+    """
+
+    def __init__(self, path: Path, line: int | None, value: object, reason: str) -> None:
+        where = f"{path}:{line}" if line is not None else str(path)
+        super().__init__(f"{where}: {value!r}: {reason}")
+        self.path = path
+        self.line = line
+        self.value = value
+        self.reason = reason

@@ -1,0 +1,120 @@
+"""Read boxes as labelImg writes them: Pascal VOC XML, one file a film."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from xml.parsers import expat
+
+from models.datasets.faults import BadData
+from models.reading import Box
+from models.regions import REGIONS
+
+_COORDINATES = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(frozen=True, slots=True)
+class Boxes:
+    """The boxes of one film, pixel coordinates counted from 0."""
+
+    image: Path
+    rows: int
+    columns: int
+    boxes: tuple[tuple[str, Box], ...]
+
+
+class _Reader:
+    """Collects text by its path of tags, with the line each element began on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tags: list[str] = []
+        self.found: list[tuple[str, str, int]] = []  # path of tags, text, line
+        self._text = ""
+        self._line = 0
+        self.parser = expat.ParserCreate()
+        self.parser.StartElementHandler = self._start
+        self.parser.EndElementHandler = self._end
+        self.parser.CharacterDataHandler = self._data
+        self.parser.EntityDeclHandler = self._entity
+
+    def _start(self, tag: str, attributes: dict[str, str]) -> None:
+        self.tags.append(tag)
+        self._text, self._line = "", self.parser.CurrentLineNumber
+        if tag == "object":
+            self.found.append(("object", "", self._line))
+
+    def _data(self, text: str) -> None:
+        self._text += text
+
+    def _end(self, tag: str) -> None:
+        self.found.append(("/".join(self.tags[1:]), self._text.strip(), self._line))
+        self.tags.pop()
+        self._text = ""
+
+    def _entity(self, name: str, *rest: object) -> None:
+        # No annotation tool declares entities; a file that does wants to be expanded to gigabytes.
+        raise BadData(self.path, self.parser.CurrentLineNumber, name, "an annotation declares no entities")
+
+
+def read(path: Path, *, labels: Collection[str] = REGIONS, images: Path | None = None) -> Boxes:
+    """Read one file.
+
+    Parameters
+    ----------
+    labels
+        The labels that may occur.
+    images
+        Folder of the films; the annotation's own folder by default.
+
+    Raises
+    ------
+    BadData
+        Malformed XML, an unknown label, a coordinate that is not a number, a box outside the film or without area, a film
+        that is missing: each with file, line and value.
+    """
+    reader = _Reader(path)
+    try:
+        reader.parser.Parse(path.read_bytes(), True)
+    except expat.ExpatError as error:
+        raise BadData(path, error.lineno, path.name, f"is not XML: {expat.ErrorString(error.code)}") from error
+    values: dict[str, tuple[str, int]] = {}
+    objects: list[dict[str, tuple[str, int]]] = []
+    for tags, text, line in reader.found:
+        if tags == "object" and not text and (not objects or "name" in objects[-1]):
+            objects.append({"line": ("", line)})
+        elif tags.startswith("object/"):
+            objects[-1][tags.rsplit("/", 1)[1]] = (text, line)
+        else:
+            values[tags] = (text, line)
+    objects = [entry for entry in objects if len(entry) > 1]
+    name, line = values.get("filename", ("", 1))
+    image = (images or path.parent) / Path(name).name
+    if not name or not image.is_file():
+        raise BadData(path, line, name, f"the film is not in {image.parent}")
+    columns, rows = (_whole(path, values, f"size/{side}", 1) for side in ("width", "height"))
+    found = []
+    for entry in objects:
+        label, line = entry.get("name", ("", entry["line"][1]))
+        if label not in labels:
+            raise BadData(path, line, label, f"is not one of the labels {', '.join(labels)}")
+        x1, y1, x2, y2 = (_whole(path, entry, side, entry["line"][1]) for side in _COORDINATES)
+        if not (1 <= x1 < x2 <= columns and 1 <= y1 < y2 <= rows):
+            line = entry["xmin"][1]
+            raise BadData(
+                path, line, (x1, y1, x2, y2), f"the box of {label} does not lie in a film of {columns} x {rows}"
+            )
+        found.append((label, (x1 - 1.0, y1 - 1.0, x2 - 1.0, y2 - 1.0)))
+    return Boxes(image, rows, columns, tuple(found))
+
+
+def _whole(path: Path, values: dict[str, tuple[str, int]], key: str, line: int) -> int:
+    text, line = values.get(key, ("", line))
+    try:
+        return round(float(text))
+    except ValueError:
+        raise BadData(path, line, text, f"{key} is not a number") from None
+
+
+def read_folder(folder: Path, *, labels: Collection[str] = REGIONS, images: Path | None = None) -> list[Boxes]:
+    """Read every XML file of a folder, in the order of their names."""
+    return [read(path, labels=labels, images=images) for path in sorted(folder.glob("*.xml"))]

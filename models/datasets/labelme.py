@@ -1,0 +1,100 @@
+"""Read outlines as labelme writes them: JSON, one file a film (P1 labels radius and ulna so)."""
+
+import json
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.draw import polygon2mask
+
+from models.datasets.faults import BadData
+from models.regions import SEGMENTED
+
+
+@dataclass(frozen=True, slots=True)
+class Outlines:
+    """The outlines of one film; a bone may have several pieces. Points are x, y; pixel (0, 0) spans 0 to 1."""
+
+    image: Path
+    rows: int
+    columns: int
+    outlines: tuple[tuple[str, NDArray[np.float64]], ...]  # label, (points, 2)
+
+    def mask(self, label: str) -> NDArray[np.bool_]:
+        """Return the (rows, columns) mask of a label: the union of its outlines."""
+        mask = np.zeros((self.rows, self.columns), dtype=np.bool_)
+        for name, points in self.outlines:
+            if name == label:
+                mask |= polygon2mask(mask.shape, points[:, ::-1] - 0.5)  # type: ignore[no-untyped-call]
+        return mask
+
+
+def read(
+    path: Path, *, labels: Collection[str] = SEGMENTED, images: Path | None = None, tolerance: float = 2.0
+) -> Outlines:
+    """Read one file.
+
+    Parameters
+    ----------
+    labels
+        The labels that may occur.
+    images
+        Folder of the films; the annotation's own folder by default.
+    tolerance
+        Pixels by which a point may lie off the film: tools let a border be drawn a little past it.
+
+    Raises
+    ------
+    BadData
+        Malformed JSON, an unknown label, an outline of fewer than three points or off the film, a film that is missing:
+        each with file, line and value.
+    """
+    text = path.read_text(encoding="utf-8")
+    try:
+        document: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadData(path, error.lineno, path.name, f"is not JSON: {error.msg}") from error
+    for key in ("shapes", "imagePath", "imageHeight", "imageWidth"):
+        if key not in document:
+            raise BadData(path, 1, key, "is missing")
+    image = (images or path.parent) / Path(str(document["imagePath"]).replace("\\", "/")).name
+    if not image.is_file():
+        raise BadData(path, _line(text, r'"imagePath"', 0), document["imagePath"], f"the film is not in {image.parent}")
+    rows, columns = int(document["imageHeight"]), int(document["imageWidth"])
+    found = []
+    for index, shape in enumerate(document["shapes"]):
+        line = _line(text, r'"label"\s*:', index)
+        label = shape.get("label")
+        if label not in labels:
+            raise BadData(path, line, label, f"is not one of the labels {', '.join(labels)}")
+        if shape.get("shape_type", "polygon") != "polygon":
+            raise BadData(path, line, shape["shape_type"], f"the outline of {label} is to be a polygon")
+        try:
+            points = np.array(shape["points"], dtype=np.float64)
+        except (KeyError, TypeError, ValueError):
+            points = np.empty((0, 2))
+        if points.ndim != 2 or points.shape[1:] != (2,) or len(points) < 3:
+            raise BadData(path, line, len(points), f"the outline of {label} needs at least three points x, y")
+        low, high = points.min(axis=0), points.max(axis=0)
+        if (low < -tolerance).any() or high[0] > columns + tolerance or high[1] > rows + tolerance:
+            value = tuple(float(v) for v in (*low, *high))
+            raise BadData(path, line, value, f"the outline of {label} does not lie in a film of {columns} x {rows}")
+        found.append((str(label), points))
+    return Outlines(image, rows, columns, tuple(found))
+
+
+def _line(text: str, pattern: str, index: int) -> int:
+    """Return the line of the match number `index`, counted from 1."""
+    for number, match in enumerate(re.finditer(pattern, text)):
+        if number == index:
+            return text.count("\n", 0, match.start()) + 1
+    return 1
+
+
+def read_folder(folder: Path, *, labels: Collection[str] = SEGMENTED, images: Path | None = None) -> list[Outlines]:
+    """Read every JSON file of a folder, in the order of their names."""
+    return [read(path, labels=labels, images=images) for path in sorted(folder.glob("*.json"))]

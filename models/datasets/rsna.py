@@ -1,0 +1,167 @@
+"""The RSNA Pediatric Bone Age Challenge films (Halabi 2019), from a folder outside the tree.
+
+Terms: academic, educational and other non-commercial use. `images.csv` lists whole films, `thumbnails/` holds sheets of
+100 x 100 tiles, `annotations.csv` boxes and points in pixels of the original film. Ids 4360 to 4559 are the challenge's
+test set: they are never trained on or tuned to.
+"""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Picture
+
+from models.datasets.faults import BadData
+from models.reading import Box
+from models.regions import Sex
+
+HELD_OUT: Final = frozenset(str(number) for number in range(4360, 4560))
+TILE: Final = 100
+_TILES_A_ROW: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """One film of the set; `id` is the patient's."""
+
+    id: str
+    path: Path
+    rows: int
+    columns: int
+    bone_age_years: float
+    sex: Sex
+
+    @property
+    def held_out(self) -> bool:
+        """Whether it belongs to the challenge's test set."""
+        return self.id in HELD_OUT
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """A box (x1 < x2) or a point (x1 = x2) in pixels of the original film."""
+
+    id: str
+    source: str  # epiphyses21, ossification16, handpose, joints13: their conventions differ
+    kind: str
+    label: str
+    box: Box
+    columns: int
+    rows: int
+
+    def on(self, columns: int, rows: int) -> Box:
+        """Return the box on a copy of the film of another size."""
+        x, y = columns / self.columns, rows / self.rows
+        return (self.box[0] * x, self.box[1] * y, self.box[2] * x, self.box[3] * y)
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    try:
+        file = path.open(encoding="utf-8", newline="")
+    except OSError as error:
+        raise BadData(path, None, path.name, f"cannot be read: {error.strerror}") from error
+    with file:
+        table = csv.DictReader(file)
+        missing = [name for name in columns if name not in (table.fieldnames or ())]
+        if missing:
+            raise BadData(path, 1, ",".join(table.fieldnames or ()), f"lacks the columns {', '.join(missing)}")
+        for row in table:
+            yield table.line_num, row
+
+
+def _number(path: Path, line: int, row: dict[str, str], name: str, low: float, high: float) -> float:
+    try:
+        value = float(row[name])
+    except (TypeError, ValueError):
+        raise BadData(path, line, row[name], f"{name} is not a number") from None
+    if not low <= value <= high:
+        raise BadData(path, line, row[name], f"{name} is outside of {low:g} to {high:g}")
+    return value
+
+
+def _sex(path: Path, line: int, value: str) -> Sex:
+    if value == "F":
+        return "F"
+    if value == "M":
+        return "M"
+    raise BadData(path, line, value, "sex is F or M")
+
+
+def films(folder: Path, *, subset: str | None = None) -> list[Film]:
+    """Return the films of `images.csv`; `subset` is fullres, validation or medium.
+
+    Raises
+    ------
+    BadData
+        A missing file or column, an age or size outside its range, an unknown sex, a film that is listed and not there.
+    """
+    table = folder / "images.csv"
+    found = []
+    for line, row in _rows(table, ("id", "file", "rows", "columns", "bone_age_months", "sex")):
+        if subset is not None and not row["file"].startswith(f"{subset}/"):
+            continue
+        path = folder / row["file"]
+        if not path.is_file():
+            raise BadData(table, line, row["file"], "the film is not in the folder")
+        size = [int(_number(table, line, row, name, 32, 10_000)) for name in ("rows", "columns")]
+        years = _number(table, line, row, "bone_age_months", 0, 240) / 12
+        found.append(Film(row["id"], path, size[0], size[1], years, _sex(table, line, row["sex"])))
+    return found
+
+
+def thumbnails(folder: Path) -> tuple[NDArray[np.uint8], list[Film]]:
+    """Return all thumbnails, (n, 100, 100), with their films in the same order (sizes are those of the originals)."""
+    place = folder / "thumbnails"
+    index = place / "index.csv"
+    listed = [
+        Film(
+            row["id"],
+            place,
+            int(_number(index, line, row, "original_rows", 32, 10_000)),
+            int(_number(index, line, row, "original_columns", 32, 10_000)),
+            _number(index, line, row, "bone_age_months", 0, 240) / 12,
+            _sex(index, line, row["sex"]),
+        )
+        for line, row in _rows(index, ("id", "bone_age_months", "sex", "original_rows", "original_columns"))
+    ]
+    sheets = sorted(place.glob("sheet*.webp"))
+    tiles: list[NDArray[np.uint8]] = []
+    for sheet in sheets:
+        pixels = np.asarray(Picture.open(sheet).convert("L"))
+        if pixels.shape[0] % TILE or pixels.shape[1] != TILE * _TILES_A_ROW:
+            raise BadData(sheet, None, pixels.shape, f"a sheet has {_TILES_A_ROW} tiles of {TILE} pixels a row")
+        tiles.append(pixels.reshape(-1, TILE, _TILES_A_ROW, TILE).swapaxes(1, 2).reshape(-1, TILE, TILE))
+    count = sum(len(block) for block in tiles)
+    if count < len(listed):
+        raise BadData(index, None, len(listed), f"films are listed, {count} tiles are in {len(sheets)} sheets")
+    return np.concatenate(tiles)[: len(listed)], listed
+
+
+def annotations(folder: Path, *, source: str | None = None) -> dict[str, list[Annotation]]:
+    """Return the boxes and points by film id.
+
+    Raises
+    ------
+    BadData
+        A coordinate that is not a number or lies off the film by more than 5 % of its size; a box turned inside out.
+    """
+    table = folder / "annotations.csv"
+    columns = ("id", "set", "kind", "label", "x1", "y1", "x2", "y2", "original_columns", "original_rows")
+    found: dict[str, list[Annotation]] = {}
+    for line, row in _rows(table, columns):
+        if source is not None and row["set"] != source:
+            continue
+        width = _number(table, line, row, "original_columns", 32, 10_000)
+        height = _number(table, line, row, "original_rows", 32, 10_000)
+        x1, x2 = (_number(table, line, row, name, -0.05 * width, 1.05 * width) for name in ("x1", "x2"))
+        y1, y2 = (_number(table, line, row, name, -0.05 * height, 1.05 * height) for name in ("y1", "y2"))
+        if x2 < x1 or y2 < y1:
+            raise BadData(table, line, (x1, y1, x2, y2), "the box is turned inside out")
+        found.setdefault(row["id"], []).append(
+            Annotation(row["id"], row["set"], row["kind"], row["label"], (x1, y1, x2, y2), int(width), int(height))
+        )
+    return found

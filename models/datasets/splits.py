@@ -1,0 +1,106 @@
+"""Divide patients, not films, into training, validation and test, and keep the division in a file.
+
+The file is CSV with the columns `id,part`; its sha256 stands in the metadata of whatever was trained with it.
+"""
+
+import csv
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from models.datasets.faults import BadData
+
+PARTS: Final = ("train", "validation", "test")
+
+
+def divide(
+    patients: Collection[str], shares: Mapping[str, float], seed: int, *, strata: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the part of each patient.
+
+    Parameters
+    ----------
+    patients
+        Identifiers; each is divided once, however many films it has.
+    shares
+        Part -> share; the shares add up to 1.
+    strata
+        Patient -> group (such as sex and age band); each group is divided by the same shares.
+
+    Raises
+    ------
+    ValueError
+        When the shares do not add up, or name an unknown part.
+    """
+    unknown = [part for part in shares if part not in PARTS]
+    if unknown or abs(sum(shares.values()) - 1) > 1e-9:
+        raise ValueError(f"shares {dict(shares)}: parts are {', '.join(PARTS)} and their shares add up to 1")
+    rng = np.random.default_rng(seed)
+    groups: dict[str, list[str]] = {}
+    for patient in sorted(set(patients)):
+        groups.setdefault(strata[patient] if strata else "", []).append(patient)
+    division: dict[str, str] = {}
+    for group in sorted(groups):
+        shuffled = [groups[group][i] for i in rng.permutation(len(groups[group]))]
+        edges = np.round(np.cumsum([0.0, *shares.values()]) * len(shuffled)).astype(int)
+        for part, start, stop in zip(shares, edges[:-1], edges[1:], strict=True):
+            division |= dict.fromkeys(shuffled[start:stop], part)
+    return division
+
+
+def save(path: Path, division: Mapping[str, str]) -> str:
+    """Write a division, sorted, and return the file's sha256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("id", "part"))
+        table.writerows(
+            (patient, division[patient]) for patient in sorted(division, key=lambda name: (len(name), name))
+        )
+    return digest(path)
+
+
+def digest(path: Path) -> str:
+    """Return the sha256 of a split file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load(path: Path, *, held_out: Collection[str] = ()) -> dict[str, str]:
+    """Read a division.
+
+    Parameters
+    ----------
+    held_out
+        Patients that may only stand in the test part.
+
+    Raises
+    ------
+    BadData
+        A missing column, an unknown part, a patient listed twice, or a held-out patient in another part than test.
+    """
+    division: dict[str, str] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        table = csv.reader(file)
+        header = next(table, [])
+        if header != ["id", "part"]:
+            raise BadData(path, 1, ",".join(header), "a split file begins with id,part")
+        for row in table:
+            if len(row) != 2 or row[1] not in PARTS:
+                raise BadData(
+                    path, table.line_num, ",".join(row), f"a line is id,part with a part of {', '.join(PARTS)}"
+                )
+            patient, part = row
+            if patient in division:
+                raise BadData(path, table.line_num, patient, f"is listed twice, first as {division[patient]}")
+            if patient in held_out and part != "test":
+                raise BadData(path, table.line_num, patient, f"is held out and may not be in {part}")
+            division[patient] = part
+    return division
+
+
+def members(division: Mapping[str, str], part: str) -> Sequence[str]:
+    """Return the patients of one part, in the order of the file."""
+    return [patient for patient, own in division.items() if own == part]

@@ -1,0 +1,357 @@
+"""Measure a detector: python -m models.detection.evaluate --weights FOLDER --data ../shared/data/rsna --dicom ../shared/data/dicom.
+
+Every film goes through the same door as in the service: `models.pixels.load` where it is a file, `Detector.detect` always;
+thumbnails are given as they are, squashed to 100 x 100. A region that was not found counts as an error beyond any limit.
+Three readings of one error are kept apart, because the sets mean different places:
+
+- *as delivered*: the region's centre against the label, nothing corrected;
+- *shifted*: the region's centre moved by the constant distance, in the frame of the hand, between the two conventions
+  (taken from the template, which was measured on the training films);
+- *own head*: the network's channel for that set.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models import engine, phantom, pixels, transforms, weights
+from models.detection import rsna
+from models.detection.conventions import CHANNEL, CHANNELS, JOINTS, LOOSE, Annotated
+from models.detection.predict import Detection, Detector
+from models.image import Image
+from models.metrics.bootstrap import estimate
+from models.metrics.overlap import box_iou
+from models.regions import REGIONS
+
+LIMIT_PERCENT = 2.5  # of the hand's length, tip of the middle finger to wrist
+# Which region a joint stands for: the epiphysis just past it.
+REGION_OF_JOINT = {
+    "ip1": "dp1", "cmc1": "mc1",
+    **{f"dip{ray}": f"dp{ray}" for ray in range(2, 6)},
+    **{f"pip{ray}": f"mp{ray}" for ray in range(2, 6)},
+    **{f"mcp{ray}": f"pp{ray}" for ray in range(1, 6)},
+}  # fmt: skip
+NOT_FOUND = 1e6
+Levels = NDArray[np.float32]
+Change = Callable[[Levels], Levels]
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="folder of the RSNA films")
+    parser.add_argument("--dicom", type=Path, help="folder of DICOM films that are no hands")
+    parser.add_argument("--split", type=Path, default=Path("models/datasets/splits/detection_rsna.csv"))
+    parser.add_argument("--phantoms", type=int, default=200, help="unseen phantoms")
+    parser.add_argument("--others", type=int, default=30, help="phantoms of each kind that is no hand")
+    parser.add_argument("--stress-films", type=int, default=20, help="phantoms of the stress table")
+    parser.add_argument("--first-seed", type=int, default=50_000_000, help="seed of the first unseen phantom")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/accuracy/detection.json"))
+    return parser.parse_args()
+
+
+def share(rows: list[list[float]], test: Callable[[NDArray[np.float64]], NDArray[np.bool_]]) -> dict[str, float | int]:
+    """Share of values that pass, its 95 % interval by resampling films, and how many there are."""
+    counts = np.array([[float(test(np.array(row)).sum()), float(len(row))] for row in rows if row])
+    found = estimate(counts, lambda c: float(c[:, 0].sum() / c[:, 1].sum()))
+    return {**found.to_dict(), "values": int(counts[:, 1].sum())}
+
+
+def within(rows: list[list[float]]) -> dict[str, Any]:
+    """Sum up errors in per cent of the hand's length."""
+    flat = np.concatenate([np.array(row) for row in rows])
+    return {
+        "within_2.5_percent": share(rows, lambda e: e <= LIMIT_PERCENT),
+        "median_percent": round(float(np.median(flat)), 3),
+        "95th_percentile_percent": round(float(np.percentile(flat, 95)), 3)
+        if np.percentile(flat, 95) < NOT_FOUND
+        else None,
+    }
+
+
+def set_errors(detector: Detector, record: Annotated, image: Image) -> dict[str, list[float]]:
+    """Errors of one film against one set, in per cent of the hand's length."""
+    found = detector.detect(image)
+    true = record.points * np.array([record.aspect, 1.0])
+    stated = [i for i in range(len(CHANNELS)) if not np.isnan(true[i, 0])]
+    fit = transforms.Similarity.fit(detector.template.points[stated], true[stated])
+    length = fit.scale * detector.template.hand_length
+    plane = np.array([record.aspect, 1.0]) / (image.columns, image.rows)
+    regions = {r.name: (np.array([r.box[0] + r.box[2], r.box[1] + r.box[3]]) / 2 + 0.5) * plane for r in found.regions}
+    points = {name: (np.array(xy) + 0.5) * plane for name, xy in (found.points or {}).items()}
+    errors: dict[str, list[float]] = {"as delivered": [], "shifted": [], "own head": []}
+    for i in stated:
+        name = CHANNELS[i]
+        region = REGION_OF_JOINT.get(name) if name in JOINTS else name.removeprefix("loose ") if name in LOOSE else None
+        if record.origin == "ossification16" and name in ("radius", "ulna", "carpus"):
+            region = name
+        if region is None:
+            continue
+        shift = fit.scale * _turned(fit, detector.template.points[i] - detector.template.points[CHANNEL[region]])
+        for kind, place in (
+            ("as delivered", regions.get(region)),
+            ("shifted", regions[region] + shift if region in regions else None),
+            ("own head", points.get(name)),
+        ):
+            errors[kind].append(NOT_FOUND if place is None else float(np.hypot(*(place - true[i])) / length * 100))
+    return errors
+
+
+def _turned(fit: transforms.Similarity, vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    turned: NDArray[np.float64] = fit.matrix[:, :2] @ vector / fit.scale
+    return turned
+
+
+def annotated(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
+    """Every set on the films that were not trained on: thumbnails, and the originals where they are there."""
+    split, thumbnails = rsna.read_split(args.split), rsna.read_thumbnails(args.data / "thumbnails")
+    found = rsna.by_film(args.data / "annotations.csv")
+    results: dict[str, Any] = {}
+    for source in ("thumbnails", "fullres", "medium"):
+        rows: dict[tuple[str, str], list[list[float]]] = {}
+        for film, records in found.items():
+            if split[film] != "validation":
+                continue
+            path = args.data / source / f"{film}.webp"
+            if source != "thumbnails" and not path.exists():
+                continue
+            image = _thumbnail(thumbnails[film]) if source == "thumbnails" else pixels.load(path)
+            for record in records.values():
+                for kind, errors in set_errors(detector, record, image).items():
+                    rows.setdefault((record.origin, kind), []).append(errors)
+        for (origin, kind), errors_of_films in rows.items():
+            results.setdefault(f"{origin} on {source}", {})[kind] = within(errors_of_films)
+    return results
+
+
+def _thumbnail(film: NDArray[np.uint8]) -> Image:
+    return Image(pixels=pixels.scale(film))
+
+
+def whole_films(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
+    """All real films: accepted or why not, 22 regions in anatomical order."""
+    results: dict[str, Any] = {}
+    for folder in ("fullres", "validation", "medium"):
+        rows, refused = [], {}
+        for path in sorted((args.data / folder).glob("*.webp")):
+            found = detector.detect(pixels.load(path))
+            rows.append([float(found.verdict.accepted), float(_in_order(found))])
+            if not found.verdict.accepted:
+                refused[path.stem] = [reason.text for reason in found.verdict.reasons]
+        results[folder] = {
+            "accepted": share([[row[0]] for row in rows], lambda v: v > 0),
+            "22_regions_in_order": share([[row[1]] for row in rows], lambda v: v > 0),
+            "refused": refused,
+        }
+    return results
+
+
+def _in_order(found: Detection) -> bool:
+    return len(found.regions) == len(REGIONS) and not any(region.flags for region in found.regions)
+
+
+def unseen_phantoms(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
+    """Exact boxes: precision, centres, side and rotation."""
+    overlaps: dict[str, list[float]] = {name: [] for name in REGIONS}
+    scores: dict[str, list[float]] = {name: [] for name in REGIONS}
+    centres, sides, turns = [], [], []
+    for k in range(args.phantoms):
+        drawn = phantom.draw(args.first_seed + k)
+        result = detector.detect(drawn.image)
+        found = {region.name: region for region in result.regions}
+        length = float(np.hypot(*(_middle(drawn.boxes["dp3"]) - _middle(drawn.boxes["radius"]))))
+        row = []
+        for name in REGIONS:
+            region = found.get(name)
+            overlaps[name].append(box_iou(region.box, drawn.boxes[name]) if region else 0.0)
+            scores[name].append(region.score if region else 0.0)
+            away = np.hypot(*(_middle(region.box) - _middle(drawn.boxes[name]))) if region else NOT_FOUND
+            row.append(float(away / length * 100))
+        centres.append(row)
+        sides.append([float(result.facts.laterality == drawn.laterality)])
+        turns.append([abs((result.facts.rotation_degrees - drawn.rotation_degrees + 180) % 360 - 180)])
+    levels = np.arange(0.5, 1.0, 0.05)
+    precision = [[average_precision(scores[name], overlaps[name], level) for level in levels] for name in REGIONS]
+    return {
+        "n": args.phantoms,
+        "mAP50": round(float(np.mean([p[0] for p in precision])), 4),
+        "mAP50-95": round(float(np.mean(precision)), 4),
+        "mAP50-95_by_region": {n: round(float(np.mean(p)), 3) for n, p in zip(REGIONS, precision, strict=True)},
+        "centre": within(centres),
+        "side_right": share(sides, lambda v: v > 0),
+        "rotation_within_5_degrees": share(turns, lambda v: v < 5),
+    }
+
+
+def average_precision(scores: list[float], overlaps: list[float], level: float) -> float:
+    """Area under the precision-recall curve for one true box a film and at most one prediction a film."""
+    order = np.argsort(-np.array(scores), kind="stable")
+    hit = (np.array(overlaps)[order] >= level) & (np.array(scores)[order] > 0)
+    made = np.array(scores)[order] > 0
+    if not made.any():
+        return 0.0
+    true = np.cumsum(hit)
+    precision = true / np.maximum(np.cumsum(made), 1)
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    return float((best * hit).sum() / len(scores))
+
+
+def _middle(box: tuple[float, float, float, float]) -> NDArray[np.float64]:
+    return np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2])
+
+
+def others(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
+    """Films that are no hand must be refused; two hands must be noticed."""
+    results: dict[str, Any] = {}
+    kinds: tuple[phantom.others.Kind, ...] = ("chest", "foot", "blank")
+    for kind in kinds:
+        refused = [
+            [float(not detector.detect(phantom.draw_other(kind, args.first_seed + k)).verdict.accepted)]
+            for k in range(args.others)
+        ]
+        results[f"phantom {kind} refused"] = share(refused, lambda v: v > 0)
+    noticed = []
+    for k in range(args.others):
+        verdict = detector.detect(phantom.draw_other("two hands", args.first_seed + k)).verdict
+        noticed.append([float(any(reason.code == "two-hands" for reason in verdict.reasons))])
+    results["phantom two hands noticed"] = share(noticed, lambda v: v > 0)
+    for path in sorted(args.dicom.iterdir()) if args.dicom else []:
+        try:
+            verdict = detector.detect(pixels.load(path)).verdict
+            results[path.name] = [
+                "accepted" if verdict.accepted else "refused",
+                *(reason.text for reason in verdict.reasons),
+            ]
+        except pixels.UnreadablePixels as error:
+            results[path.name] = ["not decoded", error.code, error.text]
+    return results
+
+
+def stress(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
+    """Recall of region centres (2.5 % of the hand's length) after each disturbance, on unseen phantoms."""
+    films = [
+        phantom.draw(args.first_seed + 1_000_000 + k, rows=700, columns=700, zoom=0.68, rotation_degrees=0.0)
+        for k in range(args.stress_films)
+    ]
+    results: dict[str, Any] = {"n": args.stress_films}
+    for name, change, matrix in disturbances(700):
+        rows = []
+        for film in films:
+            found = {
+                r.name: r
+                for r in detector.detect(Image(pixels=np.ascontiguousarray(change(film.image.pixels)))).regions
+            }
+            true = {n: transforms.apply(matrix, _middle(box)[None])[0] for n, box in film.boxes.items()}
+            scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+            length = scale * float(np.hypot(*(_middle(film.boxes["dp3"]) - _middle(film.boxes["radius"]))))
+            rows.append(
+                [
+                    float(np.hypot(*(_middle(found[n].box) - xy)) / length * 100) if n in found else NOT_FOUND
+                    for n, xy in true.items()
+                ]
+            )
+        results[name] = share(rows, lambda e: e <= LIMIT_PERCENT)
+    return results
+
+
+def disturbances(side: int) -> Iterator[tuple[str, Change, transforms.Matrix]]:
+    """Name, change of the pixels, and where a point of the square film goes."""
+    same = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    middle = np.full(2, (side - 1) / 2)
+    for degrees in range(0, 360, 15):
+        turn = np.deg2rad(degrees)
+        linear = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        matrix = np.hstack([linear, (middle - linear @ middle)[:, None]])
+        yield f"turned by {degrees}", partial(_seen_through, matrix=transforms.invert(matrix)), matrix
+    yield "mirrored", np.fliplr, np.array([[-1.0, 0.0, side - 1.0], [0.0, 1.0, 0.0]])
+    yield "inverted", partial(np.subtract, np.float32(1)), same
+    for gamma in (0.5, 0.7, 1.4, 2.0):
+        yield f"gamma {gamma}", partial(_raised, gamma=gamma), same
+    for part in (2, 4):
+        yield (
+            f"1/{part} resolution",
+            partial(_reduced, part=part),
+            np.array([[1 / part, 0.0, (1 / part - 1) / 2], [0.0, 1 / part, (1 / part - 1) / 2]]),
+        )
+
+
+def _seen_through(film: Levels, matrix: transforms.Matrix) -> Levels:
+    seen: Levels = transforms.sample(film, matrix, film.shape[0])[0]
+    return seen
+
+
+def _raised(film: Levels, gamma: float) -> Levels:
+    raised: Levels = film ** np.float32(gamma)
+    return raised
+
+
+def _reduced(film: Levels, part: int) -> Levels:
+    rows, columns = (side // part * part for side in film.shape)
+    blocks = film[:rows, :columns].reshape(rows // part, part, columns // part, part)
+    reduced: Levels = blocks.mean(axis=(1, 3)).astype(np.float32)
+    return reduced
+
+
+def latency(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds for one film of 2000 x 1600 pixels, batch 1."""
+    film = phantom.draw(args.first_seed, rows=2000, columns=1600).image
+    walls, busy = [], []
+    for _ in range(30):
+        wall, processor = time.perf_counter(), time.process_time()
+        detector.detect(film)
+        walls.append(1000 * (time.perf_counter() - wall))
+        busy.append(1000 * (time.process_time() - processor))
+    return {
+        "threads": args.threads,
+        "p50_ms": round(float(np.percentile(walls, 50)), 1),
+        "p95_ms": round(float(np.percentile(walls, 95)), 1),
+        # On a machine that does other work the clock measures that work too; processor time does not.
+        "processor_p50_ms": round(float(np.percentile(busy, 50)), 1),
+        "load_average": round(os.getloadavg()[0], 1),
+    }
+
+
+def main() -> None:
+    """Measure everything that can be measured with what was given, and write it."""
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    detector = Detector(args.weights)
+    metadata = weights.Metadata.read(args.weights)
+    results: dict[str, Any] = {
+        "command": f"python -m models.detection.evaluate {shlex.join(sys.argv[1:])}",
+        "commit": engine.git_commit(),
+        "weights_sha256": weights.digest(args.weights),
+        "split_sha256": metadata.split_sha256,
+        "terms": metadata.terms,
+        "interval": "95 %, bootstrap over films",
+    }
+    parts: list[tuple[str, Callable[[Detector, argparse.Namespace], dict[str, Any]]]] = []
+    if args.data:
+        parts += [("annotated_films_not_trained_on", annotated), ("real_films", whole_films)]
+    parts += [
+        ("unseen_phantoms", unseen_phantoms),
+        ("others", others),
+        ("stress_recall_on_unseen_phantoms", stress),
+        ("latency", latency),
+    ]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    for name, part in parts:  # written after each, so that an interrupted run keeps what it measured
+        results[name] = part(detector, args)
+        args.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Bring phantoms into training form: hands with their exact boxes, and pictures of something else."""
+
+import hashlib
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import phantom
+from models.detection.conventions import CHANNELS
+from models.detection.data import Film
+from models.phantom.film import BOX_SHIFT, BOX_SIDE
+from models.regions import REGIONS
+
+ROWS: Final = 400
+COLUMNS: Final = 320
+OTHERS: Final[tuple[phantom.others.Kind, ...]] = ("chest", "foot", "blank")
+OTHER_SHARE: Final = 0.12  # pictures of something else for each hand
+
+
+def film(seed: int) -> Film:
+    """Draw one hand; its regions are stated, its joints are not."""
+    rng = np.random.default_rng((seed, 22))
+    drawn = phantom.draw(seed, rows=ROWS, columns=COLUMNS, low_contrast=bool(rng.random() < 0.2))
+    boxes = np.array([drawn.boxes[name] for name in REGIONS])
+    points = np.full((len(CHANNELS), 2), np.nan, np.float32)
+    # Pixel edges: the middle of pixel 0 is at 0.5 of a pixel from the film's edge.
+    points[: len(REGIONS)] = ((boxes[:, :2] + boxes[:, 2:]) / 2 + 0.5) / (COLUMNS, ROWS)
+    sizes = ((boxes[:, 2:] - boxes[:, :2]) / (COLUMNS, ROWS)).astype(np.float32)
+    return Film(_bytes(drawn.image.pixels), COLUMNS / ROWS, points, sizes, name=f"phantom {seed}")
+
+
+def other(seed: int) -> Film:
+    """Draw something that is no hand."""
+    kind = OTHERS[seed % len(OTHERS)]
+    drawn = phantom.draw_other(kind, seed, rows=ROWS, columns=COLUMNS)
+    nothing = np.full((len(CHANNELS), 2), np.nan, np.float32)
+    sizes = np.full((len(REGIONS), 2), np.nan, np.float32)
+    return Film(_bytes(drawn.pixels), COLUMNS / ROWS, nothing, sizes, hand=False, name=f"{kind} {seed}")
+
+
+def films(count: int, seed: int, cache: Path | None) -> list[Film]:
+    """Draw `count` hands and a share of other pictures, from consecutive seeds; keep them in a folder when one is given."""
+    kept = None
+    if cache is not None and count:
+        recipe = f"{count} {seed} {ROWS} {COLUMNS} {OTHER_SHARE} {sorted(BOX_SHIFT.items())} {sorted(BOX_SIDE.items())}"
+        kept = cache / f"phantoms-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}.npz"
+        if kept.exists():
+            return _read(kept)
+    drawn = [film(seed * 10_000 + k) for k in range(count)]
+    drawn += [other(seed * 10_000 + k) for k in range(int(OTHER_SHARE * count))]
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(
+            kept,
+            pixels=np.stack([f.pixels for f in drawn]),
+            points=np.stack([f.points for f in drawn]),
+            sizes=np.stack([f.sizes for f in drawn]),
+            hand=np.array([f.hand for f in drawn]),
+            name=np.array([f.name for f in drawn]),
+        )
+    return drawn
+
+
+def _read(path: Path) -> list[Film]:
+    with np.load(path, allow_pickle=False) as kept:
+        pixels, points, sizes, hands, names = (kept[key] for key in ("pixels", "points", "sizes", "hand", "name"))
+    return [
+        Film(p, COLUMNS / ROWS, xy, wh, bool(hand), str(name))
+        for p, xy, wh, hand, name in zip(pixels, points, sizes, hands, names, strict=True)
+    ]
+
+
+def _bytes(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.round(pixels * 255).astype(np.uint8)

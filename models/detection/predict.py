@@ -1,0 +1,198 @@
+"""Find the regions of a hand: look at the whole film, turn the hand upright, look again.
+
+The first look sees the film letterboxed into a small view and finds side, turn, scale and polarity. The second look sees
+the hand as every hand is seen: upright, left, bone bright, filling the view; its points are the result.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models import transforms, weights
+from models.detection import anatomy
+from models.detection.conventions import CHANNELS
+from models.detection.network import Found, build, decode
+from models.detection.verdict import Evidence, judge
+from models.image import Image
+from models.reading import Box, ImageFacts, Reason, Region, Verdict
+from models.regions import REGIONS
+
+ARCHITECTURES: Final = ("handnet",)
+PRESENT: Final = 0.5  # probability from which on a point counts as seen
+LOOKS: Final = 3  # upright looks at most: another one where the last moved the pose or turned the polarity
+WORKING_SIDE: Final = 320  # films are averaged down to between this and twice this before they are looked at
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """What was found on one film.
+
+    Parameters
+    ----------
+    regions
+        Those that lie on the film; boxes in pixels of the film as received.
+    upright
+        (2, 3), maps fractions of the canonical view (left hand, fingers up, thumb right) to the film; None where no hand is.
+    points
+        Every point that was seen, by the name of its channel, in pixels of the film.
+    """
+
+    regions: tuple[Region, ...]
+    facts: ImageFacts
+    verdict: Verdict
+    upright: transforms.Matrix | None = None
+    points: Mapping[str, tuple[float, float]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One pass of the network, points in pixels of the film."""
+
+    points: NDArray[np.float64]  # (64, 2)
+    presence: NDArray[np.float64]
+    focus: NDArray[np.float64]
+    sizes: NDArray[np.float64]  # (22, 2) pixels of the view
+    facts: NDArray[np.float64]  # probabilities: a hand, bone bright, more than one hand
+
+
+class Detector:
+    """The detector of one weights folder; safe to share between threads, since it keeps no state."""
+
+    def __init__(self, folder: Path) -> None:
+        """Load and verify the weights.
+
+        Raises
+        ------
+        models.weights.WeightsRefused
+            When the folder holds something else, or not what was saved.
+        """
+        state, metadata = weights.load(folder, problem="detection", architectures=ARCHITECTURES)
+        self.size = int(metadata.preprocessing["size"])
+        self.network = build(dict(metadata.hyperparameters))
+        self.network.load_state_dict(state)
+        self.network.eval().to(memory_format=torch.channels_last)
+        self.template = anatomy.Template.load()
+
+    def detect(self, image: Image) -> Detection:
+        """Find the regions on one film and judge it."""
+        small, block = transforms.shrink(image.pixels, WORKING_SIDE)
+        small = transforms.stretch(small)
+        whole = self._look(small, block, transforms.letterbox(small.shape, self.size))
+        odds = _log_odds(whole.facts[1])  # that bone is bright in the film as it came
+        pose = self._pose(whole)
+        if pose is None:
+            return self._nothing(image, whole, odds < 0)
+        for _ in range(LOOKS):
+            dark = odds < 0
+            look = self._look(1 - small if dark else small, block, self._upright_matrix(pose, block))
+            closer = self._pose(look)
+            if closer is None:
+                return self._nothing(image, whole, dark)
+            odds += _log_odds(look.facts[1]) * (-1 if dark else 1)
+            seen_through, pose = pose, closer
+            if dark == (odds < 0) and seen_through.agrees_with(pose):
+                break
+        return self._assemble(image, whole, look, seen_through, pose, dark)
+
+    def _look(self, pixels: NDArray[np.float32], block: float, matrix: transforms.Matrix) -> _Look:
+        """Run the network on what the matrix (view to shrunk film) shows."""
+        view = torch.from_numpy(transforms.sample(pixels, matrix, self.size))[None]
+        with torch.inference_mode():
+            output = self.network(view.to(memory_format=torch.channels_last))
+            found: Found = decode(output)
+            facts = torch.sigmoid(output.facts.float())[0].numpy()
+        to_film = transforms.unshrink(matrix, block)
+        return _Look(
+            transforms.apply(to_film, found.points[0].numpy()),
+            found.presence[0].numpy().astype(np.float64),
+            found.focus[0].numpy().astype(np.float64),
+            found.sizes[0].numpy().astype(np.float64),
+            facts.astype(np.float64),
+        )
+
+    def _pose(self, look: _Look) -> anatomy.Pose | None:
+        return anatomy.pose(self.template, look.points, (look.presence > PRESENT) & (look.focus > 0.2))
+
+    def _upright_matrix(self, pose: anatomy.Pose, block: float) -> transforms.Matrix:
+        """Map pixels of the canonical view to pixels of the shrunk film."""
+        unit = np.array([[1 / self.size, 0.0, 0.5 / self.size], [0.0, 1 / self.size, 0.5 / self.size]])
+        film = transforms.compose(pose.matrix, unit)
+        return np.hstack([film[:, :2] / block, (film[:, 2:] - (block - 1) / 2) / block])
+
+    def _assemble(
+        self, image: Image, whole: _Look, look: _Look, seen_through: anatomy.Pose, pose: anatomy.Pose, dark: bool
+    ) -> Detection:
+        """Join both looks into regions, facts and a verdict."""
+        points = look.points
+        on_film = (points >= 0).all(axis=1) & (points[:, 0] <= image.columns - 1) & (points[:, 1] <= image.rows - 1)
+        seen = (look.presence > PRESENT) & on_film
+        upright = transforms.apply(transforms.invert(pose.matrix), points)
+        wrong = anatomy.out_of_order(upright, seen)
+        scale, turn = seen_through.upright.scale / self.size, seen_through.upright.radians
+        regions = []
+        for index, name in enumerate(REGIONS):
+            if seen[index]:
+                box = _box(points[index], look.sizes[index] * scale, turn, seen_through.squash)
+                score = float(look.presence[index] * min(1.0, look.focus[index]))
+                regions.append(Region(name, box, round(score, 4), flags=("order",) if name in wrong else ()))
+        facts = ImageFacts(
+            rows=image.rows,
+            columns=image.columns,
+            pixel_spacing_mm=image.pixel_spacing_mm,
+            laterality=pose.laterality,
+            laterality_declared=image.laterality,
+            polarity="bone dark" if dark else "bone bright",
+            polarity_declared=image.photometric_interpretation,
+            rotation_degrees=round(anatomy.rotation_degrees(points), 1),
+        )
+        evidence = Evidence(
+            hand_probability=float(max(whole.facts[0], look.facts[0])),
+            two_hands_probability=float(whole.facts[2]),
+            found=tuple(region.name for region in regions),
+            fitting=pose.fitting,
+            misfit=pose.misfit,
+            out_of_order=wrong,
+        )
+        named = {
+            name: (float(points[index, 0]), float(points[index, 1]))
+            for index, name in enumerate(CHANNELS)
+            if seen[index]
+        }
+        verdict = judge(image, facts, evidence)
+        return Detection(tuple(regions), facts, verdict, pose.matrix, named)
+
+    def _nothing(self, image: Image, whole: _Look, dark: bool) -> Detection:
+        """State that no hand was found; facts that need one are empty."""
+        facts = ImageFacts(
+            rows=image.rows,
+            columns=image.columns,
+            pixel_spacing_mm=image.pixel_spacing_mm,
+            laterality=None,
+            laterality_declared=image.laterality,
+            polarity="bone dark" if dark else "bone bright",
+            polarity_declared=image.photometric_interpretation,
+            rotation_degrees=0.0,
+        )
+        evidence = Evidence(float(whole.facts[0]), float(whole.facts[2]), (), 0.0, 0.0, ())
+        verdict = judge(image, facts, evidence)
+        if verdict.accepted:
+            verdict = Verdict(False, (Reason("not-a-hand", "no hand could be pieced together from what was seen"),))
+        return Detection((), facts, verdict)
+
+
+def _log_odds(probability: float) -> float:
+    return float(np.log(max(probability, 1e-6) / max(1 - probability, 1e-6)))
+
+
+def _box(centre: NDArray[np.float64], size: NDArray[np.float64], turn: float, squash: float) -> Box:
+    """Box along the film's sides around one that is turned: exact for squares and circles, between for what is oblong."""
+    cosine, sine = np.cos(turn), np.sin(turn)
+    width, height = np.hypot(size[0] * cosine, size[1] * sine), np.hypot(size[0] * sine, size[1] * cosine)
+    width /= squash
+    x, y = centre
+    return (float(x - width / 2), float(y - height / 2), float(x + width / 2), float(y + height / 2))

@@ -1,0 +1,100 @@
+"""Say whether a film can be read, and why not; what was noticed on a film that can be read stands beside it.
+
+The codes are stable; the texts name what was seen and the limit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from models.image import Image
+from models.reading import ImageFacts, Reason, Verdict
+from models.regions import RADIUS, REGIONS
+
+HAND_PROBABILITY: Final = 0.5
+TWO_HANDS_PROBABILITY: Final = 0.5
+MINIMUM_REGIONS: Final = 8  # fewer than this is no hand that could be told from something else
+MINIMUM_FITTING: Final = 0.6  # share of points that lie where a hand has them
+MAXIMUM_MISFIT: Final = 3.0
+MAXIMUM_MISSING: Final = 3
+TURNED_DEGREES: Final = 30.0
+MINIMUM_CONTRAST: Final = 0.02  # of the range of grey levels, between the 10th and 90th percentile inside the hand
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the detector saw."""
+
+    hand_probability: float
+    two_hands_probability: float
+    found: Sequence[str]  # regions that lie on the film
+    fitting: float
+    misfit: float
+    out_of_order: Sequence[str]
+
+
+def judge(image: Image, facts: ImageFacts, evidence: Evidence) -> Verdict:
+    """Turn evidence into a verdict."""
+    no_hand = _no_hand(image, evidence)
+    if no_hand is not None:
+        return Verdict(False, (no_hand,))
+    reasons: list[Reason] = []
+    missing = [name for name in REGIONS if name not in evidence.found]
+    refused = len(missing) > MAXIMUM_MISSING or RADIUS in missing
+    if missing:
+        limit = f"; at most {MAXIMUM_MISSING} may be missing, the radius not" if refused else ""
+        reasons.append(Reason("missing-regions", f"not on the film: {', '.join(missing)}{limit}"))
+    if evidence.two_hands_probability >= TWO_HANDS_PROBABILITY:
+        reasons.append(Reason("two-hands", "more than one hand on the film; the left one was read"))
+    if facts.polarity == "bone dark":
+        reasons.append(
+            Reason(
+                "polarity",
+                f"bone is dark where {facts.polarity_declared} promises it bright; the film was read inverted",
+            )
+        )
+    if facts.laterality_declared and facts.laterality and facts.laterality != facts.laterality_declared:
+        reasons.append(
+            Reason(
+                "laterality",
+                f"the thumb lies as on a {_side(facts.laterality)} hand, the header says {_side(facts.laterality_declared)}",
+            )
+        )
+    if abs(facts.rotation_degrees) > TURNED_DEGREES:
+        reasons.append(
+            Reason(
+                "rotated",
+                f"the hand is turned by {facts.rotation_degrees:.0f} degrees (limit of the remark: {TURNED_DEGREES:.0f})",
+            )
+        )
+    if evidence.out_of_order:
+        reasons.append(
+            Reason("order", f"the place of {', '.join(evidence.out_of_order)} contradicts the anatomy of a hand")
+        )
+    return Verdict(not refused, tuple(reasons))
+
+
+def _no_hand(image: Image, evidence: Evidence) -> Reason | None:
+    if float(image.pixels.max() - image.pixels.min()) == 0:
+        return Reason("not-a-hand", "the film is blank: every pixel has the same grey level")
+    if evidence.hand_probability < HAND_PROBABILITY:
+        return Reason(
+            "not-a-hand",
+            f"no hand was seen (probability {evidence.hand_probability:.2f}; the limit is {HAND_PROBABILITY})",
+        )
+    if len(evidence.found) < MINIMUM_REGIONS:
+        return Reason(
+            "not-a-hand",
+            f"{len(evidence.found)} of 22 regions of a hand were seen; at least {MINIMUM_REGIONS} are needed",
+        )
+    if evidence.fitting < MINIMUM_FITTING or evidence.misfit > MAXIMUM_MISFIT:
+        return Reason(
+            "not-a-hand",
+            f"what was seen does not lie as in a hand ({100 * evidence.fitting:.0f} % of the points fit; "
+            f"the limit is {100 * MINIMUM_FITTING:.0f} %)",
+        )
+    return None
+
+
+def _side(laterality: str) -> str:
+    return {"L": "left", "R": "right"}[laterality]

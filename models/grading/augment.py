@@ -1,0 +1,92 @@
+"""Vary crops as films, detectors and exposures do, so that what is learnt on phantoms holds on films."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.grading.crops import SIZE
+from models.grading.phantoms import MARGIN
+
+
+def centre(kept: Tensor) -> Tensor:
+    """Cut what the network sees out of the wider crops: (n, 13, kept, kept) uint8 to (n, 13, SIZE, SIZE) in 0..1."""
+    start = (kept.shape[-1] - SIZE) // 2
+    return kept[..., start : start + SIZE, start : start + SIZE].float() / 255
+
+
+def vary(kept: Tensor, generator: torch.Generator, *, strength: float = 1.0) -> Tensor:
+    """Turn, shift, scale and squeeze each crop as an inexact box would; blur, grain, shade and hide parts of it.
+
+    Parameters
+    ----------
+    kept
+        (films, 13, kept, kept) uint8.
+    strength
+        Factor of every change; 1 is for training.
+
+    Returns
+    -------
+    Tensor
+        (films, 13, SIZE, SIZE) float32.
+    """
+    films, bones = kept.shape[:2]
+    n = films * bones
+    x = kept.reshape(n, 1, *kept.shape[2:]).float() / 255
+
+    def normal(sigma: float) -> Tensor:
+        # A detector errs for a whole film as well as for one bone.
+        shared = torch.randn(films, 1, generator=generator).expand(films, bones).reshape(n)
+        own = torch.randn(n, generator=generator)
+        return (0.5 * shared + 0.85 * own) * sigma * strength
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(n, generator=generator)
+
+    angle, size, squeeze = normal(math.radians(6)), (normal(0.12)).clamp(-0.3, 0.3).exp(), normal(0.05).exp()
+    cosine, sine = torch.cos(angle) * size / MARGIN, torch.sin(angle) * size / MARGIN
+    rows = (
+        torch.stack((cosine * squeeze, -sine, normal(0.08) / MARGIN), 1),
+        torch.stack((sine, cosine / squeeze, normal(0.08) / MARGIN), 1),
+    )
+    grid = functional.affine_grid(torch.stack(rows, 1), [n, 1, SIZE, SIZE], align_corners=False)
+    # Bones, gaps and joints of a child are never spaced quite like another's: a smooth warp of up to a few pixels.
+    warp = (
+        torch.randn(n, 2, 5, 5, generator=generator) * (0.05 * strength * uniform(0, 1))[:, None, None, None] / MARGIN
+    )
+    grid = grid + functional.interpolate(warp, size=(SIZE, SIZE), mode="bicubic", align_corners=True).permute(
+        0, 2, 3, 1
+    )
+    x = functional.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+    # Sharpness: a share of films is blurred, by averages of 3 or 5 pixels mixed in by a random part; another is sharpened.
+    part = uniform(-0.6, 1.0).clamp_min(-0.5)[:, None, None, None] * strength
+    blurred = functional.avg_pool2d(functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    x = torch.lerp(x, blurred, part)
+    coarse = torch.rand(films, generator=generator) < 0.25 * strength
+    if bool(coarse.any()):
+        chosen = coarse[:, None].expand(films, bones).reshape(n)
+        low = functional.interpolate(x[chosen], scale_factor=0.5, mode="area")
+        x[chosen] = functional.interpolate(low, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
+
+    # Exposure: any monotone curve is undone by the equalisation; shading across the crop and grain are not.
+    ramp = torch.linspace(-1, 1, SIZE)
+    tilt = (
+        normal(0.06)[:, None, None, None] * ramp[None, None, None, :]
+        + normal(0.06)[:, None, None, None] * ramp[:, None]
+    )
+    grain = torch.randn(x.shape, generator=generator) * (uniform(0, 0.035) * strength)[:, None, None, None]
+    x = x + tilt + grain
+
+    # Something lies over a corner now and then: a marker, the edge of a collimator, a neighbouring finger.
+    hidden = torch.rand(n, generator=generator) < 0.06 * strength
+    for index in torch.nonzero(hidden)[:, 0].tolist():
+        depth = int(torch.randint(4, SIZE // 4, (1,), generator=generator))
+        level = float(torch.rand(1, generator=generator))
+        side = int(torch.randint(4, (1,), generator=generator))
+        strip = (slice(None), slice(0, depth)) if side % 2 else (slice(0, depth), slice(None))
+        view = x[index, 0] if side < 2 else x[index, 0].flip(0, 1)
+        view[strip] = level
+        x[index, 0] = view if side < 2 else view.flip(0, 1)
+    return x.reshape(films, bones, SIZE, SIZE)

@@ -1,0 +1,141 @@
+"""The networks of stage grading: all 13 crops of a film in one batch, one trunk, one head a bone.
+
+`small` is the fast default: a residual trunk of 0.7 M parameters whose later stages are told which bone they see. Its head
+is one of `HEADS`; each gives a probability to every stage of a bone, the absent centre first.
+"""
+
+from typing import Final, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models import standards
+from models.grading.crops import enhance
+from models.regions import RUS
+
+LEVELS: Final = tuple(standards.RUS_CHN.levels(bone) for bone in RUS)  # of each bone, absent first
+COUNTS: Final = tuple(len(levels) for levels in LEVELS)
+WIDEST: Final = max(COUNTS)
+Head = Literal["softmax", "corn", "ordered"]
+HEADS: Final[tuple[Head, ...]] = ("softmax", "corn", "ordered")
+ARCHITECTURES: Final = ("small",)
+
+
+class _Block(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
+        self.first_norm = nn.BatchNorm2d(channels_out)
+        self.second = nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
+        self.second_norm = nn.BatchNorm2d(channels_out)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(stride, stride, ceil_mode=True) if stride > 1 else nn.Identity(),
+                nn.Conv2d(channels_in, channels_out, 1, bias=False),
+                nn.BatchNorm2d(channels_out),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, channels_in, r, c) to (n, channels_out, r / stride, c / stride)."""
+        inner = functional.relu(self.first_norm(self.first(x)), inplace=True)
+        inner = self.second_norm(self.second(inner))
+        return functional.relu(inner + self.shortcut(x), inplace=True)
+
+
+class StageNet(nn.Module):
+    """Grade the 13 RUS bones.
+
+    Parameters
+    ----------
+    width
+        Channels of the first stage; the others have 2, 4 and 8 times as many.
+    head
+        softmax: one logit a stage. corn: one logit a step, the probability to be past it given that all before it were
+        passed (Shi, Cao and Raschka 2023). ordered: a maturity and its uncertainty, cut at the whole numbers.
+    """
+
+    temperature: Tensor  # of each bone
+    allowed: Tensor  # (13, WIDEST): which stages each bone has
+
+    def __init__(self, width: int = 16, head: Head = "softmax", dropout: float = 0.1) -> None:
+        """Build the network with random weights."""
+        super().__init__()
+        if head not in HEADS:
+            raise ValueError(f"head {head!r} is not one of {', '.join(HEADS)}")
+        self.head = head
+        self.stem = nn.Sequential(
+            nn.Conv2d(2, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        )
+        self.early = nn.Sequential(
+            _Block(width, width, 1), _Block(width, 2 * width, 2), _Block(2 * width, 2 * width, 1)
+        )
+        self.middle = nn.Sequential(_Block(2 * width, 4 * width, 2), _Block(4 * width, 4 * width, 1))
+        self.late = nn.Sequential(_Block(4 * width, 8 * width, 2), _Block(8 * width, 8 * width, 1))
+        self.embedding = nn.Embedding(len(RUS), 2 * (2 * width + 4 * width))
+        nn.init.zeros_(self.embedding.weight)
+        self.dropout = nn.Dropout(dropout)
+        features = 2 * 8 * width
+        outputs = {"softmax": WIDEST, "corn": WIDEST - 1, "ordered": 2}[head]
+        self.weight = nn.Parameter(torch.randn(len(RUS), features, outputs) * features**-0.5)
+        self.bias = nn.Parameter(torch.zeros(len(RUS), outputs))
+        self.register_buffer("temperature", torch.ones(len(RUS)))
+        self.register_buffer("allowed", torch.arange(WIDEST)[None, :] < torch.tensor(COUNTS)[:, None], persistent=False)
+
+    def features(self, crops: Tensor) -> Tensor:
+        """Map (films, 13, rows, columns) crops in 0..1 to (films, 13, features)."""
+        films, bones, rows, columns = crops.shape
+        x = enhance(crops.reshape(films * bones, 1, rows, columns)).contiguous(memory_format=torch.channels_last)
+        told = self.embedding.weight.repeat(films, 1)[:, :, None, None]
+        x = self.early(self.stem(x))
+        c = x.shape[1]
+        x = self.middle(x * (1 + told[:, :c]) + told[:, c : 2 * c])
+        x = self.late(x * (1 + told[:, 2 * c : 4 * c]) + told[:, 4 * c :])
+        x = torch.cat((x.mean((2, 3)), x.amax((2, 3))), dim=1)
+        return x.reshape(films, bones, -1)
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Map (films, 13, rows, columns) crops in 0..1, in the order of `RUS`, to the head's outputs (films, 13, outputs)."""
+        features = self.dropout(self.features(crops)).float()
+        return torch.einsum("nbf,bfo->nbo", features, self.weight.float()) + self.bias.float()
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """Map the head's outputs to (films, 13, `WIDEST`) calibrated stage probabilities; stages a bone lacks have none."""
+        return self.log_probabilities(outputs).exp()
+
+    def log_probabilities(self, outputs: Tensor) -> Tensor:
+        """Return the logarithms of `probabilities`."""
+        outputs = outputs.float()
+        temperature = self.temperature[:, None]
+        if self.head == "softmax":
+            return (outputs / temperature).masked_fill(~self.allowed, -1e4).log_softmax(-1)
+        if self.head == "corn":
+            scaled = outputs / temperature
+            past = functional.logsigmoid(scaled).masked_fill(~self.allowed[:, 1:], -1e4)
+            stopped = functional.logsigmoid(-scaled).masked_fill(~self.allowed[:, 1:], 0.0)
+            reached = functional.pad(past.cumsum(-1), (1, 0))  # stage 0 is always reached
+            return (reached + functional.pad(stopped, (0, 1))).clamp_min(-1e4)
+        maturity, spread = self.maturity(outputs)
+        cuts = torch.arange(1, WIDEST, device=outputs.device, dtype=outputs.dtype)
+        below = torch.special.ndtr((cuts - maturity[..., None]) / (spread * self.temperature)[..., None])
+        below = below.masked_fill(~self.allowed[:, 1:], 1.0)
+        below = functional.pad(functional.pad(below, (1, 0)), (0, 1), value=1.0)
+        return below.diff(dim=-1).clamp_min(1e-7).masked_fill(~self.allowed, 1e-12).log().log_softmax(-1)
+
+    def maturity(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the maturity of the `ordered` head and its standard deviation, in stages, each (films, 13)."""
+        counts = torch.tensor(COUNTS, device=outputs.device, dtype=outputs.dtype)
+        return outputs[..., 0] * 4 + counts / 2, functional.softplus(outputs[..., 1]) + 0.03
+
+
+def build(architecture: str, hyperparameters: dict[str, object]) -> StageNet:
+    """Return an untrained network by the name and hyperparameters that its metadata holds."""
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"architecture {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
+    return StageNet(
+        width=int(str(hyperparameters.get("width", 16))),
+        head=hyperparameters.get("head", "softmax"),  # type: ignore[arg-type]  # checked by the constructor
+    )

@@ -1,0 +1,71 @@
+"""Grade the bones of one film with trained weights; imports no training code."""
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models import weights
+from models.grading.crops import cut, frames
+from models.grading.network import ARCHITECTURES, LEVELS, StageNet, build
+from models.image import Image
+from models.reading import ImageFacts, Region, Stage
+from models.regions import RUS
+from models.standards.rus import letter_of
+
+STANDARD: Final = "RUS-CHN"
+
+
+class Grader:
+    """The stage grader of one weights folder.
+
+    Raises
+    ------
+    WeightsRefused
+        When the folder is not a grader this version can run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Load and verify the weights."""
+        tensors, self.metadata = weights.load(folder, problem="grading", architectures=ARCHITECTURES)
+        self.net: StageNet = build(self.metadata.architecture, dict(self.metadata.hyperparameters))
+        self.net.load_state_dict(tensors)
+        self.net.eval().to(memory_format=torch.channels_last)
+
+    def grade(self, image: Image, regions: tuple[Region, ...], facts: ImageFacts) -> dict[str, Stage]:
+        """Return the stage of every RUS bone whose region was found."""
+        found = frames(regions, facts)
+        if not found:
+            return {}
+        size = int(self.metadata.preprocessing["size"])
+        crops = np.zeros((len(RUS), size, size), np.float32)
+        for index, bone in enumerate(RUS):
+            if bone in found:
+                crops[index] = cut(image, found[bone], facts, size)
+        chances = self.probabilities(crops[None])[0]
+        return {bone: stage(bone, chances[index]) for index, bone in enumerate(RUS) if bone in found}
+
+    @torch.inference_mode()
+    def probabilities(self, crops: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Map (films, 13, size, size) crops to (films, 13, widest) stage probabilities."""
+        outputs = self.net(torch.from_numpy(crops))
+        chances: NDArray[np.float64] = self.net.probabilities(outputs).double().numpy()
+        return chances
+
+
+def stage(bone: str, chances: NDArray[np.float64]) -> Stage:
+    """Return the stage record of one bone from its probabilities, (widest,)."""
+    labels = LEVELS[RUS.index(bone)]
+    kept = chances[: len(labels)] / chances[: len(labels)].sum()
+    first, second = np.argsort(-kept, kind="stable")[:2]
+    return Stage(
+        standard=STANDARD,
+        label=labels[first],
+        letter=letter_of(bone, labels[first]),
+        probability=round(float(kept[first]), 4),
+        runner_up=labels[second],
+        runner_up_probability=round(float(kept[second]), 4),
+        probabilities=tuple(round(float(p), 5) for p in kept),
+    )

@@ -1,0 +1,239 @@
+"""Read one film: detection, then segmentation, grading and regression, every method side by side, nothing blended.
+
+The reader runs whatever fits the protocols below, so that each problem can be replaced and tested on its own. Sex unknown:
+both curves are given. The chronological age enters no method; it only says how far the bone age lies from it.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from models.image import Image
+from models.reading import (
+    Agreement,
+    Bundle,
+    ImageFacts,
+    Mask,
+    MethodResult,
+    Reading,
+    Reason,
+    Region,
+    Stage,
+    Verdict,
+)
+from models.regions import SEGMENTED, Sex
+from models.standards import STANDARDS, TopN, Weighting
+from models.standards import greulich_pyle as brush
+
+SEXES: Final[tuple[Sex, ...]] = ("F", "M")
+WEIGHTING: Final = TopN()
+BY_STAGES: Final = tuple(standard.name for standard in STANDARDS)
+REGRESSION: Final = "regression"  # the name of the method while no regressor is there to give its own
+
+
+class Detected(Protocol):
+    """What a detector returns for one film."""
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The regions found, in pixels of the film as received."""
+
+    @property
+    def facts(self) -> ImageFacts:
+        """Size, side, polarity and rotation of the film."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the film can be read, and why not."""
+
+
+class Detector(Protocol):
+    """Finds the 22 regions and judges the film."""
+
+    def detect(self, image: Image) -> Detected:
+        """Look at one film."""
+
+
+class Segmenter(Protocol):
+    """Outlines the distal radius and ulna."""
+
+    def segment(self, image: Image, regions: tuple[Region, ...]) -> Mapping[str, Mask]:
+        """Return a mask for each bone that was found."""
+
+
+class Grader(Protocol):
+    """Stages the 13 RUS bones."""
+
+    def grade(self, image: Image, regions: tuple[Region, ...], facts: ImageFacts) -> Mapping[str, Stage]:
+        """Return a stage for each bone whose region was found."""
+
+
+class Regressor(Protocol):
+    """Estimates the bone age from the film as a whole."""
+
+    def estimate(
+        self, image: Image, sex: Sex | None, facts: ImageFacts, regions: tuple[Region, ...]
+    ) -> tuple[MethodResult, ...]:
+        """Return one result for the given sex, or one for each sex where it is unknown."""
+
+
+class Intervals(Protocol):
+    """Conformal intervals measured on films that were not trained on."""
+
+    def interval(self, method: str, sex: Sex, bone_age_years: float) -> tuple[float, float] | None:
+        """Return the interval around a bone age in years, or None where it was not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """The chain of one bundle.
+
+    Parameters
+    ----------
+    detector
+        Required: without regions there is nothing to read.
+    segmenter, grader, regressors
+        None or empty where the bundle has none; the Reading then says so by `absences`.
+    absences
+        Problem name -> why its weights are not there.
+    threshold_years
+        Spread between methods on one curve beyond which the Reading raises its alarm.
+    """
+
+    detector: Detector
+    bundle: Bundle
+    segmenter: Segmenter | None = None
+    grader: Grader | None = None
+    regressors: tuple[Regressor, ...] = ()
+    intervals: Intervals | None = None
+    weighting: Weighting = WEIGHTING
+    default_method: str | None = None
+    threshold_years: float | None = None
+    absences: Mapping[str, str] = field(default_factory=dict)
+
+    def read(self, image: Image, sex: Sex | None, chronological_age: float | None = None) -> Reading:
+        """Read one film.
+
+        Parameters
+        ----------
+        sex
+            F, M, or None where it is missing or O: then every method appears on both curves.
+        chronological_age
+            In years; no method sees it.
+        """
+        timings: dict[str, float] = {}
+        with _timed(timings, "total"):
+            with _timed(timings, "detection"):
+                detected = self.detector.detect(image)
+            reading = Reading(
+                image=detected.facts,
+                verdict=detected.verdict,
+                bundle=self.bundle,
+                sex=sex,
+                chronological_age_years=chronological_age,
+                default_method=self.default_method,
+                regions=detected.regions,
+            )
+            if detected.verdict.accepted:
+                reading = self._read(image, reading, timings)
+        return dataclasses.replace(reading, timings_ms={name: round(value, 2) for name, value in timings.items()})
+
+    def _read(self, image: Image, reading: Reading, timings: dict[str, float]) -> Reading:
+        sexes: tuple[Sex, ...] = SEXES if reading.sex is None else (reading.sex,)
+        with _timed(timings, "segmentation"):
+            masks = {} if self.segmenter is None else dict(self.segmenter.segment(image, reading.regions))
+        with _timed(timings, "grading"):
+            stages = {} if self.grader is None else self.grader.grade(image, reading.regions, reading.image)
+        with _timed(timings, "standards"):
+            results = self._by_stages(stages, sexes)
+        with _timed(timings, "regression"):
+            results += self._by_film(image, reading, sexes)
+        results = tuple(self._complete(result, reading.chronological_age_years) for result in results)
+        return dataclasses.replace(
+            reading,
+            verdict=self._remarked(reading, masks),
+            regions=tuple(dataclasses.replace(r, stage=stages.get(r.name)) for r in reading.regions),
+            masks=masks,
+            methods=results,
+            agreement=agreement(results, self.threshold_years),
+        )
+
+    def _by_stages(self, stages: Mapping[str, Stage], sexes: Sequence[Sex]) -> tuple[MethodResult, ...]:
+        if self.grader is None:
+            reason = self.absences.get("grading", "the bundle holds no weights for grading")
+            return tuple(_not_applicable(standard.name, sex, reason) for standard in STANDARDS for sex in sexes)
+        chances = {bone: stage.probabilities for bone, stage in stages.items()}
+        return tuple(
+            standard.read_probabilities(chances, sex, self.weighting) for standard in STANDARDS for sex in sexes
+        )
+
+    def _by_film(self, image: Image, reading: Reading, sexes: Sequence[Sex]) -> tuple[MethodResult, ...]:
+        if not self.regressors:
+            reason = self.absences.get("regression", "the bundle holds no weights for regression")
+            return tuple(_not_applicable(REGRESSION, sex, reason) for sex in sexes)
+        return tuple(
+            result
+            for regressor in self.regressors
+            for result in regressor.estimate(image, reading.sex, reading.image, reading.regions)
+        )
+
+    def _complete(self, result: MethodResult, chronological_age: float | None) -> MethodResult:
+        """Add the interval, and where age and reference are known the standard deviation score."""
+        age = result.bone_age_years
+        if age is None:
+            return result
+        if result.interval_years is None and self.intervals is not None:
+            result = dataclasses.replace(result, interval_years=self.intervals.interval(result.name, result.sex, age))
+        # The Brush Foundation deviations are those of Greulich-Pyle ages; for the ages by stages no reference is at hand.
+        if chronological_age is None or result.name in BY_STAGES:
+            return result
+        position = brush.position(12 * age, 12 * chronological_age, result.sex)
+        if position is None:
+            return result
+        return dataclasses.replace(
+            result,
+            sds=round(position.sds, 2),
+            percentile=round(position.percentile, 1),
+            reference="; ".join(filter(None, (brush.REFERENCE, result.reference))),
+        )
+
+    def _remarked(self, reading: Reading, masks: Mapping[str, Mask]) -> Verdict:
+        """Add to the verdict what could not be outlined, and why."""
+        missing = [bone for bone in SEGMENTED if bone not in masks]
+        if not missing:
+            return reading.verdict
+        if self.segmenter is None:
+            why = self.absences.get("segmentation", "the bundle holds no weights for segmentation")
+        else:
+            why = "the bone was not found in its region"
+        remark = Reason("not-outlined", f"no outline of {' and '.join(missing)}: {why}")
+        return Verdict(reading.verdict.accepted, (*reading.verdict.reasons, remark))
+
+
+def agreement(results: Sequence[MethodResult], threshold_years: float | None) -> Agreement:
+    """Return the widest spread between the methods on one curve; two methods that give an age are needed."""
+    spreads = []
+    for sex in SEXES:
+        ages = [r.bone_age_years for r in results if r.sex == sex and r.bone_age_years is not None]
+        if len(ages) > 1:
+            spreads.append(max(ages) - min(ages))
+    if not spreads:
+        return Agreement(None, alarm=False, threshold_years=threshold_years)
+    spread = round(max(spreads), 3)
+    return Agreement(spread, threshold_years is not None and spread > threshold_years, threshold_years)
+
+
+def _not_applicable(name: str, sex: Sex, reason: str) -> MethodResult:
+    return MethodResult(name=name, sex=sex, bone_age_years=None, reason=reason)
+
+
+@contextmanager
+def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        timings[name] = 1000 * (time.perf_counter() - start)

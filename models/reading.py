@@ -1,0 +1,236 @@
+"""Say what was read from one film: a plain, frozen record that survives JSON unchanged.
+
+The JSON form is the contract with the service, with `carpus read --json` and with every report; its keys are the
+field names below.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.regions import REGIONS, Sex
+
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels of the film as received; x to the right, y down
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What is known of the film itself."""
+
+    rows: int
+    columns: int
+    pixel_spacing_mm: tuple[float, float] | None
+    laterality: str | None  # the side seen: L or R, by the thumb
+    laterality_declared: str | None  # the side the header states
+    polarity: str  # the polarity found in the pixels: "bone bright" or "bone dark"
+    polarity_declared: str  # MONOCHROME1 or MONOCHROME2
+    rotation_degrees: float  # counter-clockwise angle by which the middle finger deviates from pointing up
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """A named finding about the quality or suitability of the film; `code` is stable, `text` is for people."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether the film can be read. `reasons` may also hold remarks on an accepted film."""
+
+    accepted: bool
+    reasons: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The maturity stage of one bone and how sure the grader is of it."""
+
+    standard: str  # "RUS-CHN"
+    label: str  # "0" where the centre is absent, else the fine label such as "5(2)"
+    letter: str  # the TW3 letter that follows from it, A..I
+    probability: float
+    runner_up: str | None = None
+    runner_up_probability: float | None = None
+    probabilities: tuple[float, ...] = ()  # all stages in order, the absent centre first
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """One of the 22 regions as found on the film."""
+
+    name: str
+    box: Box
+    score: float
+    stage: Stage | None = None
+    flags: tuple[str, ...] = ()  # e.g. "order" when the anatomy contradicts it
+
+    def __post_init__(self) -> None:
+        """Refuse a name outside the vocabulary."""
+        if self.name not in REGIONS:
+            raise ValueError(f"region {self.name!r} is not one of {', '.join(REGIONS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """A bone's outline as run lengths, row by row inside `box`, background first."""
+
+    box: tuple[int, int, int, int]
+    runs: tuple[int, ...]
+
+    @classmethod
+    def from_array(cls, mask: NDArray[np.bool_]) -> Self:
+        """Encode a (rows, columns) mask of the whole film.
+
+        Raises
+        ------
+        ValueError
+            When the mask is empty: a missing bone is left out of the Reading, not encoded.
+        """
+        ys, xs = np.nonzero(mask)
+        if ys.size == 0:
+            raise ValueError("an empty mask cannot be encoded; leave the bone out and say why")
+        y1, y2, x1, x2 = int(ys.min()), int(ys.max()) + 1, int(xs.min()), int(xs.max()) + 1
+        flat = mask[y1:y2, x1:x2].ravel()
+        changes = np.flatnonzero(np.diff(flat.astype(np.int8))) + 1
+        edges = np.concatenate(([0], changes, [flat.size]))
+        runs = [int(n) for n in np.diff(edges)]
+        return cls((x1, y1, x2, y2), tuple([0, *runs] if flat[0] else runs))
+
+    def to_array(self, rows: int, columns: int) -> NDArray[np.bool_]:
+        """Decode to a (rows, columns) mask of the whole film."""
+        x1, y1, x2, y2 = self.box
+        if not (0 <= x1 < x2 <= columns and 0 <= y1 < y2 <= rows):
+            raise ValueError(f"mask box {self.box} lies outside a film of {rows} x {columns}")
+        if sum(self.runs) != (y2 - y1) * (x2 - x1):
+            raise ValueError(f"mask runs cover {sum(self.runs)} pixels, the box has {(y2 - y1) * (x2 - x1)}")
+        values = np.arange(len(self.runs)) % 2 == 1
+        mask = np.zeros((rows, columns), dtype=np.bool_)
+        mask[y1:y2, x1:x2] = np.repeat(values, self.runs).reshape(y2 - y1, x2 - x1)
+        return mask
+
+
+@dataclass(frozen=True, slots=True)
+class BoneScore:
+    """What one bone contributes to a method's total."""
+
+    stage: str
+    score: float
+    one_stage_down_years: float | None = None  # bone age minus the present one if this bone were one stage lower
+    one_stage_up_years: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MethodResult:
+    """The bone age by one method, on the curve of one sex.
+
+    Where the method does not apply (`bone_age_years` is None) `reason` says why; `qualifier` is "mature" or
+    "below range" where the standard states no age for the score.
+    """
+
+    name: str
+    sex: Sex
+    bone_age_years: float | None
+    interval_years: tuple[float, float] | None = None  # 90 % unless the bundle's metadata says otherwise
+    score: float | None = None
+    qualifier: str | None = None
+    reason: str | None = None
+    per_bone: Mapping[str, BoneScore] = field(default_factory=dict)
+    sds: float | None = None  # (bone age - chronological age) / SD, where a reference exists and the age is known
+    percentile: float | None = None
+    reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far the methods lie apart, and whether that is far enough to call for a look."""
+
+    spread_years: float | None
+    alarm: bool
+    threshold_years: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The weights that produced the reading."""
+
+    name: str
+    version: str
+    sha256: str
+    terms: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Everything read from one film. `sex` is None where it was unknown: then each method appears on both curves."""
+
+    image: ImageFacts
+    verdict: Verdict
+    bundle: Bundle
+    sex: Sex | None = None
+    chronological_age_years: float | None = None
+    default_method: str | None = None
+    regions: tuple[Region, ...] = ()
+    masks: Mapping[str, Mask] = field(default_factory=dict)
+    methods: tuple[MethodResult, ...] = ()
+    agreement: Agreement = Agreement(None, alarm=False)
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+    def region(self, name: str) -> Region | None:
+        """Return the region of that name, or None where it was not found."""
+        return next((region for region in self.regions if region.name == name), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain form that JSON holds."""
+        return dataclasses.asdict(self)
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Return the JSON text; NaN is refused, since JSON has none."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=indent)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild a Reading from its plain form; unknown keys raise TypeError."""
+        fields = dict(data)
+        image = dict(fields.pop("image"))
+        image["pixel_spacing_mm"] = _pair(image.get("pixel_spacing_mm"))
+        verdict = fields.pop("verdict")
+        return cls(
+            image=ImageFacts(**image),
+            verdict=Verdict(verdict["accepted"], tuple(Reason(**reason) for reason in verdict["reasons"])),
+            bundle=Bundle(**fields.pop("bundle")),
+            regions=tuple(_region(region) for region in fields.pop("regions", ())),
+            masks={k: Mask(tuple(m["box"]), tuple(m["runs"])) for k, m in fields.pop("masks", {}).items()},
+            methods=tuple(_method(method) for method in fields.pop("methods", ())),
+            agreement=Agreement(**fields.pop("agreement", {"spread_years": None, "alarm": False})),
+            **fields,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Rebuild a Reading from its JSON text."""
+        return cls.from_dict(json.loads(text))
+
+
+def _pair(value: Any) -> tuple[float, float] | None:
+    return None if value is None else (float(value[0]), float(value[1]))
+
+
+def _region(data: Mapping[str, Any]) -> Region:
+    stage = data.get("stage")
+    if stage is not None:
+        stage = Stage(**{**stage, "probabilities": tuple(stage.get("probabilities", ()))})
+    x1, y1, x2, y2 = data["box"]
+    return Region(data["name"], (x1, y1, x2, y2), data["score"], stage, tuple(data.get("flags", ())))
+
+
+def _method(data: Mapping[str, Any]) -> MethodResult:
+    fields = {**data, "interval_years": _pair(data.get("interval_years"))}
+    fields["per_bone"] = {name: BoneScore(**bone) for name, bone in data.get("per_bone", {}).items()}
+    return MethodResult(**fields)

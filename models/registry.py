@@ -1,0 +1,178 @@
+"""Find the shipped bundles, verify what they name, and build the Reader that runs on one of them.
+
+A *bundle* is a JSON file that names one weights folder for each problem, relative to itself, with the rules that turn their
+output into a Reading. Its sha256 covers the file and, through their metadata, every byte of the weights. Its terms are the
+terms of its parts. A hospital's own bundle is the same file anywhere on disk, given by its path.
+"""
+
+import hashlib
+import importlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from models import weights
+from models.metrics.conformal import Intervals
+from models.reader import Reader
+from models.reading import Bundle
+from models.standards import Classic, Top2, TopN, Weighting
+from models.weights import Metadata
+
+FOLDER: Final = Path(__file__).parent / "bundles"
+FORMAT_VERSION: Final = 1
+# Where each problem's predictor lives; imported only when a bundle has weights for it.
+_PREDICTORS: Final = {
+    "detection": ("models.detection.predict", "Detector"),
+    "segmentation": ("models.segmentation.predict", "Segmenter"),
+    "grading": ("models.grading.predict", "Grader"),
+    "regression": ("models.regression.predict", "Regressor"),
+}
+
+
+class BundleRefused(ValueError):
+    """A bundle that cannot be used; the text says which one, what was expected and what was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a bundle consists of.
+
+    Parameters
+    ----------
+    parts
+        (problem, folder, metadata) of every weights folder it names; a problem may have several (regression).
+    absent
+        Problems it names no weights for.
+    """
+
+    name: str
+    version: str
+    path: Path
+    sha256: str
+    terms: str
+    default_method: str | None
+    weighting: Weighting
+    threshold_years: float | None
+    intervals: Intervals | None
+    intended_use: str
+    parts: tuple[tuple[str, Path, Metadata], ...] = ()
+    absent: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> Bundle:
+        """The form that stands in a Reading."""
+        return Bundle(self.name, self.version, self.sha256, self.terms)
+
+
+def names(folder: Path = FOLDER) -> tuple[str, ...]:
+    """Return the names of the shipped bundles."""
+    return tuple(sorted(path.stem for path in folder.glob("*.json")))
+
+
+def describe(bundle: str = "default", *, folder: Path = FOLDER) -> Description:
+    """Read a bundle by name or path and verify every byte it names.
+
+    Raises
+    ------
+    BundleRefused
+        When there is no such bundle, or its file is not one.
+    WeightsRefused
+        When weights it names are missing, changed, or for another problem.
+    """
+    path = Path(bundle) if bundle.endswith(".json") else folder / f"{bundle}.json"
+    values = _values(path, folder)
+    parts, absent = [], []
+    for problem in weights.PROBLEMS:
+        named = values.get(problem) or []
+        for relative in [named] if isinstance(named, str) else named:
+            place = path.parent / relative
+            parts.append((problem, place, weights.verify(place, problem=problem)))
+        if not named:
+            absent.append(problem)
+    digest = hashlib.sha256(path.read_bytes())
+    for _, place, _ in parts:
+        digest.update(bytes.fromhex(weights.digest(place)))
+    try:
+        weighting = parse_weighting(values.get("weighting", "TopN"))
+    except ValueError as error:
+        raise BundleRefused(f"bundle {path}: {error}") from error
+    return Description(
+        name=str(values["name"]),
+        version=str(values["version"]),
+        path=path,
+        sha256=digest.hexdigest(),
+        terms="; ".join(sorted({metadata.terms for _, _, metadata in parts})),
+        default_method=values.get("default_method"),
+        weighting=weighting,
+        threshold_years=values.get("agreement_threshold_years"),
+        intervals=Intervals.from_dict(values["intervals"]) if values.get("intervals") else None,
+        intended_use=str(values.get("intended_use", "")),
+        parts=tuple(parts),
+        absent=tuple(absent),
+    )
+
+
+def load(bundle: str = "default", *, folder: Path = FOLDER, default_method: str | None = None) -> Reader:
+    """Return the Reader of a bundle, its weights verified and in memory.
+
+    Parameters
+    ----------
+    default_method
+        A site's own choice; None keeps the bundle's.
+
+    Raises
+    ------
+    BundleRefused, WeightsRefused
+        As in `describe`; also when a predictor does not know the architecture, or there is no detection to begin with.
+    """
+    description = describe(bundle, folder=folder)
+    if "detection" in description.absent:
+        raise BundleRefused(f"bundle {description.path} names no weights for detection; nothing can be read without")
+    built: dict[str, list[Any]] = {problem: [] for problem in weights.PROBLEMS}
+    for problem, place, _ in description.parts:
+        module, name = _PREDICTORS[problem]
+        built[problem].append(getattr(importlib.import_module(module), name)(place))
+    return Reader(
+        detector=built["detection"][0],
+        bundle=description.identity,
+        segmenter=next(iter(built["segmentation"]), None),
+        grader=next(iter(built["grading"]), None),
+        regressors=tuple(built["regression"]),
+        intervals=description.intervals,
+        weighting=description.weighting,
+        default_method=default_method or description.default_method,
+        threshold_years=description.threshold_years,
+        absences={
+            problem: f"bundle {description.name} {description.version} holds no weights for {problem}"
+            for problem in description.absent
+        },
+    )
+
+
+def parse_weighting(text: str) -> Weighting:
+    """Read "classic", "Top2", "TopN" or "TopN:0.58"."""
+    rule, _, threshold = text.partition(":")
+    if rule == "TopN":
+        return TopN(float(threshold)) if threshold else TopN()
+    rules: dict[str, Weighting] = {"classic": Classic(), "Top2": Top2()}
+    if threshold or rule not in rules:
+        raise ValueError(f"weighting {text!r} is not classic, Top2, TopN or TopN:<threshold>")
+    return rules[rule]
+
+
+def _values(path: Path, folder: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        known = ", ".join(names(folder)) or "none"
+        raise BundleRefused(f"bundle {path} cannot be read: {error.strerror}; shipped bundles: {known}") from error
+    except json.JSONDecodeError as error:
+        raise BundleRefused(f"bundle {path} is not JSON: {error}") from error
+    if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
+        found = values.get("format_version") if isinstance(values, dict) else type(values).__name__
+        raise BundleRefused(f"bundle {path}: format version: expected {FORMAT_VERSION}, found {found}")
+    missing = [key for key in ("name", "version") if not values.get(key)]
+    if missing:
+        raise BundleRefused(f"bundle {path}: no {' and no '.join(missing)}")
+    return values

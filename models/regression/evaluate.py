@@ -1,0 +1,174 @@
+"""Measure a weights folder on films that were not trained on, and end with one JSON line.
+
+`python -m models.regression.evaluate --data DATA --weights models/bundles/regression/rsna-cnn --json benchmarks/accuracy/regression.json`
+
+Thumbnails of the test part go through the network as they are. The films of `fullres`, `medium` and `validation` are
+loaded as a film received is (`models.pixels`) and go through `Regressor.estimate`, the path that serves.
+"""
+
+import argparse
+import csv
+import json
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models import pixels
+from models.engine import git_commit
+from models.metrics import conformal
+from models.metrics.ages import compare
+from models.metrics.bootstrap import estimate
+from models.regions import Sex
+from models.regression.data import load, part_of, whole_films
+from models.regression.network import SEXES
+from models.regression.predict import BOTH_SEXES, Regressor
+from models.weights import digest
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One film: what was predicted and what is true, in months."""
+
+    identifier: str
+    sex: Sex
+    reference_months: float
+    predicted_months: float | None
+
+
+def _summary(regressor: Regressor, cases: Sequence[Case]) -> dict[str, Any]:
+    """Errors of all cases, of each sex and of each three years of age, and the coverage of the intervals."""
+    groups: dict[str, list[Case]] = {"all": list(cases)}
+    for case in cases:
+        groups.setdefault("girls" if case.sex == "F" else "boys", []).append(case)
+        start = int(case.reference_months // 36) * 3
+        groups.setdefault(f"{start} to {start + 3} years", []).append(case)
+    return {name: _errors(regressor, group) for name, group in sorted(groups.items()) if len(group) >= 10}
+
+
+def _errors(regressor: Regressor, cases: Sequence[Case]) -> dict[str, Any]:
+    errors = compare([c.predicted_months for c in cases], [c.reference_months for c in cases], tolerance=12)
+    known = [(c, c.predicted_months) for c in cases if c.predicted_months is not None]
+    inside = conformal.measured_coverage(
+        regressor.intervals,
+        regressor.name,
+        [months / 12 for _, months in known],
+        [case.reference_months / 12 for case, _ in known],
+        [case.sex for case, _ in known],
+    )
+    return {
+        "n": errors.n,
+        "missed": errors.missed,
+        "mae_months": errors.mae.to_dict(),
+        "rmse_months": errors.rmse.to_dict(),
+        "within_12_months": errors.within.to_dict(),
+        "correlation": round(errors.correlation, 4),
+        "bias_months": round(errors.bland_altman.bias, 3),
+        "limits_of_agreement_months": [round(errors.bland_altman.low, 2), round(errors.bland_altman.high, 2)],
+        "coverage_of_90_percent_intervals": estimate(inside, lambda rows: float(rows.mean())).to_dict(),
+    }
+
+
+def thumbnails_of(regressor: Regressor, data: Path, part: str) -> list[Case]:
+    """Read the thumbnails of one part, except those that are also there as whole films."""
+    thumbnails, whole = load(data), whole_films(data)
+    chosen = np.array([part_of(int(i), whole) == part and int(i) not in whole for i in thumbnails.ids])
+    films = thumbnails.take(chosen)
+    cases = []
+    for start in range(0, len(films), 64):
+        rows = films.take(np.arange(start, min(start + 64, len(films))))
+        months = regressor.months(torch.from_numpy(rows.films).float()[:, None] / 255, rows.sex.tolist())
+        for index, month in enumerate(months):
+            sex = BOTH_SEXES[BOTH_SEXES.index(SEXES[rows.sex[index]])]
+            cases.append(Case(str(rows.ids[index]), sex, float(rows.months[index]), month))
+    return cases
+
+
+def films_of(regressor: Regressor, data: Path, folder: str) -> tuple[list[Case], list[float]]:
+    """Read whole films as they are served; also the milliseconds each `estimate` took."""
+    cases, durations = [], []
+    with (data / "images.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["file"].startswith(f"{folder}/")]
+    for row in rows:
+        sex: Sex = "F" if row["sex"] == "F" else "M"
+        predicted = None
+        try:
+            image = pixels.load(data / row["file"])
+        except pixels.UnreadablePixels as error:
+            print(f"{row['file']}: {error.code}", file=sys.stderr)  # noqa: T201
+        else:
+            began = time.perf_counter()
+            (result,) = regressor.estimate(image, sex)
+            durations.append((time.perf_counter() - began) * 1000)
+            predicted = None if result.bone_age_years is None else result.bone_age_years * 12
+        cases.append(Case(row["id"], sex, float(row["bone_age_months"]), predicted))
+    return cases, durations
+
+
+def write_rows(path: Path, parts: Mapping[str, Sequence[Case]]) -> None:
+    """Write one row a case."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["part", "id", "sex", "reference_months", "predicted_months"])
+        for part, cases in parts.items():
+            for c in cases:
+                predicted = "" if c.predicted_months is None else round(c.predicted_months, 2)
+                writer.writerow([part, c.identifier, c.sex, c.reference_months, predicted])
+
+
+def main() -> None:
+    """Measure, write the results, print one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--json", type=Path, help="where the results go")
+    parser.add_argument("--rows", type=Path, help="where a CSV with one row a case goes")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    regressor = Regressor(options.weights)
+    parts: dict[str, list[Case]] = {"test thumbnails": thumbnails_of(regressor, options.data, "test")}
+    durations: list[float] = []
+    for folder in ("fullres", "medium", "validation"):
+        parts[f"{folder} films"], took = films_of(regressor, options.data, folder)
+        durations += took
+    summaries = {name: _summary(regressor, cases) for name, cases in parts.items()}
+    result = {
+        "problem": "regression",
+        "method": regressor.name,
+        "weights_sha256": digest(options.weights),
+        "terms": regressor.metadata.terms,
+        "commit": git_commit(),
+        "split_sha256": regressor.metadata.split_sha256,
+        "data": "RSNA Pediatric Bone Age Challenge 2017; ids 4360 to 4559 held out",
+        "seed": regressor.metadata.seed,
+        "members": regressor.metadata.hyperparameters["members"],
+        "command": "python -m models.regression.evaluate --data DATA --weights WEIGHTS --json RESULT",
+        "hardware": f"{platform.machine()}, {options.threads} thread(s), no GPU",
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "interval": "95 % percentile bootstrap by patient, 2000 resamples",
+        "parts": summaries,
+        "estimate_ms": {
+            "p50": round(float(np.percentile(durations, 50)), 2),
+            "p95": round(float(np.percentile(durations, 95)), 2),
+            "n": len(durations),
+        },
+    }
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    if options.rows:
+        write_rows(options.rows, parts)
+    line = {name: part["all"]["mae_months"] for name, part in summaries.items() if part}
+    print(json.dumps({"mae_months": line, "estimate_ms": result["estimate_ms"]}))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+r"""Draw phantoms and keep their DRU crops with the outlines, once, in a cache outside the tree.
+
+    python -m models.segmentation.data --out ../cache/train --films 2500 --first-seed 10000000
+
+Crops are kept `MARGIN` times wider than the network sees them, so that training can turn, shift and scale them.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.phantom import draw
+from models.segmentation.crop import crop_of, cut
+
+SIZE: Final = 224  # side of the crop the network sees, pixels
+MARGIN: Final = 1.3
+KEPT: Final = 288  # side of the crop in the cache: close to SIZE * MARGIN, so that the grain of the film survives
+BLOCK: Final = 50  # films written at once; a run that was interrupted goes on after the last block
+
+
+@dataclass(frozen=True, slots=True)
+class Crops:
+    """A cache of crops.
+
+    `films` (n, kept, kept) uint8, stretched between percentiles; `masks` (n, 2, kept, kept) uint8, ulna and radius, 255
+    where the pixel lies wholly in the bone; `inside` (n, kept, kept), whether it lies on the film.
+    """
+
+    films: NDArray[np.uint8]
+    masks: NDArray[np.uint8]
+    inside: NDArray[np.bool_]
+    first_seed: int
+
+    @classmethod
+    def open(cls, folder: Path) -> "Crops":
+        """Open a finished or growing cache.
+
+        Raises
+        ------
+        ValueError
+            When the folder holds none.
+        """
+        try:
+            state = json.loads((folder / "cache.json").read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(
+                f"{folder} holds no crops ({error.strerror}); make them with models.segmentation.data"
+            ) from error
+        done = int(state["films"])
+        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r")[:done] for name in ("films", "masks", "inside")]
+        return cls(arrays[0], arrays[1], arrays[2], int(state["first_seed"]))
+
+
+def one(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the crop of one phantom, its two outlines and which of it lies on the film."""
+    rng = np.random.default_rng((seed, 7))
+    rows = int(rng.integers(700, 1150))
+    phantom = draw(seed, rows=rows, columns=int(rows * rng.uniform(0.72, 0.9)), low_contrast=bool(rng.random() < 0.1))
+    crop = crop_of(phantom.boxes)
+    if crop is None:
+        raise ValueError(f"phantom {seed} has no radius or ulna box")
+    wide = crop.moved(0.0, MARGIN, 0.0, 0.0)
+    film, inside = cut(phantom.image.pixels, wide, KEPT)
+    low, high = np.percentile(film[inside], [0.5, 99.5]) if inside.any() else (0.0, 1.0)
+    levels = np.clip((film - low) / max(float(high - low), 1e-4), 0, 1)
+    masks = []
+    for bone in ("ulna", "radius"):
+        if bone in phantom.masks:
+            covered, _ = cut(phantom.masks[bone].astype(np.float32), wide, KEPT)
+            masks.append(np.where(inside, covered, 0))
+        else:
+            masks.append(np.zeros((KEPT, KEPT), np.float32))
+    return (levels * 255 + 0.5).astype(np.uint8), (np.stack(masks) * 255 + 0.5).astype(np.uint8), inside
+
+
+def _seeds(first: int, films: int) -> Iterator[list[int]]:
+    for start in range(first, first + films, BLOCK):
+        yield list(range(start, min(start + BLOCK, first + films)))
+
+
+def make(folder: Path, films: int, first_seed: int) -> Iterator[int]:
+    """Fill the cache, going on where an interrupted run stopped; yields the films done so far."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shapes = {
+        "films": ((films, KEPT, KEPT), np.uint8),
+        "masks": ((films, 2, KEPT, KEPT), np.uint8),
+        "inside": ((films, KEPT, KEPT), np.bool_),
+    }
+    state = folder / "cache.json"
+    done = 0
+    if state.exists():
+        kept = json.loads(state.read_text(encoding="utf-8"))
+        if kept["first_seed"] != first_seed or kept["room"] != films:
+            raise ValueError(f"{folder} holds {kept['room']} films from seed {kept['first_seed']}; give another folder")
+        done = int(kept["films"])
+    mode = "r+" if done else "w+"
+    arrays = {
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", mode=mode, dtype=dtype, shape=shape)
+        for name, (shape, dtype) in shapes.items()
+    }
+    for seeds in _seeds(first_seed + done, films - done):
+        for seed in seeds:
+            index = seed - first_seed
+            arrays["films"][index], arrays["masks"][index], arrays["inside"][index] = one(seed)
+        done += len(seeds)
+        for array in arrays.values():
+            array.flush()
+        state.write_text(json.dumps({"films": done, "room": films, "first_seed": first_seed}), encoding="utf-8")
+        yield done
+
+
+def main() -> None:
+    """Make a cache."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the cache, outside the tree")
+    parser.add_argument("--films", type=int, default=2500)
+    parser.add_argument("--first-seed", type=int, default=10_000_000)
+    options = parser.parse_args()
+    start = time.monotonic()
+    for done in make(options.out, options.films, options.first_seed):
+        print(f"{done}/{options.films} films, {done / (time.monotonic() - start):.1f} films/s", flush=True)  # noqa: T201 - a script
+
+
+if __name__ == "__main__":
+    main()

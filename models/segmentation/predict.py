@@ -1,0 +1,104 @@
+"""Outline the radius and ulna of one film with trained weights; imports no training code."""
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes, find_objects, label
+
+from models import weights
+from models.image import Image
+from models.reading import Box, Mask, Region
+from models.regions import RADIUS, ULNA
+from models.segmentation.crop import Array, crop_of, cut, normalise, put_back
+from models.segmentation.network import ARCHITECTURES, CLASSES, build
+
+# A bone shows as at most two pieces, shaft and epiphysis; a second piece smaller than this share of the first is a speck.
+_SPECK: Final = 0.003
+# Bone has no holes on a film; larger ones are left, for the growth plate may be enclosed at its two ends.
+_HOLE: Final = 0.01
+
+
+class Segmenter:
+    """The segmentation network of one weights folder.
+
+    Raises
+    ------
+    WeightsRefused
+        When the folder is not a segmenter this version can run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Load and verify the weights."""
+        tensors, self.metadata = weights.load(folder, problem="segmentation", architectures=ARCHITECTURES)
+        self.net = build(self.metadata.architecture, self.metadata.hyperparameters)
+        self.net.load_state_dict(tensors)
+        self.net.eval().to(memory_format=torch.channels_last)
+        self.size = int(self.metadata.preprocessing["size"])
+
+    def segment(self, image: Image, regions: tuple[Region, ...]) -> dict[str, Mask]:
+        """Return the outline of each of the two bones that was found, in pixels of the film."""
+        masks = self.masks(image, {region.name: region.box for region in regions})
+        return {bone: Mask.from_array(mask) for bone, mask in masks.items()}
+
+    def masks(self, image: Image, boxes: dict[str, Box]) -> dict[str, NDArray[np.bool_]]:
+        """Return (rows, columns) masks by bone; without the boxes of both bones there is no crop, and none is returned."""
+        crop = crop_of(boxes)
+        if crop is None:
+            return {}
+        sampled, inside = cut(image.pixels, crop, self.size)
+        chances = self.probabilities(normalise(sampled, inside))
+        placed, rows, columns = put_back(chances[1:], crop, image.rows, image.columns)
+        result: dict[str, NDArray[np.bool_]] = {}
+        for index, bone in enumerate(CLASSES[1:]):
+            other = placed[1 - index]
+            found = (placed[index] > other) & (placed[index] > 1 - placed[index] - other)
+            found = tidied(found, boxes[bone], rows, columns)
+            if found.any():
+                mask = np.zeros((image.rows, image.columns), dtype=np.bool_)
+                mask[rows, columns] = found
+                result[bone] = mask
+        return {bone: result[bone] for bone in (RADIUS, ULNA) if bone in result}
+
+    @torch.inference_mode()
+    def probabilities(self, crop: Array) -> Array:
+        """Map a normalised crop (size, size) to the probability of each class, (3, size, size)."""
+        scores = self.net(torch.from_numpy(crop)[None, None].to(memory_format=torch.channels_last))
+        chances: Array = scores[0].float().softmax(dim=0).numpy()
+        return chances
+
+
+def tidied(found: NDArray[np.bool_], box: Box, rows: slice, columns: slice) -> NDArray[np.bool_]:
+    """Keep a bone's largest piece and the largest other one inside its region's box; close small holes.
+
+    `found` is the part of the film given by `rows` and `columns`, `box` is in pixels of the film.
+    """
+    pieces, count = label(found)
+    if count == 0:
+        return found
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    largest = int(sizes.argmax())
+    keep = np.zeros(count + 1, dtype=np.bool_)
+    keep[largest] = True
+    inside = [
+        (int(sizes[index]), index)
+        for index, place in enumerate(find_objects(pieces), start=1)
+        if index != largest and sizes[index] >= _SPECK * sizes[largest] and _centre_in(place, box, rows, columns)
+    ]
+    if inside:
+        keep[max(inside)[1]] = True
+    kept: NDArray[np.bool_] = keep[pieces]
+    holes, number = label(binary_fill_holes(kept) & ~kept)
+    small = np.bincount(holes.ravel(), minlength=number + 1) <= _HOLE * sizes[largest]
+    small[0] = False
+    closed: NDArray[np.bool_] = kept | small[holes]
+    return closed
+
+
+def _centre_in(place: tuple[slice, slice], box: Box, rows: slice, columns: slice) -> bool:
+    y = rows.start + (place[0].start + place[0].stop) / 2
+    x = columns.start + (place[1].start + place[1].stop) / 2
+    return bool(box[0] <= x <= box[2] and box[1] <= y <= box[3])

@@ -1,0 +1,34 @@
+"""The subcommands of `carpus`, one file each; `service.__main__` finds them by name and loads the one that was asked for.
+
+This is where objects are wired: settings are read here and passed down, and nowhere else.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from service.jobs import Jobs
+    from service.settings import Settings
+
+config_option = click.option(
+    "--config",
+    "-c",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="CARPUS_CONFIG",
+    help="Settings in YAML; without it the defaults and CARPUS_* variables hold.",
+)
+
+
+def opened(config: Path | None, process: str) -> "tuple[Settings, Jobs]":
+    """Load the settings, set up logging, bring the database to the present version."""
+    from service import db, log, settings
+    from service.jobs import Jobs
+
+    loaded = settings.load(config)
+    log.configure(loaded.log_level, as_json=loaded.log_json)
+    engine = db.connect(loaded.resolved_database_url)
+    db.migrate(engine)
+    return loaded, Jobs(engine, process=f"{process} {os.getpid()}")

@@ -1,0 +1,66 @@
+"""`carpus deidentify`: copy DICOM files without their identity."""
+
+import os
+from pathlib import Path
+
+import click
+
+from service.commands import config_option
+
+
+@click.command()
+@click.argument("source", type=click.Path(exists=True, path_type=Path), required=False)
+@click.argument("target", type=click.Path(file_okay=False, path_type=Path), required=False)
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write one JSON line per file.")
+@click.option("--profile", "profile_path", type=click.Path(exists=True, path_type=Path), help="A profile of your own.")
+@click.option("--retain-device-identity", is_flag=True, help="Keep station, serial number and detector.")
+@click.option("--explain", is_flag=True, help="Print what the profile does, as Markdown, and stop.")
+@config_option
+def deidentify(
+    source: Path | None,
+    target: Path | None,
+    report: Path | None,
+    profile_path: Path | None,
+    retain_device_identity: bool,
+    explain: bool,
+    config: Path | None,
+) -> None:
+    """Copy the DICOM files of SOURCE to TARGET without their identity (PS3.15 Annex E).
+
+    The copies are filed by pseudonym. The keys are those of the data directory; with another key the same patient gets
+    another pseudonym. Exit status 1 when a file was refused.
+    """
+    from rich.progress import track
+
+    from service import settings
+    from service.deidentification import confidentiality
+    from service.deidentification.folder import copy_files, files_of
+    from service.deidentification.statement import statement
+    from service.pseudonyms import Pseudonyms, SealedMap
+
+    profile = confidentiality.load(profile_path)
+    if retain_device_identity:
+        profile = profile.with_options("retain-device-identity")
+    if explain:
+        click.echo(statement(profile), nl=False)
+        return
+    if source is None or target is None:
+        raise click.UsageError("SOURCE and TARGET are needed")
+    data_directory = settings.load(config).data_directory
+    pseudonyms = Pseudonyms.open(data_directory)
+    sealed = SealedMap(data_directory / "keys" / "pseudonyms.sqlite", pseudonyms)
+    files = files_of(source)
+    refused = 0
+    lines = []
+    copies = copy_files(files, source, target, pseudonyms, sealed, profile)
+    for outcome in track(copies, description="De-identifying", total=len(files), disable=not os.isatty(2)):
+        lines.append(outcome.to_json())
+        if outcome.copy is None:
+            refused += 1
+            click.echo(f"refused {outcome.file}: {outcome.reason}", err=True)
+    if report is not None:
+        report.touch(mode=0o600)  # it names the source files, and their names may be the patients'
+        report.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    click.echo(f"{len(files) - refused} of {len(files)} files de-identified, {refused} refused")
+    if refused:
+        raise SystemExit(1)

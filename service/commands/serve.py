@@ -1,0 +1,34 @@
+"""Run the embedded installation: one command, one data directory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from service import installation
+from service.commands import config_option, opened
+from service.jobs import Jobs
+from service.settings import Settings
+from service.supervisor import Child, Supervisor, children_of
+
+
+@click.command()
+@config_option
+def serve(config: Path | None) -> None:
+    """Run the whole service on this machine: receiver, workers, admin page, database and Redis, in one data directory."""
+    settings, jobs = opened(config, "supervisor")
+    supervise(settings, jobs, children_of(settings, config, jobs))
+
+
+def supervise(settings: Settings, jobs: Jobs, children: Sequence[Child]) -> None:
+    """Run the children until SIGTERM; say on standard output when all of them are ready."""
+
+    def announce() -> None:
+        click.echo(
+            f"carpus is ready: {settings.ae_title} at {settings.scp_host}:{settings.scp_port}, "
+            f"admin page http://{settings.web.host}:{settings.web.port}/, data in {settings.data_directory.resolve()}"
+        )
+
+    with installation.locked(settings.data_directory):
+        installation.device_uid(settings)
+        Supervisor(children, on_ready=announce, on_death=lambda name, pid: jobs.release(f"{name} {pid}")).run()

@@ -1,0 +1,136 @@
+"""Write the DICOM Conformance Statement (after PS3.2) from the tables that the code itself uses.
+
+`python -m service.conformance_statement > docs/conformance_statement.md` renews the page; a test holds it to the code.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+
+from pydicom.uid import UID
+
+from service.conformance import (
+    REFUSED_TRANSFER_SYNTAXES,
+    REJECTIONS,
+    RESULT_CLASSES,
+    STATUSES,
+    STORAGE_CLASSES,
+    TRANSFER_SYNTAXES,
+    VERIFICATION,
+)
+from service.receiving.places import ECHO_RESERVE, INSTANCES_UNDER_WAY, MAXIMUM_PENDING
+from service.receiving.transport import MAXIMUM_REQUEST_BYTES
+from service.routing import RULES, Outcome
+from service.scu import PERMANENT_RANGES, PERMANENT_STATUSES
+from service.settings import Limits
+
+_FATE = {Outcome.FILTER: "filtered: nothing is sent", Outcome.REJECT: "rejected: the reason is sent as a report"}
+
+
+def statement() -> str:
+    """Return the statement as Markdown."""
+    return "\n".join(_lines()) + "\n"
+
+
+def _lines() -> Iterator[str]:
+    limits = Limits()
+    yield """# DICOM Conformance Statement
+
+<!-- Generated: python -m service.conformance_statement. Do not edit; a test holds this page to the code. -->
+
+Carpus receives radiographs of the hand, reads the bone age and returns the result to the same study.
+For research, not for clinical use. Figures are the defaults of the settings.
+
+## Networking
+
+| Service | Role | SOP class |
+|---|---|---|"""
+    yield from _rows((("Verification", "SCP and SCU", _named(VERIFICATION)),))
+    yield from _rows(("Storage", "SCP", _named(uid)) for uid in STORAGE_CLASSES)
+    yield from _rows(("Storage", "SCU", f"{kind}: {_named(uid)}") for kind, uid in RESULT_CLASSES.items())
+    yield """
+Multi-frame Secondary Capture and every other class get no presentation context.
+
+### Transfer syntaxes of the Storage SCP
+
+Of several in one presentation context the first of this list is taken.
+
+| Name | UID |
+|---|---|"""
+    yield from _rows((uid.name, f"`{uid}`") for uid in TRANSFER_SYNTAXES)
+    yield ""
+    for uid, why in REFUSED_TRANSFER_SYNTAXES.items():
+        yield f"Not accepted: {_named(uid)}: {why}."
+    yield f"""
+Results are sent in Explicit VR Little Endian, or in Implicit VR Little Endian where a peer accepts nothing else.
+
+### Associations
+
+{_associations(limits)}
+
+| Rejected when | Code in the log | Result | Source | Reason |
+|---|---|---|---|---|"""
+    yield from _rows((r.meaning, f"`{r.code}`", r.result, r.source, r.reason) for r in REJECTIONS)
+    yield """
+### Statuses of C-STORE as SCP
+
+Success means: on disk, flushed, and recorded in the database.
+
+| Status | Meaning | When | What becomes of the bytes |
+|---|---|---|---|"""
+    yield from _rows((f"0x{s.code:04X}", s.name, s.meaning, s.kept) for s in STATUSES)
+    yield f"""
+Out of resources: less than {limits.minimum_free_disk_bytes} bytes free, {limits.maximum_backlog} instances not yet prepared,
+or no database.
+
+### Statuses of C-STORE as SCU
+
+Success and warnings: accepted. The failures below are not tried again; every other failure is.
+
+| Status | Taken as |
+|---|---|"""
+    yield from _rows((f"0x{code:04X}", text) for code, (text, _) in PERMANENT_STATUSES.items())
+    yield from _rows((f"0x{first:04X}–0x{last:04X}", text) for first, last, text in PERMANENT_RANGES)
+    yield """
+## What becomes of a received instance
+
+The first rule that applies; an instance to which none applies is read, and its pixels may still say that it shows no hand.
+
+| Rule | Outcome |
+|---|---|"""
+    yield from _rows((f"`{rule.code}`", _FATE[rule.outcome]) for rule in RULES)
+    yield """
+## Character sets
+
+The identity of the patient and the study goes into the results byte for byte, with the Specific Character Set of the film.
+
+## Security
+
+Plain DICOM. A peer that speaks TLS to the port is named in the log. Use a TLS terminating proxy or a private network."""
+
+
+def _associations(limits: Limits) -> str:
+    return f"""\
+- Called AE title, calling AE title and address must match the settings `ae_title` and `peers`; nobody is listed at first.
+- Maximum PDU length received: {limits.maximum_pdu_size} bytes.
+- An association request of more than {MAXIMUM_REQUEST_BYTES} bytes is aborted.
+- At most {limits.maximum_associations} associations at once, {limits.maximum_associations_per_address} from one address;
+  {ECHO_RESERVE} more that ask for Verification alone.
+- A connection has {limits.association_timeout_seconds:g} s to send its request; of {MAXIMUM_PENDING} silent ones the oldest
+  makes room for the next.
+- An association may be silent for {limits.network_timeout_seconds:g} s.
+- No asynchronous operations, no extended negotiation, no user identity.
+- A data set of more than {limits.maximum_instance_bytes} bytes ends the association, and so do {INSTANCES_UNDER_WAY} times
+  as many from all peers at once."""
+
+
+def _rows(rows: Iterable[tuple[object, ...]]) -> Iterator[str]:
+    for row in rows:
+        yield "| " + " | ".join(str(cell) for cell in row) + " |"
+
+
+def _named(uid: UID) -> str:
+    return f"{uid.name} (`{uid}`)"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(statement())

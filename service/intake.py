@@ -1,0 +1,142 @@
+"""Prepare what has been received: find it in the database, hand each job to `prepare`, keep one failure from the others.
+
+The database is asked, not the network: an instance that was committed is found even if nobody announced it, however late it
+comes and whatever was restarted in between. Every usable film is a job of its own as soon as the debounce is over; there is no
+waiting for a study to be complete, which DICOM does not tell.
+"""
+
+import datetime as dt
+import signal
+import threading
+import time
+from typing import Final, Protocol
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.errors import CarpusError, Permanent
+from service.jobs import Jobs, LeaseLost
+from service.log import get_logger, whereabouts
+from service.settings import Settings
+from service.storage import DiskFull, Stores
+
+log = get_logger()
+
+BATCH: Final = 50
+POLL_SECONDS: Final = 0.1
+BEAT_SECONDS: Final = 5.0
+DATABASE_AWAY_SECONDS: Final = 1.0
+# An error that nobody foresaw is tried this often, then the job is a dead letter and its file is kept in quarantine.
+MAXIMUM_UNEXPECTED: Final = 5
+LONGEST_DELAY_SECONDS: Final = 300  # of the back-off in `Jobs.prepare_failed`
+
+
+class Steps(Protocol):
+    """What takes a job out of RECEIVED; `service.tasks.Steps` does."""
+
+    def prepare(self, job_id: int) -> None:
+        """Prepare the job; a repeated call does nothing.
+
+        Raises
+        ------
+        Retryable, Permanent
+            With the cause. A film that must not be read is no error.
+        """
+
+
+class Intake:
+    """The loop between receiving and inference.
+
+    Parameters
+    ----------
+    jobs, stores, settings
+        Where jobs are found, where a failed film is kept, how long to wait.
+    steps
+        See `Steps`.
+    """
+
+    def __init__(self, jobs: Jobs, stores: Stores, settings: Settings, steps: Steps) -> None:
+        self._jobs = jobs
+        self._stores = stores
+        self._steps = steps
+        self._debounce = dt.timedelta(seconds=settings.debounce_seconds)
+        self._retries = MAXIMUM_UNEXPECTED + int(settings.retry_for_hours * 3600 / LONGEST_DELAY_SECONDS)
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until told to stop; the job at hand is finished first."""
+        beaten_at = -BEAT_SECONDS
+        while not stop.is_set():
+            try:
+                if time.monotonic() - beaten_at >= BEAT_SECONDS:
+                    self._jobs.beat("intake")
+                    beaten_at = time.monotonic()
+                found = self.round(stop)
+            except SQLAlchemyError as error:
+                log.error("database away", **whereabouts(error))
+                stop.wait(DATABASE_AWAY_SECONDS)
+            else:
+                if not found:
+                    stop.wait(POLL_SECONDS)
+
+    def round(self, stop: threading.Event | None = None) -> int:
+        """Prepare what waits longer than the debounce, oldest first; return how many jobs were looked at."""
+        due = self._jobs.unprepared(self._jobs.now() - self._debounce, BATCH)
+        for count, job_id in enumerate(due):
+            if stop is not None and stop.is_set():
+                return count
+            self._prepare(job_id)
+        return len(due)
+
+    def _prepare(self, job_id: int) -> None:
+        started = time.monotonic()
+        try:
+            self._steps.prepare(job_id)
+        except LeaseLost:
+            log.warning("lease lost", job=job_id)
+        except (SQLAlchemyError, MemoryError):
+            raise  # not this job's fault: `run` waits, or the process ends and is started again
+        except CarpusError as error:
+            tries = 1 if isinstance(error, Permanent) else self._retries
+            self._failed(job_id, error.code, str(error), error.next_action, tries)
+        except Exception as error:  # noqa: BLE001 - the one broad catch of this process; it records the job
+            place = whereabouts(error)
+            text = f"{place['error']} at {place['at']}"
+            action = "report this with the job's timeline; retry once it is mended"
+            self._failed(job_id, "unexpected-error", text, action, MAXIMUM_UNEXPECTED)
+        else:
+            log.info("prepared", job=job_id, seconds=round(time.monotonic() - started, 3))
+
+    def _failed(self, job_id: int, code: str, text: str, next_action: str, tries: int) -> None:
+        last = self._jobs.prepare_failed(
+            job_id, code, text, permanent=tries == 1, maximum_attempts=tries, next_action=next_action
+        )
+        log.error("preparation failed", job=job_id, code=code, cause=text, final=last)
+        if last:
+            self._quarantine(job_id, code, text)
+
+    def _quarantine(self, job_id: int, code: str, text: str) -> None:
+        """Keep a copy of the film with its cause; what was received stays where it is for a retry."""
+        instance = self._jobs.instance(self._jobs.get(job_id).instance_id)
+        try:
+            data = self._stores.identified.read(instance.name)
+            stored = self._stores.quarantine.write(data, name=instance.sha256)
+        except (OSError, DiskFull) as error:
+            log.error("quarantine failed", job=job_id, **whereabouts(error))
+            return
+        self._jobs.record_quarantine(
+            code=code,
+            text=text,
+            name=stored.name,
+            sha256=instance.sha256,
+            SOPInstanceUID=instance.SOPInstanceUID,
+            calling_ae_title=instance.calling_ae_title,
+            address=instance.address,
+            instance_id=instance.id,
+        )
+
+
+def stop_on_signal() -> threading.Event:
+    """Return an event that SIGTERM and SIGINT set."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop

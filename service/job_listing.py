@@ -1,0 +1,144 @@
+"""Show jobs to the administrator on a terminal, or as JSON to a script: state, age, cause and what to do about it."""
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any, Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from service.db import Instance, Job, JobEvent, ResultObject, State
+
+COLORS: Final = {
+    State.CONFIRMED: "green",
+    State.DELIVERED: "green",
+    State.REJECTED: "yellow",
+    State.FILTERED: "dim",
+    State.CANCELLED: "dim",
+    State.FAILED: "red",
+}
+
+
+def as_dict(job: Job, now: dt.datetime) -> dict[str, Any]:
+    """Return what a script wants to know of a job; no Reading, no path."""
+    return {
+        "id": job.id,
+        "state": job.state,
+        "outcome": job.outcome,
+        "revision": job.revision,
+        "priority": job.priority,
+        "attempts": job.attempts,
+        "seconds_in_state": round((now - job.state_since).total_seconds(), 1),
+        "created_at": job.created_at.isoformat(),
+        "overdue": job.overdue,
+        "being_worked_on_by": job.lease_owner,
+        "not_before": job.not_before.isoformat(),
+        "cause": {"code": job.cause_code, "text": job.cause_text} if job.cause_code else None,
+        "next_action": job.next_action,
+        "bundle_sha256": job.bundle_sha256,
+    }
+
+
+def details(
+    job: Job, instance: Instance, events: Sequence[JobEvent], results: Sequence[ResultObject], now: dt.datetime
+) -> dict[str, Any]:
+    """Return everything about one job, for the identified side."""
+    uids = ("SOPInstanceUID", "SOPClassUID", "TransferSyntaxUID", "StudyInstanceUID", "SeriesInstanceUID")
+    return {
+        **as_dict(job, now),
+        "instance": {
+            **{keyword: getattr(instance, keyword) for keyword in uids},
+            "calling_ae_title": instance.calling_ae_title,
+            "address": instance.address,
+            "received_at": instance.received_at.isoformat(),
+            "byte_count": instance.byte_count,
+        },
+        "timeline": [
+            {
+                "at": event.at.isoformat(),
+                "event": event.code,
+                "text": event.text,
+                "milliseconds": None if event.milliseconds is None else round(event.milliseconds, 1),
+                "process": event.process,
+            }
+            for event in events
+        ],
+        "results": [
+            {
+                "kind": row.kind,
+                "destination": row.destination,
+                "SOPClassUID": row.SOPClassUID,
+                "SOPInstanceUID": row.SOPInstanceUID,
+                "state": row.state,
+                "status": None if row.status_code is None else f"0x{row.status_code:04X}",
+            }
+            for row in results
+        ],
+    }
+
+
+def table(jobs: Sequence[Job], counts: dict[State, int], now: dt.datetime) -> RenderableType:
+    """Return the list, newest first, under one line of counts."""
+    rows = Table(box=None, pad_edge=False)
+    for title, justify in (("job", "right"), ("state", "left"), ("since", "right"), ("tries", "right")):
+        rows.add_column(title, justify=justify)  # type: ignore[arg-type]  # a literal, seen as str
+    rows.add_column("cause and next action", overflow="fold")
+    for job in jobs:
+        lines = [job.cause_text or "", job.next_action or ""]
+        if job.overdue:
+            lines.insert(0, "overdue")
+        rows.add_row(
+            str(job.id),
+            Text(job.state, style=COLORS.get(State(job.state), "")),
+            age(now - job.state_since),
+            str(job.attempts),
+            "\n".join(line for line in lines if line),
+        )
+    summary = "  ".join(f"{state} {count}" for state, count in counts.items() if count) or "no jobs"
+    return Group(Text(summary, style="bold"), rows)
+
+
+def page(detail: dict[str, Any]) -> RenderableType:
+    """Return one job with its timeline and results."""
+    head = Table(box=None, show_header=False, pad_edge=False)
+    head.add_column(style="bold")
+    head.add_column(overflow="fold")
+    cause = detail["cause"]
+    for name, value in (
+        ("job", f"{detail['id']} (revision {detail['revision']})"),
+        ("state", detail["state"]),
+        ("cause", f"{cause['text']} [{cause['code']}]" if cause else None),
+        ("next action", detail["next_action"]),
+        ("worked on by", detail["being_worked_on_by"]),
+        ("film", detail["instance"]["SOPInstanceUID"]),
+        ("study", detail["instance"]["StudyInstanceUID"]),
+        ("from", f"{detail['instance']['calling_ae_title']} at {detail['instance']['address']}"),
+    ):
+        if value:
+            head.add_row(name, Text(str(value)))
+    timeline = Table(box=None, pad_edge=False, title="timeline", title_justify="left")
+    for column in ("at (UTC)", "event", "ms", "text", "process"):
+        timeline.add_column(column, justify="right" if column == "ms" else "left", overflow="fold")
+    for event in detail["timeline"]:
+        milliseconds = "" if event["milliseconds"] is None else f"{event['milliseconds']:.0f}"
+        at = event["at"][11:23]
+        timeline.add_row(at, event["event"], milliseconds, Text(event["text"]), event["process"] or "")
+    results = Table(box=None, pad_edge=False, title="results", title_justify="left")
+    for column in ("kind", "destination", "state", "status", "SOPInstanceUID"):
+        results.add_column(column, overflow="fold")
+    for row in detail["results"]:
+        results.add_row(row["kind"], row["destination"], row["state"], row["status"] or "", row["SOPInstanceUID"])
+    parts: list[RenderableType] = [head, Text(""), timeline]
+    if detail["results"]:
+        parts += [Text(""), results]
+    return Group(*parts)
+
+
+def age(span: dt.timedelta) -> str:
+    """Return a span in the unit that reads best."""
+    seconds = span.total_seconds()
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"

@@ -1,0 +1,184 @@
+"""Read the record of jobs: what waits, what happened to one job, who is alive.
+
+The base of the repository `service.jobs.Jobs`: it holds the engine and the clock, and asks without changing a job.
+"""
+
+import datetime as dt
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Engine, and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from service.db import Heartbeat, Instance, Job, JobEvent, Quarantined, ResultObject, State
+from service.errors import Permanent
+
+# By when a state should have been left; an overdue job is shown with an alert, it is not abandoned (field lesson 8).
+DEADLINES: Final[Mapping[State, dt.timedelta]] = {
+    State.RECEIVED: dt.timedelta(minutes=5),
+    State.PREPARED: dt.timedelta(minutes=15),
+    State.INFERRED: dt.timedelta(minutes=15),
+    State.DELIVERED: dt.timedelta(hours=24),
+}
+FINAL: Final = (State.CONFIRMED, State.FILTERED, State.REJECTED, State.FAILED, State.CANCELLED)
+
+
+class UnknownJob(Permanent):
+    """No job has this number, or it is not in a state that allows what was asked."""
+
+    code = "unknown-job"
+
+
+def utc_now() -> dt.datetime:
+    """Return the present time."""
+    return dt.datetime.now(dt.UTC)
+
+
+class Ledger:
+    """What was recorded, as rows detached from the database.
+
+    Parameters
+    ----------
+    engine
+        From `service.db.connect`, migrated.
+    process
+        Name written into timelines and leases, e.g. "worker inference 4711".
+    clock
+        Source of aware UTC times.
+    lease_seconds
+        How long a claim holds without a heartbeat.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        process: str | None = None,
+        clock: Callable[[], dt.datetime] = utc_now,
+        lease_seconds: float = 60,
+    ) -> None:
+        """Keep the collaborators; no connection is opened yet."""
+        self.engine = engine
+        self.process = process or f"process {os.getpid()}"
+        self.now = clock
+        self.lease = dt.timedelta(seconds=lease_seconds)
+        self._writer = engine.execution_options(write=True)
+
+    @contextmanager
+    def _read(self) -> Iterator[Session]:
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def _write(self) -> Iterator[Session]:
+        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def get(self, job_id: int) -> Job:
+        """Return one job.
+
+        Raises
+        ------
+        UnknownJob
+            When there is none of this number.
+        """
+        with self._read() as session:
+            return self._found(session.get(Job, job_id), job_id)
+
+    def instance(self, instance_id: int) -> Instance:
+        """Return the instance a job belongs to (identified side)."""
+        with self._read() as session:
+            return session.get_one(Instance, instance_id)
+
+    def list(self, *, state: State | None = None, limit: int = 100, before_id: int | None = None) -> list[Job]:
+        """Return jobs, newest first; without a state everything that was meant to be read (no FILTERED)."""
+        query = select(Job).where(Job.state == state if state else Job.state != State.FILTERED)
+        if before_id is not None:
+            query = query.where(Job.id < before_id)
+        with self._read() as session:
+            return [*session.scalars(query.order_by(Job.id.desc()).limit(limit))]
+
+    def find(self, sop_instance_uid: str) -> Sequence[Job]:
+        """Return the jobs of one film, newest revision first."""
+        query = select(Job).join(Instance, Instance.id == Job.instance_id)
+        with self._read() as session:
+            found = session.scalars(
+                query.where(Instance.SOPInstanceUID == sop_instance_uid).order_by(Job.revision.desc())
+            )
+            return tuple(found)
+
+    def counts(self) -> dict[State, int]:
+        """Count the jobs by state; every state appears."""
+        with self._read() as session:
+            rows = session.execute(select(Job.state, func.count()).group_by(Job.state))
+            return dict.fromkeys(State, 0) | {State(state): count for state, count in rows}
+
+    def oldest(self) -> dict[State, dt.timedelta]:
+        """Return for each unfinished state how long its oldest job has been in it."""
+        now = self.now()
+        with self._read() as session:
+            query = select(Job.state, func.min(Job.state_since)).where(Job.state.not_in(FINAL)).group_by(Job.state)
+            return {State(state): now - since for state, since in session.execute(query)}
+
+    def overdue(self) -> Sequence[Job]:
+        """Return unfinished jobs past the deadline of their state, oldest first."""
+        with self._read() as session:
+            query = select(Job).where(Job.overdue.is_(True), Job.state.not_in(FINAL)).order_by(Job.state_since)
+            return tuple(session.scalars(query))
+
+    def timeline(self, job_id: int) -> Sequence[JobEvent]:
+        """Return everything that happened to a job, in order."""
+        with self._read() as session:
+            return tuple(session.scalars(select(JobEvent).where(JobEvent.job_id == job_id).order_by(JobEvent.id)))
+
+    def results(self, job_id: int) -> Sequence[ResultObject]:
+        """Return the objects made for a job."""
+        with self._read() as session:
+            return tuple(session.scalars(self._results(job_id)))
+
+    def backlog(self) -> int:
+        """Count the jobs received and not yet prepared."""
+        with self._read() as session:
+            return session.scalar(select(func.count()).where(Job.state == State.RECEIVED)) or 0
+
+    def quarantined(self, limit: int = 100) -> Sequence[Quarantined]:
+        """Return what is in quarantine, newest first."""
+        with self._read() as session:
+            return list(session.scalars(select(Quarantined).order_by(Quarantined.last_at.desc()).limit(limit)))
+
+    def beat(self, process: str, detail: dict[str, Any] | None = None) -> None:
+        """Record that a process is alive."""
+        with self._write() as session:
+            session.merge(Heartbeat(process=process, pid=os.getpid(), at=self.now(), detail=detail))
+
+    def processes(self) -> Sequence[Heartbeat]:
+        """Return the last sign of life of every process."""
+        with self._read() as session:
+            return tuple(session.scalars(select(Heartbeat).order_by(Heartbeat.process)))
+
+    def _claimable(self, state: State) -> ColumnElement[bool]:
+        now = self.now()
+        free = or_(Job.lease_token.is_(None), Job.lease_expires_at < now)
+        return and_(Job.state == state, Job.not_before <= now, free)
+
+    @staticmethod
+    def _results(job_id: int) -> Any:
+        return select(ResultObject).where(ResultObject.job_id == job_id).order_by(ResultObject.id)
+
+    def _note(self, session: Session, job_id: int, code: str, text: str, milliseconds: float | None = None) -> None:
+        session.add(
+            JobEvent(
+                job_id=job_id, at=self.now(), code=code, text=text, milliseconds=milliseconds, process=self.process
+            )
+        )
+
+    def _locked(self, session: Session, job_id: int) -> Job:
+        return self._found(session.get(Job, job_id, with_for_update=True), job_id)
+
+    @staticmethod
+    def _found(job: Job | None, job_id: int) -> Job:
+        if job is None:
+            raise UnknownJob(f"there is no job {job_id}")
+        return job

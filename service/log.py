@@ -1,0 +1,57 @@
+"""Log events with fields, as JSON lines or as text for a terminal.
+
+No field ever holds a patient's value: instances are named by their row in the database, peers by their AE title.
+"""
+
+import logging
+import sys
+import traceback
+from pathlib import Path
+from typing import TextIO
+
+import structlog
+
+# The loggers of the libraries print identifiers of the data they handle at INFO and below.
+QUIET = ("pynetdicom", "pydicom", "celery", "kombu", "highdicom", "PIL", "uvicorn.access", "alembic")
+
+
+def configure(level: str = "INFO", *, as_json: bool = True, stream: TextIO | None = None) -> None:
+    """Set up logging for this process.
+
+    Raises
+    ------
+    ValueError
+        When `level` is not a level of the standard library.
+    """
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise ValueError(f"log level {level!r} is not one of {', '.join(logging.getLevelNamesMapping())}")
+    out = stream or sys.stderr
+    logging.basicConfig(level=number, stream=out, format="%(message)s", force=True)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=out.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(out),
+        cache_logger_on_first_use=False,
+    )
+
+
+def get_logger() -> structlog.stdlib.BoundLogger:
+    """Return a logger; call it as `log.info("instance stored", instance=…, bytes=…)`."""
+    logger: structlog.stdlib.BoundLogger = structlog.get_logger()
+    return logger
+
+
+def whereabouts(error: BaseException) -> dict[str, str]:
+    """Return log fields that locate an unexpected error. Its message stays out: it may hold a value of a patient."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown"
+    return {"error": type(error).__name__, "at": place}

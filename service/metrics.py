@@ -1,0 +1,147 @@
+"""Measure the service for Prometheus: every number is read from the database and the disk at the moment of the scrape.
+
+Nothing is counted in memory, so the figures are the same from whichever process answers, and survive a restart. No label
+holds anything of a patient: states, kinds, destinations, statuses, names of processes and steps.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+from sqlalchemy import case, func, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from service.db import Instance, JobEvent, Quarantined, ResultObject
+from service.jobs import Jobs
+from service.storage import Store
+
+STEP_BUCKETS_SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_PROCESS_ID = re.compile(r"[\s:/-]*\d+$")
+
+
+def kind_of_process(name: str) -> str:
+    """Return the name of a process without its number: "worker inference 4711" is a "worker inference"."""
+    return _PROCESS_ID.sub("", name) or name
+
+
+class ServiceCollector(Collector):
+    """Reads the database and the disk whenever it is asked."""
+
+    def __init__(self, jobs: Jobs, stores: Sequence[Store]) -> None:
+        """Keep what is to be measured; nothing is read yet."""
+        self.jobs = jobs
+        self.stores = stores
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """Tell the registry nothing in advance, so that registering reads no database."""
+        return iter(())
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily]:
+        """Yield every metric; when the database is away only `carpus_database_up` 0 and the disk are left."""
+        up = GaugeMetricFamily("carpus_database_up", "1 when the database answered this scrape.")
+        try:
+            families = [*self._jobs(), *self._objects(), self._steps(), self._heartbeats()]
+        except SQLAlchemyError:
+            families = []
+        up.add_metric([], 1 if families else 0)
+        yield up
+        yield from families
+        yield self._disk()
+
+    def _jobs(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        by_state = GaugeMetricFamily("carpus_jobs", "Jobs by the state they are in.", labels=["state"])
+        for state, count in self.jobs.counts().items():
+            by_state.add_metric([state.value], count)
+        yield by_state
+        oldest = GaugeMetricFamily(
+            "carpus_job_oldest_seconds", "How long the oldest unfinished job has been in its state.", labels=["state"]
+        )
+        for state, age in self.jobs.oldest().items():
+            oldest.add_metric([state.value], age.total_seconds())
+        yield oldest
+        yield GaugeMetricFamily(
+            "carpus_jobs_overdue", "Unfinished jobs past the deadline of their state.", value=len(self.jobs.overdue())
+        )
+        yield GaugeMetricFamily("carpus_backlog", "Instances received and not yet prepared.", value=self.jobs.backlog())
+
+    def _objects(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        with Session(self.jobs.engine) as session:
+            count, size = session.execute(select(func.count(), func.sum(Instance.byte_count))).one()
+            yield CounterMetricFamily("carpus_instances_received", "Instances received and acknowledged.", value=count)
+            yield CounterMetricFamily("carpus_received_bytes", "Bytes of the instances acknowledged.", value=size or 0)
+            refused = CounterMetricFamily(
+                "carpus_quarantined", "Received files that cannot be used, by cause.", labels=["code"]
+            )
+            query = select(Quarantined.cause_code, func.sum(Quarantined.count)).group_by(Quarantined.cause_code)
+            for code, number in session.execute(query):
+                refused.add_metric([code], number)
+            yield refused
+            objects = GaugeMetricFamily(
+                "carpus_result_objects", "Objects made, by destination.", labels=["destination", "kind", "state"]
+            )
+            columns = (ResultObject.destination, ResultObject.kind, ResultObject.state)
+            for *labels, number in session.execute(select(*columns, func.count()).group_by(*columns)):
+                objects.add_metric([str(label) for label in labels], number)
+            yield objects
+            statuses = GaugeMetricFamily(
+                "carpus_store_responses", "Last C-STORE status of each object sent.", labels=["destination", "status"]
+            )
+            answered = ResultObject.status_code.is_not(None)
+            answers = select(ResultObject.destination, ResultObject.status_code, func.count()).where(answered)
+            for destination, status, number in session.execute(
+                answers.group_by(ResultObject.destination, ResultObject.status_code)
+            ):
+                statuses.add_metric([destination, f"0x{status:04X}"], number)
+            yield statuses
+
+    def _steps(self) -> HistogramMetricFamily:
+        steps = HistogramMetricFamily("carpus_step_seconds", "Duration of each finished step.", labels=["step"])
+        within = [func.sum(case((JobEvent.milliseconds <= 1000 * limit, 1), else_=0)) for limit in STEP_BUCKETS_SECONDS]
+        timed = select(JobEvent.code, func.count(), func.sum(JobEvent.milliseconds), *within)
+        with Session(self.jobs.engine) as session:
+            for code, count, total, *counts in session.execute(
+                timed.where(JobEvent.milliseconds.is_not(None)).group_by(JobEvent.code)
+            ):
+                pairs = zip(map(str, STEP_BUCKETS_SECONDS), counts, strict=True)
+                steps.add_metric([code], [*pairs, ("+Inf", count)], sum_value=total / 1000)
+        return steps
+
+    def _heartbeats(self) -> GaugeMetricFamily:
+        beats = GaugeMetricFamily(
+            "carpus_heartbeat_age_seconds", "Since the last sign of life of each kind of process.", labels=["process"]
+        )
+        for kind, age in heartbeat_ages(self.jobs).items():
+            beats.add_metric([kind], age)
+        return beats
+
+    def _disk(self) -> GaugeMetricFamily:
+        free = GaugeMetricFamily("carpus_disk_free_bytes", "Free space of the disk of each store.", labels=["store"])
+        for store in self.stores:
+            free.add_metric([store.root.name], store.free_bytes())
+        return free
+
+
+def heartbeat_ages(jobs: Jobs) -> dict[str, float]:
+    """Return the seconds since the youngest sign of life of each kind of process."""
+    now = jobs.now()
+    ages: dict[str, float] = {}
+    for beat in jobs.processes():
+        kind = kind_of_process(beat.process)
+        ages[kind] = min(ages.get(kind, float("inf")), max(0.0, (now - beat.at).total_seconds()))
+    return dict(sorted(ages.items()))
+
+
+def registry(jobs: Jobs, stores: Sequence[Store]) -> CollectorRegistry:
+    """Return a registry of our own; the global one would mix several services of one process."""
+    own = CollectorRegistry()
+    own.register(ServiceCollector(jobs, stores))
+    return own
+
+
+def text(own: CollectorRegistry) -> bytes:
+    """Return the page Prometheus reads."""
+    return generate_latest(own)

@@ -1,0 +1,278 @@
+"""Listen for associations and let in who may come.
+
+pynetdicom gives every connection two threads and a place among the associations as soon as it is made. Here the A-ASSOCIATE-RQ
+is read and judged first, under one deadline and a bound of its size; silent connections wait in places of their own, where the
+oldest makes room for the newest. Who is not let in is told why, and the log says it too.
+"""
+
+import ipaddress
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from pynetdicom import AE, _config
+from pynetdicom.pdu import A_ASSOCIATE_RQ
+from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
+
+from service.conformance import CONTEXT_UNKNOWN, FULL, STOPPING, VERSION_UNKNOWN, Rejection
+from service.log import get_logger, whereabouts
+from service.receiving.places import ECHO_RESERVE, MAXIMUM_PENDING, Caller, Places
+from service.receiving.transport import (
+    ABORT_INVALID,
+    ABORT_UNEXPECTED,
+    ASSOCIATE_RQ,
+    MAXIMUM_REQUEST_BYTES,
+    Checkpoint,
+    GuardedSocket,
+)
+from service.settings import Limits
+
+APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
+_TLS_HANDSHAKE: Final = 0x16
+
+_config.LOG_HANDLER_LEVEL = "none"
+_config.LOG_REQUEST_IDENTIFIERS = False
+_config.LOG_RESPONSE_IDENTIFIERS = False
+
+log = get_logger()
+
+
+class _Handler(RequestHandler):
+    """Read and judge an A-ASSOCIATE-RQ; only an admitted one becomes an Association."""
+
+    server: "GuardedServer"
+
+    def handle(self) -> None:
+        """Serve one connection from its first byte to its end."""
+        connection: socket.socket = self.request
+        address = _plain(str(self.client_address[0]))
+        limits = self.server.places.limits
+        try:
+            connection.settimeout(limits.association_timeout_seconds)
+            with suppress(OSError):
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            pdu = self._read_request(connection, address)
+            self.server.places.spoke(connection)
+            caller = pdu and self._parse(connection, pdu, address)
+            if caller:
+                self._associate(connection, bytes(pdu or b""), caller)
+        except OSError as error:
+            log.info("connection failed", address=address, error=type(error).__name__)
+        finally:
+            self.server.places.spoke(connection)
+            with suppress(OSError):
+                connection.close()
+
+    def _associate(self, connection: socket.socket, pdu: bytes, caller: Caller) -> None:
+        peer = f"{caller.calling_ae_title}@{caller.address}"
+        rejection = STOPPING if self.server.stopping else self.server.admit(caller)
+        with self.server.places.associate(caller) as place:
+            if rejection is None and not place:
+                rejection = FULL
+            if rejection is not None:
+                log.warning(
+                    "association rejected",
+                    code=rejection.code,
+                    reason=rejection.meaning,
+                    calling_ae_title=caller.calling_ae_title,
+                    called_ae_title=caller.called_ae_title,
+                    address=caller.address,
+                    open=self.server.places.associations.total(),
+                )
+                _say_and_close(
+                    connection, bytes([3, 0, 0, 0, 0, 4, 0, rejection.result, rejection.source, rejection.reason])
+                )
+                return
+            connection.settimeout(self.server.places.limits.network_timeout_seconds)
+            association = self._create_association()
+            association.dul.event_queue.get()  # the plain socket made there has announced itself; the guarded one does again
+            guarded = GuardedSocket(association, connection, pdu, self.server.places, peer)
+            association.dul.socket = guarded
+            # An attribute of this object alone: pynetdicom has no hook between the PDU and the message.
+            vars(association.dimse)["receive_primitive"] = guarded.tolerant(association.dimse.receive_primitive)
+            association._reactor_checkpoint = Checkpoint(guarded)
+            started = time.monotonic()
+            association.start()
+            association.join()
+            guarded.close()
+            log.info("association ended", peer=peer, seconds=round(time.monotonic() - started, 3))
+
+    def _read_request(self, connection: socket.socket, address: str) -> bytearray | None:
+        """Return the first PDU, or None when it is none of ours; the peer is told where it can understand it."""
+        deadline = time.monotonic() + self.server.places.limits.association_timeout_seconds
+        pdu = bytearray()
+        wanted = 6
+        while len(pdu) < wanted:
+            left = deadline - time.monotonic()
+            try:
+                connection.settimeout(max(left, 0.001))
+                piece = connection.recv(wanted - len(pdu)) if left > 0 else b""
+            except TimeoutError:
+                piece = b""
+            if not piece:
+                if left <= 0 or time.monotonic() >= deadline:
+                    limit = self.server.places.limits.association_timeout_seconds
+                    log.info("no association request in time", address=address, bytes=len(pdu), limit_seconds=limit)
+                elif pdu:
+                    log.info("connection ended inside a PDU", peer=address, bytes=len(pdu), of=wanted)
+                return None
+            pdu += piece
+            if pdu[0] == _TLS_HANDSHAKE:
+                log.warning("peer speaks TLS on the plain port", address=address)
+                return None
+            if pdu[0] != ASSOCIATE_RQ:
+                log.warning("peer does not begin with an association request", address=address, first_byte=pdu[0])
+                _say_and_close(connection, ABORT_UNEXPECTED)
+                return None
+            if len(pdu) == 6:
+                length = int.from_bytes(pdu[2:6], "big")
+                if length > MAXIMUM_REQUEST_BYTES:
+                    log.warning(
+                        "association request longer than the limit",
+                        address=address,
+                        bytes=length,
+                        limit=MAXIMUM_REQUEST_BYTES,
+                    )
+                    _say_and_close(connection, ABORT_INVALID)
+                    return None
+                wanted = 6 + length
+        return pdu
+
+    def _parse(self, connection: socket.socket, pdu: bytearray, address: str) -> Caller | None:
+        request = A_ASSOCIATE_RQ()
+        try:
+            request.decode(bytes(pdu))
+            caller = Caller(
+                called_ae_title=request.called_ae_title.strip(),
+                calling_ae_title=request.calling_ae_title.strip(),
+                address=address,
+                abstract_syntaxes=tuple(str(item.abstract_syntax) for item in request.presentation_context),
+            )
+            version, context = request.protocol_version, str(request.application_context_name)
+        except Exception as error:  # noqa: BLE001  # whatever a parser makes of hostile bytes, it is the same outcome
+            log.warning("association request cannot be parsed", address=address, error=type(error).__name__)
+            _say_and_close(connection, ABORT_INVALID)
+            return None
+        for wrong, rejection in ((not version & 1, VERSION_UNKNOWN), (context != APPLICATION_CONTEXT, CONTEXT_UNKNOWN)):
+            if wrong:
+                log.warning("association rejected", code=rejection.code, reason=rejection.meaning, address=address)
+                _say_and_close(
+                    connection, bytes([3, 0, 0, 0, 0, 4, 0, rejection.result, rejection.source, rejection.reason])
+                )
+                return None
+        return caller
+
+
+class GuardedServer(ThreadedAssociationServer):
+    """A listener whose connections are guarded; see the module.
+
+    Parameters
+    ----------
+    admit
+        Judges who may associate; None admits.
+    """
+
+    request_queue_size = 128
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(
+        self,
+        ae: AE,
+        address: tuple[str, int],
+        handlers: Sequence[tuple[Any, Callable[..., Any]]],
+        *,
+        limits: Limits,
+        admit: Callable[[Caller], Rejection | None],
+    ) -> None:
+        self.places = Places(limits)
+        self.admit = admit
+        self.stopping = False
+        super().__init__(
+            ae, address, ae.ae_title, ae.supported_contexts, evt_handlers=list(handlers), request_handler=_Handler
+        )
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Make room for the newest connection: the longest silent one goes."""
+        leaving = self.places.wait(request)
+        if leaving is not None:
+            log.warning("silent connection closed to make room", limit=MAXIMUM_PENDING, address=client_address[0])
+            with suppress(OSError):
+                leaving.shutdown(socket.SHUT_RDWR)
+        return True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log what went wrong in one connection; the listener goes on."""
+        error = sys.exception()
+        log.error("connection failed", address=client_address[0], **(whereabouts(error) if error else {}))
+
+
+class Listener:
+    """A guarded server in a thread of its own, from `start` to `stop`."""
+
+    def __init__(
+        self,
+        ae: AE,
+        host: str,
+        port: int,
+        *,
+        limits: Limits,
+        admit: Callable[[Caller], Rejection | None],
+        handlers: Sequence[tuple[Any, Callable[..., Any]]],
+    ) -> None:
+        ae.maximum_pdu_size = limits.maximum_pdu_size
+        ae.maximum_associations = limits.maximum_associations + ECHO_RESERVE + MAXIMUM_PENDING  # `Places` is the judge
+        ae.acse_timeout = limits.association_timeout_seconds
+        ae.network_timeout = limits.network_timeout_seconds
+        ae.dimse_timeout = limits.network_timeout_seconds
+        self.server = GuardedServer(ae, (host, port), handlers, limits=limits, admit=admit)
+        ae._servers.append(self.server)
+        self.port: int = self.server.server_address[1]
+        self._thread = threading.Thread(
+            target=self.server.serve_forever, args=(0.1,), name=f"listener {self.port}", daemon=True
+        )
+
+    def start(self) -> None:
+        """Accept connections from now on."""
+        self._thread.start()
+
+    def stop(self, grace_seconds: float = 10) -> None:
+        """Accept no more, let messages under way end, abort associations as soon as they are between two messages."""
+        self.server.stopping = True
+        self.server.shutdown()
+        deadline = time.monotonic() + grace_seconds
+        while open_associations := [a for a in self.server.active_associations if a.is_alive()]:
+            late = time.monotonic() > deadline
+            for association in open_associations:
+                guarded = association.dul.socket
+                if late or not getattr(guarded, "answering", False):
+                    with suppress(OSError, AttributeError):
+                        association.abort()
+            if time.monotonic() > deadline + 2:
+                log.warning("associations left behind at the end", open=len(open_associations))
+                break
+            time.sleep(0.02)
+        self._thread.join(timeout=2)
+
+
+def _plain(address: str) -> str:
+    """Write an IPv4 address that a dual-stack listener sees as ::ffff:a.b.c.d as what it is."""
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return str(mapped or parsed)
+
+
+def _say_and_close(connection: socket.socket, pdu: bytes) -> None:
+    """Send the last PDU and wait shortly for the peer to leave, so that a reset does not overtake it."""
+    with suppress(OSError):
+        connection.settimeout(1)
+        connection.sendall(pdu)
+        connection.shutdown(socket.SHUT_WR)
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline and connection.recv(65_536):
+            pass

@@ -1,0 +1,131 @@
+"""Record what was received: an instance becomes a job in the same transaction, a file that cannot be used goes to quarantine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import and_, select
+from sqlalchemy.exc import IntegrityError
+
+from service.db import Instance, Job, Quarantined, State
+from service.errors import CarpusError
+from service.ledger import DEADLINES, Ledger
+
+
+class DuplicateInstance(CarpusError):
+    """An instance with this SOPInstanceUID is kept already."""
+
+    code = "duplicate-instance"
+
+    def __init__(self, instance_id: int, sha256: str) -> None:
+        """Name the row and the hash of what is kept."""
+        super().__init__(f"instance {instance_id} is kept under the same SOPInstanceUID")
+        self.instance_id = instance_id
+        self.sha256 = sha256
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedInstance:
+    """What the receiving side knows of one instance, once the file is durable."""
+
+    SOPInstanceUID: str
+    SOPClassUID: str
+    StudyInstanceUID: str
+    SeriesInstanceUID: str
+    TransferSyntaxUID: str
+    sha256: str
+    byte_count: int
+    name: str
+    calling_ae_title: str
+    called_ae_title: str
+    address: str
+
+
+class Reception(Ledger):
+    """What the receiving side writes."""
+
+    def record_instance(self, received: ReceivedInstance, *, priority: int = 5) -> int:
+        """Commit a received instance and its job in state RECEIVED; return the id of the instance.
+
+        Raises
+        ------
+        DuplicateInstance
+            When the SOPInstanceUID is kept already, also when another association won the race for it.
+        """
+        now = self.now()
+        try:
+            with self._write() as session:
+                fields = {key: getattr(received, key) for key in ReceivedInstance.__dataclass_fields__}
+                instance = Instance(**fields, received_at=now)
+                session.add(instance)
+                session.flush()
+                job = Job(
+                    instance_id=instance.id,
+                    priority=priority,
+                    state=State.RECEIVED,
+                    not_before=now,
+                    deadline=now + DEADLINES[State.RECEIVED],
+                    created_at=now,
+                    updated_at=now,
+                    state_since=now,
+                )
+                session.add(job)
+                session.flush()
+                self._note(session, job.id, "received", f"{received.byte_count} bytes from {received.calling_ae_title}")
+                return instance.id
+        except IntegrityError:
+            found = self.find_instance(received.SOPInstanceUID)
+            if found is None:
+                raise
+            raise DuplicateInstance(*found) from None
+
+    def find_instance(self, sop_instance_uid: str) -> tuple[int, str] | None:
+        """Return (instance id, sha256) of what is kept under this SOPInstanceUID."""
+        with self._read() as session:
+            query = select(Instance.id, Instance.sha256).where(Instance.SOPInstanceUID == sop_instance_uid)
+            row = session.execute(query).one_or_none()
+            return None if row is None else (row[0], row[1])
+
+    def known_names(self, names: Sequence[str]) -> set[str]:
+        """Return which of these files of the identified store have a row."""
+        with self._read() as session:
+            return {
+                name
+                for start in range(0, len(names), 500)
+                for name in session.scalars(select(Instance.name).where(Instance.name.in_(names[start : start + 500])))
+            }
+
+    def record_quarantine(
+        self,
+        *,
+        code: str,
+        text: str,
+        name: str,
+        sha256: str,
+        SOPInstanceUID: str | None,
+        calling_ae_title: str,
+        address: str,
+        instance_id: int | None = None,
+    ) -> int:
+        """Record a file of the quarantine store with its cause; the same bytes for the same cause are counted, not repeated."""
+        now = self.now()
+        with self._write() as session:
+            same = and_(Quarantined.cause_code == code, Quarantined.sha256 == sha256)
+            row = session.scalars(select(Quarantined).where(same)).one_or_none()
+            if row is None:
+                row = Quarantined(
+                    first_at=now,
+                    count=0,
+                    name=name,
+                    cause_code=code,
+                    cause_text=text,
+                    SOPInstanceUID=SOPInstanceUID,
+                    sha256=sha256,
+                    instance_id=instance_id,
+                    calling_ae_title=calling_ae_title,
+                    address=address,
+                )
+                session.add(row)
+            row.count += 1
+            row.last_at = now
+            session.flush()
+            return row.id

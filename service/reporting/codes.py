@@ -1,0 +1,271 @@
+"""Hold every concept that our results use: one table, from which `docs/codes.md` is written.
+
+Meanings are given in English and Chinese. The concepts that form the skeleton of the template (scheme DCM, and the finding
+site) are always written in English, because viewers are known to compare their meaning; the rest follows the language of
+the report. What no public scheme holds is coded under our own, declared in the Coding Scheme Identification Sequence.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pydicom.sr.coding import Code
+
+from models.regions import REGIONS
+
+Language = Literal["en", "zh"]
+PRIVATE_SCHEME: Final = "99CARPUS"
+PRIVATE_SCHEME_NAME: Final = "Carpus bone age concepts"
+PRIVATE_SCHEME_VERSION: Final = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """One coded concept.
+
+    Parameters
+    ----------
+    value, scheme
+        Code Value (at most 16 characters, PS3.5 6.2 SH) and Coding Scheme Designator.
+    english, chinese
+        Code Meaning (at most 64 characters, LO). An empty `chinese` keeps the English one in every language.
+    """
+
+    value: str
+    scheme: str
+    english: str
+    chinese: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what the value representations cannot hold."""
+        if not 0 < len(self.value) <= 16:
+            raise ValueError(f"code value {self.value!r} has {len(self.value)} characters; 1 to 16 are allowed")
+        if not 0 < len(self.english) <= 64 or len(self.chinese) > 64:
+            raise ValueError(f"the meaning of {self.value} is empty or longer than 64 characters")
+
+    def code(self, language: Language = "en") -> Code:
+        """Return the code with its meaning in one language."""
+        meaning = self.chinese if language == "zh" and self.chinese else self.english
+        return Code(self.value, self.scheme, meaning)
+
+
+def _private(value: str, english: str, chinese: str) -> Concept:
+    return Concept(value, PRIVATE_SCHEME, english, chinese)
+
+
+# The number itself. LOINC holds the observation and the radiographic procedure (loinc.org).
+BONE_AGE: Final = Concept("85151-9", "LN", "Bone age", "骨龄")
+PROCEDURE: Final = Concept("37362-1", "LN", "XR Bone age", "骨龄X线摄影")
+UNCERTAINTY: Final = Concept("371884006", "SCT", "+/-, range of measurement uncertainty", "测量不确定度")
+YEAR: Final = Concept("a", "UCUM", "year", "岁")
+UNITY: Final = Concept("1", "UCUM", "no units", "无单位")
+PERCENT: Final = Concept("%", "UCUM", "Percent", "%")
+DEGREE: Final = Concept("deg", "UCUM", "degrees of plane angle", "度")
+Z_SCORE: Final = Concept("121416", "DCM", "Z-Score of measurement", "标准差分值（SDS）")
+PERCENTILE: Final = Concept("121415", "DCM", "Percentile Ranking of measurement", "百分位数")
+REFERENCE: Final = Concept("121406", "DCM", "Reference Authority", "参考标准")
+
+# The skeleton of TID 1500 and TID 1410 (PS3.16); highdicom writes most of it.
+TITLE: Final = Concept("126000", "DCM", "Imaging Measurement Report")
+FINDING: Final = Concept("121071", "DCM", "Finding")
+FINDING_SITE: Final = Concept("363698007", "SCT", "Finding Site")
+COMMENT: Final = Concept("121106", "DCM", "Comment")
+CONCLUSIONS: Final = Concept("121076", "DCM", "Conclusions")
+CONCLUSION: Final = Concept("121077", "DCM", "Conclusion")
+METHOD: Final = Concept("370129005", "SCT", "Measurement Method")
+ARTIFICIAL_INTELLIGENCE: Final = Concept("123110", "DCM", "Artificial Intelligence")
+ANATOMICAL_STRUCTURE: Final = Concept("91723000", "SCT", "Anatomical Structure")
+HAND: Final = Concept("85562004", "SCT", "Hand", "手")
+LEFT: Final = Concept("7771000", "SCT", "Left", "左")
+RIGHT: Final = Concept("24028007", "SCT", "Right", "右")
+LATERALITIES: Final = {"L": LEFT, "R": RIGHT}
+
+# Where a bone lies, in SNOMED codes of the DICOM freeset; which bone it is, in the Foundational Model of Anatomy.
+_DISTAL_RADIUS: Final = Concept("75129005", "SCT", "Distal radius", "桡骨远端")
+_DISTAL_ULNA: Final = Concept("91238003", "SCT", "Distal ulna", "尺骨远端")
+_METACARPAL: Final = Concept("36455000", "SCT", "Metacarpal", "掌骨")
+_HAND_BONE: Final = Concept("24097009", "SCT", "Hand bone", "手骨")
+_ORDINALS: Final = ("first", "second", "third", "fourth", "fifth")
+_DIGITS: Final = ("thumb", "index finger", "middle finger", "ring finger", "little finger")
+_CHINESE_ORDINALS: Final = ("一", "二", "三", "四", "五")
+
+
+def _bones() -> Iterator[tuple[str, Concept]]:
+    yield "radius", Concept("23463", "FMA", "Radius", "桡骨")
+    yield "ulna", Concept("23466", "FMA", "Ulna", "尺骨")
+    for ray in range(5):
+        ordinal, digit, chinese = _ORDINALS[ray], _DIGITS[ray], _CHINESE_ORDINALS[ray]
+        yield (
+            f"mc{ray + 1}",
+            Concept(str(23899 + ray), "FMA", f"{ordinal.capitalize()} metacarpal bone", f"第{chinese}掌骨"),
+        )
+        yield f"pp{ray + 1}", Concept(str(23918 + ray), "FMA", f"Proximal phalanx of {digit}", f"第{chinese}近节指骨")
+        if ray:  # the thumb has no middle phalanx
+            yield f"mp{ray + 1}", Concept(str(23932 + ray), "FMA", f"Middle phalanx of {digit}", f"第{chinese}中节指骨")
+        yield f"dp{ray + 1}", Concept(str(23945 + ray), "FMA", f"Distal phalanx of {digit}", f"第{chinese}远节指骨")
+
+
+BONES: Final = dict(_bones())
+SITES: Final = {
+    name: {"radius": _DISTAL_RADIUS, "ulna": _DISTAL_ULNA, "carpus": HAND}.get(
+        name, _METACARPAL if name.startswith("mc") else _HAND_BONE
+    )
+    for name in REGIONS
+}
+
+# What was measured and how; no public scheme holds these.
+METHODS: Final = {
+    "RUS-CHN": _private("RUSCHN", "RUS-CHN bone age (China-05)", "RUS-CHN骨龄（中华05）"),
+    "TW3-C RUS": _private("TW3CRUS", "TW3-C RUS bone age (China-05)", "TW3-C RUS骨龄（中华05）"),
+    "TW3": _private("TW3RUS", "TW3 RUS bone age", "TW3 RUS骨龄"),
+    "region-xgboost": _private("REGIONXGB", "Bone age by regression on region features", "区域特征回归骨龄"),
+    "zh05": _private("ZH05DL", "Bone age by deep learning, China-05 (ZH05-DL)", "深度学习骨龄（中华05，ZH05-DL）"),
+    "rsna-cnn": _private(
+        "RSNACNN", "Greulich-Pyle bone age by regression on the hand", "全手回归骨龄（Greulich-Pyle）"
+    ),
+    "regression": _private("REGRESSION", "Bone age by regression", "回归骨龄"),
+}
+OTHER_METHOD: Final = _private(
+    "OTHERMETHOD", "Bone age by another method, named in the algorithm", "其他方法骨龄（见算法名称）"
+)
+TOTAL_SCORE: Final = _private("TOTALSCORE", "Total skeletal maturity score", "骨成熟度总分")
+BONE_SCORE: Final = _private("BONESCORE", "Skeletal maturity score of the bone", "骨成熟度得分")
+CHRONOLOGICAL_AGE: Final = _private("CHRONAGE", "Chronological age", "生活年龄")
+DIFFERENCE: Final = _private("AGEDIFF", "Bone age minus chronological age", "骨龄与生活年龄之差")
+INTERVAL_LOW: Final = _private("INTERVALLOW", "Lower limit of the prediction interval", "预测区间下限")
+INTERVAL_HIGH: Final = _private("INTERVALHIGH", "Upper limit of the prediction interval", "预测区间上限")
+STAGE: Final = _private("STAGE", "Skeletal maturity stage", "骨成熟度分期")
+RUNNER_UP: Final = _private("RUNNERUP", "Second most probable stage", "次可能分期")
+STAGE_PROBABILITY: Final = _private("STAGEPROB", "Probability of the stage", "分期概率")
+RUNNER_UP_PROBABILITY: Final = _private(
+    "RUNNERUPPROB", "Probability of the second most probable stage", "次可能分期概率"
+)
+STAGE_DOWN: Final = _private("STAGEDOWN", "Change of bone age if one stage lower", "降一期时骨龄变化")
+STAGE_UP: Final = _private("STAGEUP", "Change of bone age if one stage higher", "升一期时骨龄变化")
+SEX_OF_CURVE: Final = _private("CURVESEX", "Sex of the reference curve", "参考曲线性别")
+GIRLS: Final = _private("GIRLS", "Girls", "女")
+BOYS: Final = _private("BOYS", "Boys", "男")
+CURVES: Final = {"F": GIRLS, "M": BOYS}
+RESULT_QUALIFIER: Final = _private("QUALIFIER", "Qualification of the bone age", "骨龄说明")
+QUALIFIERS: Final = {
+    "mature": _private("MATURE", "Skeletally mature: the method states no age", "骨骼已成熟，该方法不给出骨龄"),
+    "below range": _private("BELOWRANGE", "Below the range of the method", "低于该方法的适用范围"),
+    "no result": _private("NORESULT", "No result", "无结果"),
+}
+REGION_FLAG: Final = _private("REGIONFLAG", "Remark on the region", "区域提示")
+REGION_FLAGGED: Final = _private("ANATOMY", "Contradicts the anatomy: check the region", "与解剖结构不符，请核对")
+
+# Over the whole film.
+METHOD_AGREEMENT: Final = _private("METHODAGREE", "Agreement of the methods", "各方法一致性")
+SPREAD: Final = _private("SPREAD", "Spread of bone age over the methods", "各方法骨龄极差")
+SPREAD_LIMIT: Final = _private("SPREADLIMIT", "Spread above which the alarm is raised", "一致性报警阈值")
+AGREES: Final = _private("AGREE", "The methods agree", "各方法一致")
+DISAGREES: Final = _private("DISAGREE", "The methods disagree: review the film", "各方法不一致，请复核")
+NOT_COMPARED: Final = _private("NOTCOMPARED", "Fewer than two methods to compare", "可比较的方法不足两种")
+IMAGE_QUALITY: Final = _private("IMAGEQUALITY", "Quality of the image", "影像质量")
+FILM_READ: Final = _private("FILMREAD", "Film read", "已判读")
+FILM_NOT_READ: Final = _private("FILMNOTREAD", "Film not read", "未判读")
+REASON: Final = _private("REASON", "Reason", "原因")
+POLARITY: Final = _private("POLARITY", "Polarity found in the pixels", "像素极性")
+BONE_BRIGHT: Final = _private("BONEBRIGHT", "Bone bright", "骨为亮")
+BONE_DARK: Final = _private("BONEDARK", "Bone dark: contradicts the header", "骨为暗，与文件头不符")
+POLARITIES: Final = {"bone bright": BONE_BRIGHT, "bone dark": BONE_DARK}
+ROTATION: Final = _private("ROTATION", "Rotation of the hand, counter-clockwise", "手部旋转角度（逆时针）")
+
+# Named findings about a film. `code` of a Reason -> concept; what no row names is coded as OTHER_REASON beside its text.
+REASONS: Final = {
+    "no-hand": _private("NOHAND", "No hand found on the film", "片中未见手部"),
+    "not-a-hand": _private("NOTAHAND", "The film does not show a hand and wrist", "非手腕部影像"),
+    "wrong-body-part": _private("WRONGBODYPART", "Body part other than hand and wrist", "检查部位不是手腕部"),
+    "wrong-modality": _private("WRONGMODALITY", "Not a projection radiograph", "不是X线平片"),
+    "two-hands": _private("TWOHANDS", "More than one hand on the film", "片中有多只手"),
+    "missing-regions": _private("MISSINGREGIONS", "Parts of the hand are not on the film", "手部显示不全"),
+    "cropped": _private("CROPPED", "The hand or wrist is cut off", "手或腕部被截断"),
+    "rotated": _private("ROTATED", "The hand is rotated on the film", "手部位置旋转"),
+    "oblique": _private("OBLIQUE", "Oblique or lateral view", "斜位或侧位"),
+    "polarity": _private("POLARITYDIFF", "Polarity contradicts the header", "灰度极性与文件头不符"),
+    "laterality": _private("SIDEDIFF", "Side seen differs from the side stated", "所见侧别与文件头不符"),
+    "order": _private("ORDER", "The anatomy contradicts a finding", "检出位置与解剖结构不符"),
+    "low-confidence": _private("LOWCONFIDENCE", "Regions found with low confidence", "区域检出置信度低"),
+    "adult": _private("ADULT", "Skeleton of an adult", "成人骨骼"),
+    "low-contrast": _private("LOWCONTRAST", "Too little contrast", "对比度过低"),
+    "colour": _private("COLOUR", "Colour image, not a radiograph", "彩色图像，不是X线片"),
+    "no-pixel-data": _private("NOPIXELDATA", "The object holds no pixel data", "文件无像素数据"),
+    "undecodable": _private("UNDECODABLE", "The pixel data cannot be decoded", "像素数据无法解码"),
+    "too-small": _private("TOOSMALL", "Too few pixels", "像素过少"),
+    "too-large": _private("TOOLARGE", "Too many pixels", "像素过多"),
+    "truncated": _private("TRUNCATED", "The pixel data are incomplete", "像素数据不完整"),
+    "unsupported-transfer-syntax": _private("TRANSFERSYNTAX", "Pixel encoding not supported", "不支持的像素编码"),
+    "not-outlined": _private("NOTOUTLINED", "Radius or ulna not outlined", "桡骨或尺骨未能勾画"),
+    "multi-frame": _private("MULTIFRAME", "More than one frame", "多帧影像"),
+}
+# The same findings under the names other steps give them.
+_SYNONYMS: Final = {
+    "undecodable-pixels": "undecodable",
+    "not-an-image": "undecodable",
+    "truncated-pixels": "truncated",
+    "no-transfer-syntax": "unsupported-transfer-syntax",
+    "incomplete-hand": "missing-regions",
+}
+OTHER_REASON: Final = _private("OTHERREASON", "Other reason, given as text", "其他原因（见文字说明）")
+
+
+def canonical(reason: str) -> str:
+    """Return the one name under which a finding stands in the tables."""
+    return _SYNONYMS.get(reason, reason)
+
+
+# RUS-CHN stages (Zhang 2006): n is the TW stage as a number, (k) its subdivision; n gives the TW3 letter, 0 is A.
+STAGE_LABELS: Final = (
+    *("0", "1", "2", "3", "4", "4(0)", "4(2)", "5", "5(0)", "5(2)", "6", "6(0)", "6(2)"),
+    *("7", "7(0)", "7(1)", "7(2)", "7(3)", "7(4)", "8", "8(0)", "8(1)", "8(2)", "8(3)", "8(4)"),
+)
+
+
+def _stage(label: str) -> Concept:
+    letter = chr(ord("A") + int(label[0]))
+    if label == "0":
+        return _private(
+            "RUSCHN-0", "RUS-CHN stage 0 (TW3 A): centre not visible", "RUS-CHN 0期（TW3 A期）：骨化中心未出现"
+        )
+    return _private(
+        f"RUSCHN-{label}", f"RUS-CHN stage {label} (TW3 stage {letter})", f"RUS-CHN {label}期（TW3 {letter}期）"
+    )
+
+
+STAGES: Final = {label: _stage(label) for label in STAGE_LABELS}
+
+
+def table() -> tuple[Concept, ...]:
+    """Return every concept of this module, ours last, each once, ordered by scheme and value."""
+    found: dict[tuple[str, str], Concept] = {}
+    for value in globals().values():
+        members = value.values() if isinstance(value, dict) else (value,)
+        for member in members:
+            if isinstance(member, Concept):
+                other = found.setdefault((member.scheme, member.value), member)
+                if other != member:
+                    raise ValueError(f"code {member.value} of {member.scheme} has two meanings")
+    return tuple(sorted(found.values(), key=lambda c: (c.scheme == PRIVATE_SCHEME, c.scheme, c.value)))
+
+
+def markdown() -> str:
+    """Write the table as `docs/codes.md` holds it; `python -m service.reporting.codes > docs/codes.md` renews the file."""
+    lines = [
+        "# Codes in our results",
+        "",
+        "Written from `service/reporting/codes.py`; a test holds this page to it. Concepts without a Chinese meaning keep the English one.",
+        f"The scheme {PRIVATE_SCHEME} is ours and is declared in the Coding Scheme Identification Sequence of each object.",
+        "FMA numbers come from a public part table and want a terminologist's confirmation.",
+        "",
+        "| Scheme | Code | English | Chinese |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| {c.scheme} | {c.value} | {c.english} | {c.chinese} |" for c in table()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(markdown())

@@ -1,0 +1,252 @@
+"""Assemble a TID 1500 Measurement Report (PS3.16) around one film.
+
+highdicom builds the template; here stands what it leaves to the caller or what validators and viewers showed to be needed:
+a clean header for the image library, a region in every group, SEPARATE continuity, and identifiers that a repeat derives again.
+"""
+
+import copy
+from collections.abc import Sequence
+from functools import cache
+from typing import Final
+
+import numpy as np
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodeContentItem,
+    ComprehensiveSR,
+    ContainerContentItem,
+    ContentSequence,
+    DeviceObserverIdentifyingAttributes,
+    FindingSite,
+    GraphicTypeValues,
+    ImageRegion,
+    LanguageOfContentItemAndDescendants,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    NumContentItem,
+    ObservationContext,
+    ObserverContext,
+    PlanarROIMeasurementsAndQualitativeEvaluations,
+    RelationshipTypeValues,
+    SourceImageForMeasurementGroup,
+    SourceImageForRegion,
+    TextContentItem,
+    TrackingIdentifier,
+)
+from highdicom.sr.coding import CodedConcept
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes as dicom_codes
+from pydicom.uid import ComprehensiveSRStorage
+
+from models.reading import Box
+from service.reporting import codes, results
+from service.reporting.codes import Concept, Language
+from service.reporting.results import ResultContext
+from service.reporting.source import Source
+
+Group = PlanarROIMeasurementsAndQualitativeEvaluations | MeasurementsAndQualitativeEvaluations
+ContentItem = NumContentItem | CodeContentItem | TextContentItem
+# RFC 5646 tags as CID 5000 has them.
+LANGUAGES: Final = {
+    "en": CodedConcept("en-US", "RFC5646", "English (United States)"),
+    "zh": CodedConcept("zh-CN", "RFC5646", "Chinese (S)"),
+}
+CONTAINS: Final = RelationshipTypeValues.CONTAINS
+PROPERTY: Final = RelationshipTypeValues.HAS_PROPERTIES
+MODIFIER: Final = RelationshipTypeValues.HAS_CONCEPT_MOD
+# The 2D content needs no more; older PACS do not offer Comprehensive 3D SR.
+SOP_CLASS: Final = ComprehensiveSRStorage
+
+
+@cache
+def coded(concept: Concept, language: Language) -> CodedConcept:
+    """Return a concept for the content tree; one object for all its uses, since a report holds some 1,400 of them."""
+    return CodedConcept.from_code(concept.code(language))
+
+
+def number(
+    name: Concept,
+    value: float,
+    unit: Concept,
+    language: Language,
+    *,
+    decimals: int = 2,
+    relationship: RelationshipTypeValues = CONTAINS,
+    children: Sequence[ContentItem] = (),
+) -> NumContentItem:
+    """Make a NUM item: rounded for people in Numeric Value, exact in Floating Point Value (PS3.3 C.18.1)."""
+    item = NumContentItem(coded(name, language), float(value), coded(unit, language), relationship_type=relationship)
+    item.MeasuredValueSequence[0].NumericValue = f"{value:.{decimals}f}"
+    if children:
+        item.ContentSequence = _sequence(children)
+    return item
+
+
+def code(
+    name: Concept, value: Concept, language: Language, *, relationship: RelationshipTypeValues = CONTAINS
+) -> CodeContentItem:
+    """Make a CODE item."""
+    return CodeContentItem(coded(name, language), coded(value, language), relationship_type=relationship)
+
+
+def text(name: Concept, value: str, language: Language) -> TextContentItem:
+    """Make a TEXT item."""
+    return TextContentItem(coded(name, language), value, relationship_type=CONTAINS)
+
+
+def group(
+    source: Source,
+    language: Language,
+    *,
+    tracking_identifier: str,
+    tracking_uid: str,
+    finding: Concept,
+    items: Sequence[ContentItem],
+    algorithm: AlgorithmIdentification | None = None,
+    box: Box | None = None,
+    site: Concept | None = None,
+    laterality: str | None = None,
+    method: Concept | None = None,
+) -> Group:
+    """Make one measurement group: TID 1410 around `box`, or TID 1501 where the film has no geometry to draw in.
+
+    The box becomes a closed POLYLINE of five points, x to the right and y down from the outer corner of the first pixel
+    (PS3.3 C.18.6.1.2), clipped to the film.
+    """
+    tracking = TrackingIdentifier(uid=tracking_uid, identifier=tracking_identifier)
+    finding_type = coded(finding, language)
+    sites = None if site is None else [_site(site, laterality, language)]
+    by = None if method is None else coded(method, language)
+    made: Group
+    if box is not None and source.rows is not None and source.columns is not None:
+        made = PlanarROIMeasurementsAndQualitativeEvaluations(
+            tracking_identifier=tracking,
+            referenced_region=ImageRegion(
+                GraphicTypeValues.POLYLINE,
+                polyline(box, source.rows, source.columns),
+                SourceImageForRegion(source.header.SOPClassUID, source.SOPInstanceUID),
+            ),
+            finding_type=finding_type,
+            algorithm_id=algorithm,
+            finding_sites=sites,
+            method=by,
+        )
+    else:
+        made = MeasurementsAndQualitativeEvaluations(
+            source_images=[SourceImageForMeasurementGroup(source.header.SOPClassUID, source.SOPInstanceUID)],
+            tracking_identifier=tracking,
+            finding_type=finding_type,
+            algorithm_id=algorithm,
+            finding_sites=sites,
+            method=by,
+        )
+    for item in made[0].ContentSequence:
+        if item.name == dicom_codes.SCT.MeasurementMethod:
+            item.RelationshipType = MODIFIER.value  # TID 1501 row 5; highdicom writes CONTAINS
+    made[0].ContentSequence.extend(_sequence(items))
+    return made
+
+
+def polyline(box: Box, rows: int, columns: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Return the closed outline of a box as (5, 2) column and row coordinates within the film."""
+    x1, x2 = (min(max(float(x), 0.0), float(columns)) for x in (box[0], box[2]))
+    y1, y2 = (min(max(float(y), 0.0), float(rows)) for y in (box[1], box[3]))
+    return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2], [x1, y1]])
+
+
+def assemble(
+    source: Source,
+    context: ResultContext,
+    *,
+    groups: Sequence[Group],
+    conclusion: str,
+    sop_instance_uid: str,
+    series_instance_uid: str,
+) -> Dataset:
+    """Return the finished report: COMPLETE, UNVERIFIED, PRELIMINARY."""
+    language = results.language_for(source, context)
+    header = _library_header(source)
+    content = MeasurementReport(
+        observation_context=_observers(context),
+        procedure_reported=coded(codes.PROCEDURE, language),
+        # The constructor below copies and searches all content several times; one group is enough for it to collect the
+        # evidence, the others follow afterwards.
+        imaging_measurements=groups[:1],
+        title=coded(codes.TITLE, language),
+        language_of_content_item_and_descendants=LanguageOfContentItemAndDescendants(LANGUAGES[language]),
+        # The image library describes pixels: an instance that states no size cannot stand in it.
+        referenced_images=[header] if source.rows is not None else None,
+    )
+    report = ComprehensiveSR(
+        evidence=[header],
+        content=content[0],
+        series_instance_uid=series_instance_uid,
+        series_number=results.SERIES["SR"][0],
+        sop_instance_uid=sop_instance_uid,
+        instance_number=1,
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        performed_procedure_codes=[coded(codes.PROCEDURE, language)],
+        specific_character_set=None,
+    )
+    measurements = next(item for item in report.ContentSequence if item.name == dicom_codes.DCM.ImagingMeasurements)
+    for more in groups[1:]:
+        measurements.ContentSequence.extend(more)
+    conclusions = ContainerContentItem(coded(codes.CONCLUSIONS, language), relationship_type=CONTAINS)
+    if "ISO 2022 IR 58" in (results.character_set_for(source, language) or ()):
+        # PS3.5 6.1.2.5.3: a line break ends the escape into GB 2312, and pydicom escapes once a value.
+        conclusion = conclusion.replace("\n", " ")
+    conclusions.ContentSequence = _sequence([text(codes.CONCLUSION, conclusion, language)])
+    # TID 1500 is extensible: what a person wants to read first stands before the image library and the measurements.
+    first_container = next(i for i, item in enumerate(report.ContentSequence) if item.ValueType == "CONTAINER")
+    report.ContentSequence.insert(first_container, conclusions)
+    separate(report)
+    return results.finish(report, source, "SR", context)
+
+
+def separate(item: Dataset) -> None:
+    """Set SEPARATE on every container, so that a reader shows each value with its name (PS3.3 C.18.8)."""
+    if item.get("ValueType") == "CONTAINER":
+        item.ContinuityOfContent = "SEPARATE"
+    for child in item.get("ContentSequence", ()):
+        separate(child)
+
+
+def _observers(context: ResultContext) -> ObservationContext:
+    device = DeviceObserverIdentifyingAttributes(
+        uid=context.device_uid,
+        name=results.MODEL_NAME,
+        manufacturer_name=results.MANUFACTURER,
+        model_name=results.MODEL_NAME,
+        serial_number=context.device_serial_number,
+    )
+    observer = ObserverContext(observer_type=dicom_codes.DCM.Device, observer_identifying_attributes=device)
+    return ObservationContext(observer_device_context=observer)
+
+
+def _site(site: Concept, laterality: str | None, language: Language) -> FindingSite:
+    side = codes.LATERALITIES.get(laterality or "")
+    return FindingSite(coded(site, language), None if side is None else coded(side, language))
+
+
+def _library_header(source: Source) -> Dataset:
+    """Return the header as TID 1603 wants it; what the film does not state is not made up.
+
+    The row demands orientation and spacing together. Without both the image is entered under a modality for which only its
+    size is written; its SOP class, and so the coded modality, stays.
+    """
+    header = copy.deepcopy(source.header)
+    if "ImagerPixelSpacing" not in header and "PixelSpacing" in header:
+        header.ImagerPixelSpacing = header.PixelSpacing
+    if (
+        "ImagerPixelSpacing" not in header
+        or "PatientOrientation" not in header
+        or header.Modality in ("CT", "MR", "PT")
+    ):
+        header.Modality = "OT"
+    return header
+
+
+def _sequence(items: Sequence[ContentItem]) -> ContentSequence:
+    return ContentSequence(list(items))

@@ -1,0 +1,194 @@
+"""What every result object shares: its place in the study, its identifiers, its equipment and its text encoding."""
+
+import datetime as dt
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pydicom.charset import python_encoding
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filewriter import correct_ambiguous_vr
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from models.reading import Reading
+from service import uids
+from service.errors import InvalidConfiguration
+from service.reporting import codes
+from service.reporting.codes import Language
+from service.reporting.source import STUDY_LEVEL, Source
+
+Kind = Literal["SR", "SEG", "GSPS", "SC"]
+MANUFACTURER: Final = "Carpus"
+MODEL_NAME: Final = "Carpus bone age"
+DISCLAIMER: Final = {"en": "For research, not for clinical use", "zh": "仅供科研，不用于临床"}
+# Series Description is LO: 64 characters. The English one leaves room for no more than this.
+SERIES: Final[dict[Kind, tuple[int, str, str]]] = {
+    "SR": (9601, "Bone age report", "骨龄报告"),
+    "SC": (9602, "Bone age overview", "骨龄总览图"),
+    "GSPS": (9603, "Bone age regions", "骨龄判读区域"),
+    "SEG": (9604, "Radius and ulna", "桡骨尺骨分割"),
+}
+# What a result is derived from, in place of a bundle's hash, when routing turned a film away before any model saw it.
+NO_BUNDLE: Final = "no-model"
+# Our own implementation, written into the file meta information (PS3.10 7.1).
+IMPLEMENTATION_CLASS_UID: Final = uids.derive("implementation", MODEL_NAME)
+IMPLEMENTATION_VERSION_NAME: Final = "CARPUS"
+
+
+@dataclass(frozen=True, slots=True)
+class ResultContext:
+    """Who makes a result, for whom and in which language.
+
+    Parameters
+    ----------
+    device_uid
+        The UID of this installation as a device observer; fixed for its life.
+    created_at
+        When the reading was made; stored with the job, so that a repeat of the delivery sends equal instances.
+    language
+        en or zh. Chinese falls back to English, and the report says so, where the film's character set cannot hold it.
+    profile
+        What distinguishes the results of one destination from those of another; part of every derived UID.
+    revision
+        Counts deliberate re-issues of results for the same film, bundle and profile.
+    """
+
+    device_uid: str
+    created_at: dt.datetime
+    language: Language = "en"
+    institution_name: str = ""
+    device_serial_number: str = "1"
+    software_version: str = "0.1.0"
+    profile: str = "default"
+    revision: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a time without a zone: it would be written as local time and mean another moment."""
+        if self.created_at.tzinfo is None:
+            raise InvalidConfiguration("created_at has no time zone; an aware time is needed")
+
+
+def language_for(source: Source, context: ResultContext) -> Language:
+    """Return the language in which our own text can stand beside this identity."""
+    return context.language if character_set_for(source, context.language) is not None else "en"
+
+
+def character_set_for(source: Source, language: Language) -> tuple[str, ...] | None:
+    """Choose a Specific Character Set that leaves the identity's bytes as they are and can hold our text.
+
+    English text is written in ASCII, which every set holds, so the film's own set stays. Chinese needs more: UTF-8 and
+    GB18030 hold it already; an identity in pure ASCII reads the same in UTF-8; any other single-byte set is extended by
+    ISO 2022 IR 58 (GB 2312), which keeps the bytes of the first set (PS3.5 6.1.2.5). None: the film's set is unknown.
+    """
+    known = source.character_set
+    if language == "en" or any(value in ("ISO_IR 192", "GB18030", "GBK") for value in known):
+        return known
+    if any(value == "ISO 2022 IR 58" for value in known):
+        return known
+    if source.identity_is_ascii:
+        return ("ISO_IR 192",)
+    if any(value not in python_encoding for value in known):
+        return None
+    extended = tuple(value.replace("ISO_IR ", "ISO 2022 IR ") for value in known or ("",))
+    return (*(("" if value == "ISO 2022 IR 6" else value) for value in extended), "ISO 2022 IR 58")
+
+
+def result_uid(source: Source, sha256: str, kind: str, context: ResultContext, *parts: str) -> str:
+    """Derive the UID of one result, or of a part of it, from what it was made of."""
+    return uids.derive(
+        *(source.SOPInstanceUID, sha256, kind, language_for(source, context), context.profile, str(context.revision)),
+        *parts,
+    )
+
+
+def inputs(reading: Reading) -> str:
+    """Name the inputs beside the pixels that a result depends on: a sex corrected later makes another result."""
+    return f"sex={reading.sex or 'unknown'}"
+
+
+def finish(dataset: Dataset, source: Source, kind: Kind, context: ResultContext) -> Dataset:
+    """Give a built object its identity, equipment, times and character set; return it.
+
+    The identity goes in undecoded. The data set declares itself to be in its original encoding, for only then does pydicom
+    write such elements as they are; Explicit VR Little Endian is that encoding.
+    """
+    language = language_for(source, context)
+    character_set = character_set_for(source, language) or source.character_set
+    _, english, chinese = SERIES[kind]
+    if character_set:
+        dataset.SpecificCharacterSet = list(character_set) if len(character_set) > 1 else character_set[0]
+    elif "SpecificCharacterSet" in dataset:
+        del dataset.SpecificCharacterSet
+    dataset.SeriesDescription = f"{chinese if language == 'zh' else english} - {DISCLAIMER[language]}"
+    dataset.Manufacturer = MANUFACTURER
+    dataset.ManufacturerModelName = MODEL_NAME
+    dataset.SoftwareVersions = context.software_version
+    dataset.DeviceSerialNumber = context.device_serial_number
+    dataset.pop("InstitutionName", None)
+    if context.institution_name and _writable(context.institution_name, character_set):
+        dataset.InstitutionName = context.institution_name
+    created_at = local_time(source, context)
+    for stem in ("InstanceCreation", "Content", "Series"):
+        if stem != "Content" or "ContentDate" in dataset:
+            setattr(dataset, f"{stem}Date", f"{created_at:%Y%m%d}")
+            setattr(dataset, f"{stem}Time", f"{created_at:%H%M%S.%f}")
+    for equipment in dataset.get("ContributingEquipmentSequence", ()):
+        equipment.ContributionDateTime = f"{created_at:%Y%m%d%H%M%S.%f}"  # highdicom writes the present moment
+    if kind == "SR":  # the others hold no code of ours
+        _declare_scheme(dataset)
+    if kind != "SR":  # has no element of ambiguous VR, and is large
+        correct_ambiguous_vr(dataset, True)
+    for keyword in STUDY_LEVEL:
+        dataset.pop(keyword, None)
+    for tag in source.identity.keys():  # noqa: SIM118 - iterating the data set itself would decode every element
+        dataset[tag] = source.identity.get_item(tag)
+    dataset.set_original_encoding(
+        is_implicit_vr=False, is_little_endian=True, character_encoding=getattr(dataset, "_character_set", None)
+    )
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    dataset.file_meta = meta
+    return dataset
+
+
+def state_laterality(dataset: Dataset, source: Source, seen: str | None) -> None:
+    """Write the body part and its side: the side the film states, else the one seen on it, else empty."""
+    stated = source.header.get("ImageLaterality") or source.header.get("Laterality")
+    dataset.Laterality = stated if stated in ("L", "R") else (seen or "")
+    dataset.BodyPartExamined = "HAND"
+
+
+def local_time(source: Source, context: ResultContext) -> dt.datetime:
+    """Return the time of the result on the clock of the film: its stated offset from UTC, else this machine's zone."""
+    offset = source.identity.get("TimezoneOffsetFromUTC")
+    if offset and re.fullmatch(r"[+-](0\d|1[0-4])[0-5]\d", str(offset)):
+        return context.created_at.astimezone(dt.datetime.strptime(str(offset), "%z").tzinfo)
+    return context.created_at.astimezone()
+
+
+def _writable(text: str, character_set: Sequence[str]) -> bool:
+    """Whether this character set can hold the text; what it cannot hold is left out rather than written as question marks."""
+    if text.isascii() or any(value in ("ISO_IR 192", "GB18030", "GBK") for value in character_set):
+        return True
+    if "ISO 2022 IR 58" not in character_set:
+        return False
+    try:
+        text.encode("gb2312")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _declare_scheme(dataset: Dataset) -> None:
+    """PS3.3 C.12.1: say what our private coding scheme is."""
+    item = Dataset()
+    item.CodingSchemeDesignator = codes.PRIVATE_SCHEME
+    item.CodingSchemeName = codes.PRIVATE_SCHEME_NAME
+    item.CodingSchemeVersion = codes.PRIVATE_SCHEME_VERSION
+    item.CodingSchemeResponsibleOrganization = MANUFACTURER
+    dataset.CodingSchemeIdentificationSequence = [item]

@@ -1,0 +1,281 @@
+"""Write a Reading as a Structured Report: TID 1500, every group a TID 1410 with its region drawn on the film.
+
+Groups, in order: each method (the default first) around the whole hand; the RUS bones with stage, score and what one stage
+more or less would change; the film itself with its quality and the agreement of the methods.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from highdicom.sr import AlgorithmIdentification
+from pydicom.dataset import Dataset
+
+from models.reading import Box, Bundle, MethodResult, Reading, Reason, Region, Verdict
+from models.regions import RUS
+from service.reporting import codes, results, wording
+from service.reporting.codes import Concept, Language
+from service.reporting.measurement_report import (
+    MODIFIER,
+    PROPERTY,
+    ContentItem,
+    Group,
+    assemble,
+    code,
+    coded,
+    group,
+    number,
+    text,
+)
+from service.reporting.results import ResultContext
+from service.reporting.source import Source
+
+
+def build(source: Source, reading: Reading, context: ResultContext) -> Dataset:
+    """Return the report of a film that was read.
+
+    Raises
+    ------
+    ValueError
+        When the film was not accepted (that is `build_rejection`) or the reading is of a film of another size.
+    """
+    if not reading.verdict.accepted:
+        raise ValueError("the film was not read: build_rejection makes its report")
+    _check_size(source, reading)
+    report = _Report(source, reading, context)
+    return report.assemble()
+
+
+def build_rejection(
+    source: Source, verdict: Verdict, context: ResultContext, *, bundle: Bundle | None = None
+) -> Dataset:
+    """Return the short report of a film that was not read: why, and what to repeat.
+
+    A film without stated size has nothing to draw a region in: its group is a TID 1501 that cites the image alone.
+
+    Parameters
+    ----------
+    bundle
+        The weights that judged the film; None when routing turned it away before any model saw it.
+    """
+    language = results.language_for(source, context)
+    sha256 = bundle.sha256 if bundle else results.NO_BUNDLE
+    items: list[ContentItem] = [code(codes.IMAGE_QUALITY, codes.FILM_NOT_READ, language)]
+    for reason in verdict.reasons:
+        items += _reason(reason, language)
+    algorithm = AlgorithmIdentification(
+        name=results.MODEL_NAME,
+        version=bundle.version if bundle else context.software_version,
+        manufacturer=results.MANUFACTURER,
+        parameters=[f"bundle {bundle.name}", f"sha256 {bundle.sha256}"] if bundle else ["no model was run"],
+        family=coded(codes.ARTIFICIAL_INTELLIGENCE, "en"),
+    )
+    whole = (0.0, 0.0, float(source.columns or 0), float(source.rows or 0))
+    only = group(
+        source,
+        language,
+        tracking_identifier="film",
+        tracking_uid=results.result_uid(source, sha256, "SR-rejection", context, "group", "film"),
+        finding=codes.FILM_NOT_READ,
+        items=items,
+        algorithm=algorithm,
+        box=whole if source.rows is not None else None,
+    )
+    return assemble(
+        source,
+        context,
+        groups=[only],
+        conclusion=wording.rejection(verdict.reasons, language),
+        sop_instance_uid=results.result_uid(source, sha256, "SR-rejection", context, "instance"),
+        series_instance_uid=results.result_uid(source, sha256, "SR-rejection", context, "series"),
+    )
+
+
+def hand_box(regions: Sequence[Region], rows: int, columns: int) -> Box:
+    """Return the box around all regions; the whole film where none was found."""
+    if not regions:
+        return (0.0, 0.0, float(columns), float(rows))
+    x1, y1, x2, y2 = zip(*(region.box for region in regions), strict=True)
+    return (min(x1), min(y1), max(x2), max(y2))
+
+
+def _check_size(source: Source, reading: Reading) -> None:
+    if (source.rows, source.columns) != (reading.image.rows, reading.image.columns):
+        raise ValueError(
+            f"the header states {source.rows} x {source.columns} pixels, the reading {reading.image.rows} x {reading.image.columns}"
+        )
+
+
+def _reason(reason: Reason, language: Language) -> Iterator[ContentItem]:
+    yield code(codes.REASON, codes.REASONS.get(codes.canonical(reason.code), codes.OTHER_REASON), language)
+    yield text(codes.COMMENT, wording.reason_sentence(reason, language), language)
+
+
+class _Report:
+    """The groups of one report; holds what all of them need."""
+
+    def __init__(self, source: Source, reading: Reading, context: ResultContext) -> None:
+        self.source, self.reading, self.context = source, reading, context
+        self.language: Language = results.language_for(source, context)
+        self.hand = hand_box(reading.regions, reading.image.rows, reading.image.columns)
+        self.laterality = reading.image.laterality or reading.image.laterality_declared
+
+    def assemble(self) -> Dataset:
+        groups = [self._method(method) for method in wording.in_order(self.reading)]
+        groups += [self._bone(region) for name in RUS if (region := self.reading.region(name)) is not None]
+        groups.append(self._film())
+        return assemble(
+            self.source,
+            self.context,
+            groups=groups,
+            conclusion=wording.conclusion(self.reading, self.language),
+            sop_instance_uid=self._uid("instance"),
+            series_instance_uid=self._uid("series"),
+        )
+
+    def _uid(self, *parts: str) -> str:
+        return results.result_uid(
+            self.source, self.reading.bundle.sha256, "SR", self.context, results.inputs(self.reading), *parts
+        )
+
+    def _group(
+        self,
+        name: str,
+        finding: Concept,
+        items: Sequence[ContentItem],
+        *,
+        box: Box,
+        site: Concept,
+        method: Concept | None = None,
+        algorithm: str = results.MODEL_NAME,
+        parameters: Sequence[str] = (),
+    ) -> Group:
+        bundle = self.reading.bundle
+        identification = AlgorithmIdentification(
+            name=algorithm,
+            version=bundle.version,
+            manufacturer=results.MANUFACTURER,
+            parameters=[
+                *(f"bundle {bundle.name}", f"sha256 {bundle.sha256}"),
+                *(f"sex {self.reading.sex or 'unknown'}", *parameters),
+            ],
+            family=coded(codes.ARTIFICIAL_INTELLIGENCE, "en"),
+        )
+        return group(
+            self.source,
+            self.language,
+            tracking_identifier=name,
+            tracking_uid=self._uid("group", name),
+            finding=finding,
+            items=items,
+            algorithm=identification,
+            box=box,
+            site=site,
+            laterality=self.laterality,
+            method=method,
+        )
+
+    def _method(self, method: MethodResult) -> Group:
+        """Bone age, interval, score, reference values; the chronological age and the difference stand in each method's group."""
+        language = self.language
+        items: list[ContentItem] = []
+        items += self._age(method)
+        qualifier = method.qualifier or ("no result" if method.bone_age_years is None else None)
+        if qualifier in codes.QUALIFIERS:
+            items.append(code(codes.RESULT_QUALIFIER, codes.QUALIFIERS[qualifier], language))
+        if method.reason:
+            items.append(text(codes.COMMENT, wording.plain(method.reason, language), language))
+        items.append(code(codes.SEX_OF_CURVE, codes.CURVES[method.sex], language))
+        if method.score is not None:
+            items.append(number(codes.TOTAL_SCORE, method.score, codes.UNITY, language, decimals=1))
+        age = self.reading.chronological_age_years
+        if age is not None:
+            items.append(number(codes.CHRONOLOGICAL_AGE, age, codes.YEAR, language))
+            if method.bone_age_years is not None:
+                items.append(number(codes.DIFFERENCE, method.bone_age_years - age, codes.YEAR, language))
+        if method.sds is not None:
+            items.append(number(codes.Z_SCORE, method.sds, codes.UNITY, language))
+        if method.percentile is not None:
+            items.append(number(codes.PERCENTILE, method.percentile, codes.PERCENT, language, decimals=1))
+        if method.reference:
+            items.append(text(codes.REFERENCE, wording.plain(method.reference, language), language))
+        return self._group(
+            f"{method.name} {method.sex}",
+            codes.BONE_AGE,
+            items,
+            box=self.hand,
+            site=codes.HAND,
+            method=codes.METHODS.get(method.name, codes.OTHER_METHOD),
+            algorithm=f"{results.MODEL_NAME}: {method.name}",
+            parameters=[f"curve {method.sex}"],
+        )
+
+    def _age(self, method: MethodResult) -> Iterator[ContentItem]:
+        """Yield the bone age, with the larger half of its interval as the uncertainty every reader knows, and both limits."""
+        age, language = method.bone_age_years, self.language
+        if age is None:
+            return
+        if method.interval_years is None:
+            yield number(codes.BONE_AGE, age, codes.YEAR, language)
+            return
+        low, high = method.interval_years
+        half = number(codes.UNCERTAINTY, max(age - low, high - age), codes.YEAR, language, relationship=PROPERTY)
+        yield number(codes.BONE_AGE, age, codes.YEAR, language, children=[half])
+        yield number(codes.INTERVAL_LOW, low, codes.YEAR, language)
+        yield number(codes.INTERVAL_HIGH, high, codes.YEAR, language)
+
+    def _bone(self, region: Region) -> Group:
+        language, items = self.language, list[ContentItem]()
+        stage = region.stage
+        if stage is not None:
+            items.append(code(codes.STAGE, codes.STAGES[stage.label], language))
+            items.append(number(codes.STAGE_PROBABILITY, stage.probability, codes.UNITY, language))
+            if stage.runner_up is not None:
+                items.append(code(codes.RUNNER_UP, codes.STAGES[stage.runner_up], language))
+            if stage.runner_up_probability is not None:
+                items.append(number(codes.RUNNER_UP_PROBABILITY, stage.runner_up_probability, codes.UNITY, language))
+        else:
+            items.append(code(codes.RESULT_QUALIFIER, codes.QUALIFIERS["no result"], language))
+        for method in wording.in_order(self.reading):
+            if region.name in method.per_bone:
+                items += self._scores(method, region.name)
+        if region.flags:
+            items.append(code(codes.REGION_FLAG, codes.REGION_FLAGGED, language))
+        return self._group(region.name, codes.BONES[region.name], items, box=region.box, site=codes.SITES[region.name])
+
+    def _scores(self, method: MethodResult, bone: str) -> Iterator[ContentItem]:
+        """One bone's score in one method's table, and the bone age that hangs on its stage."""
+        scored, language = method.per_bone[bone], self.language
+        concept = codes.METHODS.get(method.name, codes.OTHER_METHOD)
+
+        def qualified() -> list[ContentItem]:
+            return [
+                code(codes.METHOD, concept, language, relationship=MODIFIER),
+                code(codes.SEX_OF_CURVE, codes.CURVES[method.sex], language, relationship=MODIFIER),
+            ]
+
+        yield number(codes.BONE_SCORE, scored.score, codes.UNITY, language, decimals=1, children=qualified())
+        for name, change in (
+            (codes.STAGE_DOWN, scored.one_stage_down_years),
+            (codes.STAGE_UP, scored.one_stage_up_years),
+        ):
+            if change is not None:
+                yield number(name, change, codes.YEAR, language, children=qualified())
+
+    def _film(self) -> Group:
+        """Judge the whole film: its quality, and whether the methods agree."""
+        language, facts, agreement = self.language, self.reading.image, self.reading.agreement
+        items: list[ContentItem] = [code(codes.IMAGE_QUALITY, codes.FILM_READ, language)]
+        for reason in self.reading.verdict.reasons:
+            items += _reason(reason, language)
+        if facts.polarity in codes.POLARITIES:
+            items.append(code(codes.POLARITY, codes.POLARITIES[facts.polarity], language))
+        items.append(number(codes.ROTATION, facts.rotation_degrees, codes.DEGREE, language, decimals=1))
+        if agreement.spread_years is None:
+            items.append(code(codes.METHOD_AGREEMENT, codes.NOT_COMPARED, language))
+        else:
+            verdict = codes.DISAGREES if agreement.alarm else codes.AGREES
+            items.append(code(codes.METHOD_AGREEMENT, verdict, language))
+            items.append(number(codes.SPREAD, agreement.spread_years, codes.YEAR, language))
+            if agreement.threshold_years is not None:
+                items.append(number(codes.SPREAD_LIMIT, agreement.threshold_years, codes.YEAR, language))
+        whole = (0.0, 0.0, float(facts.columns), float(facts.rows))
+        return self._group("film", codes.IMAGE_QUALITY, items, box=whole, site=codes.HAND)

@@ -1,0 +1,212 @@
+"""Say in words what the numbers mean, in English (ASCII only, so that any character set holds it) and in Chinese.
+
+Radiology wording: a finding first, then its evidence, then what to check. Nothing here decides anything; it renders a Reading.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from models.reading import MethodResult, Reading, Reason
+from service.reporting import codes
+from service.reporting.codes import Language
+from service.reporting.results import DISCLAIMER
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What to do so that a rejected film can be read."""
+
+    english: str
+    chinese: str
+
+    def text(self, language: Language) -> str:
+        """Return it in one language."""
+        return self.chinese if language == "zh" else self.english
+
+
+_REPEAT: Final = Advice(
+    "Repeat: one left hand and wrist, postero-anterior, fingers slightly spread, palm flat, from the fingertips to 3 cm of the forearm.",
+    "请重摄：左手腕后前位，单手，手指略分开，手掌平放，范围自指尖至前臂远端3厘米。",
+)
+_RESEND: Final = Advice(
+    "Send the original image again from the modality or the archive.", "请从设备或PACS重新发送原始影像。"
+)
+_NOT_FOR_US: Final = Advice(
+    "No repeat is needed: send only hand and wrist radiographs to this service.", "无需重摄：本服务仅接收手腕部X线片。"
+)
+ADVICE: Final = {
+    "no-hand": _NOT_FOR_US,
+    "not-a-hand": _NOT_FOR_US,
+    "wrong-body-part": _NOT_FOR_US,
+    "wrong-modality": _NOT_FOR_US,
+    "colour": _NOT_FOR_US,
+    "adult": Advice("No repeat is needed: the skeleton is mature.", "无需重摄：骨骼已成熟。"),
+    "two-hands": _REPEAT,
+    "missing-regions": _REPEAT,
+    "cropped": _REPEAT,
+    "rotated": _REPEAT,
+    "oblique": _REPEAT,
+    "low-confidence": _REPEAT,
+    "low-contrast": Advice("Repeat with the exposure for a child's hand.", "请按儿童手部曝光条件重摄。"),
+    "no-pixel-data": _RESEND,
+    "undecodable": _RESEND,
+    "truncated": _RESEND,
+    "unsupported-transfer-syntax": Advice(
+        "Send the image uncompressed or with lossless compression.", "请以无压缩或无损压缩格式重新发送。"
+    ),
+    "too-small": _RESEND,
+    "too-large": _RESEND,
+    "multi-frame": Advice("Send the film as a single-frame image.", "请以单帧影像发送。"),
+}
+DEFAULT_ADVICE: Final = Advice(
+    "Check the film; repeat it if it does not show one whole hand and wrist.",
+    "请核对影像；如未完整显示单手及腕部，请重摄。",
+)
+
+
+def conclusion(reading: Reading, language: Language) -> str:
+    """Write the conclusion of the report: one line a method, then age, agreement, remarks and the disclaimer."""
+    lines = [method_sentence(method, language) for method in in_order(reading)]
+    lines += [line for line in (age_sentence(reading, language), agreement_sentence(reading, language)) if line]
+    if reading.sex is None:
+        lines.append(
+            "性别未知：以上分别按男、女标准给出。"
+            if language == "zh"
+            else "The sex is unknown: results are given on the curves of both sexes."
+        )
+    for reason in reading.verdict.reasons:
+        lines.append(("提示：" if language == "zh" else "Note: ") + reason_sentence(reason, language))
+    lines.append(_source_of(reading, language))
+    return "\n".join(lines)
+
+
+def rejection(reasons: Sequence[Reason], language: Language) -> str:
+    """Write why a film was not read and what to repeat."""
+    zh = language == "zh"
+    lines = ["未判读骨龄。" if zh else "The bone age was not read."]
+    for reason in reasons:
+        lines.append(("原因：" if zh else "Reason: ") + reason_sentence(reason, language))
+    advice = dict.fromkeys(
+        ADVICE.get(codes.canonical(reason.code), DEFAULT_ADVICE).text(language) for reason in reasons
+    )
+    lines += list(advice) or [DEFAULT_ADVICE.text(language)]
+    lines.append(f"{DISCLAIMER[language]}{'。' if zh else '.'}")
+    return "\n".join(lines)
+
+
+def plain(text: str, language: Language) -> str:
+    """Return a text from elsewhere as this report may hold it: English reports are ASCII, so that any character set holds them."""
+    return text if language == "zh" else text.encode("ascii", "replace").decode("ascii")
+
+
+def in_order(reading: Reading) -> list[MethodResult]:
+    """Return the methods, the default one first, else as read."""
+    return sorted(reading.methods, key=lambda method: method.name != reading.default_method)
+
+
+def method_name(name: str, language: Language) -> str:
+    """Return what people call a method."""
+    known = {
+        "region-xgboost": ("Regression (regions)", "区域回归"),
+        "rsna-cnn": ("Regression (whole hand)", "全手回归"),
+        "regression": ("Regression", "回归"),
+        "zh05": ("Regression (ZH05-DL)", "深度学习（ZH05-DL）"),
+    }
+    english, chinese = known.get(name, (name, name))
+    return chinese if language == "zh" else english
+
+
+def years(value: float, language: Language, *, signed: bool = False) -> str:
+    """Return an age or a difference of ages, to a tenth of a year."""
+    return f"{value:{'+' if signed else ''}.1f}{'岁' if language == 'zh' else ' years'}"
+
+
+def age_with_interval(method: MethodResult, language: Language) -> str:
+    """Return "10.3 years (9.6 to 11.0, 90 %)", or why there is no age."""
+    zh = language == "zh"
+    if method.bone_age_years is None:
+        if method.qualifier in codes.QUALIFIERS:
+            return codes.QUALIFIERS[method.qualifier].code(language).meaning
+        return ("无结果：" if zh else "no result: ") + (
+            plain(method.reason or "", language) or ("原因不明" if zh else "no reason given")
+        )
+    shown = years(method.bone_age_years, language)
+    if method.interval_years is not None:
+        low, high = method.interval_years
+        shown += f"（90%区间 {low:.1f}～{high:.1f}）" if zh else f" ({low:.1f} to {high:.1f}, 90 %)"
+    if method.qualifier in codes.QUALIFIERS:
+        shown += ("，{}" if zh else "; {}").format(codes.QUALIFIERS[method.qualifier].code(language).meaning)
+    return shown
+
+
+def method_sentence(method: MethodResult, language: Language) -> str:
+    """Return one method's result as a sentence."""
+    zh = language == "zh"
+    curve = codes.CURVES[method.sex].code(language).meaning
+    name = method_name(method.name, language)
+    sentence = f"{name}（{curve}）：" if zh else f"{name}, {curve.lower()}: "
+    sentence += age_with_interval(method, language)
+    if method.score is not None:
+        sentence += f"，总分{method.score:.0f}" if zh else f"; total score {method.score:.0f}"
+    if method.sds is not None:
+        sentence += f"，SDS {method.sds:+.1f}" if zh else f"; SDS {method.sds:+.1f}"
+        if method.reference:
+            sentence += f"（{method.reference}）" if zh else f" ({plain(method.reference, language)})"
+    return sentence + ("。" if zh else ".")
+
+
+def age_sentence(reading: Reading, language: Language) -> str:
+    """Say the chronological age and how far the default method's bone age lies from it."""
+    age, zh = reading.chronological_age_years, language == "zh"
+    if age is None:
+        return "生活年龄未知。" if zh else "The chronological age is unknown."
+    sentence = f"生活年龄{years(age, language)}" if zh else f"Chronological age {years(age, language)}"
+    methods = in_order(reading)
+    if reading.sex is not None and methods and methods[0].bone_age_years is not None:
+        name = method_name(methods[0].name, language)
+        difference = methods[0].bone_age_years - age
+        if abs(difference) < 0.05:
+            sentence += f"；骨龄（{name}）与之相符" if zh else f"; bone age ({name}) equals it"
+        else:
+            size = years(abs(difference), language)
+            where = ("大于" if difference > 0 else "小于") if zh else ("ahead of" if difference > 0 else "behind")
+            sentence += f"；骨龄（{name}）{where}生活年龄{size}" if zh else f"; bone age ({name}) is {size} {where} it"
+    return sentence + ("。" if zh else ".")
+
+
+def agreement_sentence(reading: Reading, language: Language) -> str:
+    """Say whether the methods agree, with the spread and the limit."""
+    agreement, zh = reading.agreement, language == "zh"
+    if agreement.spread_years is None:
+        return ""
+    spread = years(agreement.spread_years, language)
+    limit = "" if agreement.threshold_years is None else years(agreement.threshold_years, language)
+    if agreement.alarm:
+        sentence = f"各方法结果不一致（极差{spread}" if zh else f"The methods disagree: spread {spread}"
+    else:
+        sentence = f"各方法结果一致（极差{spread}" if zh else f"The methods agree: spread {spread}"
+    sentence += (f"，阈值{limit}" if zh else f", limit {limit}") if limit else ""
+    sentence += "）" if zh else ""
+    if agreement.alarm:
+        sentence += "，请人工复核" if zh else "; review the film"
+    return sentence + ("。" if zh else ".")
+
+
+def reason_sentence(reason: Reason, language: Language) -> str:
+    """Return a reason in words: the coded meaning, and what was measured where it is known."""
+    known = codes.REASONS.get(codes.canonical(reason.code))
+    detail = reason.text.strip().rstrip(".")
+    if language == "zh":
+        meaning = known.chinese if known else codes.OTHER_REASON.chinese
+        return f"{meaning}（{detail}）。" if detail else f"{meaning}。"
+    ascii_detail = plain(detail, language)
+    meaning = known.english if known else ascii_detail or codes.OTHER_REASON.english
+    return f"{meaning}: {ascii_detail}." if known and ascii_detail else f"{meaning}."
+
+
+def _source_of(reading: Reading, language: Language) -> str:
+    bundle = f"{reading.bundle.name} {reading.bundle.version} ({reading.bundle.sha256[:12]})"
+    if language == "zh":
+        return f"由Carpus自动判读，模型 {bundle}，未经医师审核。{DISCLAIMER['zh']}。"
+    return f"Read automatically by Carpus, models {bundle}; not verified by a radiologist. {DISCLAIMER['en']}."

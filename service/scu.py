@@ -1,0 +1,310 @@
+"""Send instances to a PACS: one association for a whole delivery, and for every refusal the entry that has to change.
+
+What a peer answers is sorted by what helps: `Retryable` when the same call may succeed later, `Permanent` when somebody has to
+change a setting or an object first. Nothing counts as stored without a response that says so on an unbroken association.
+"""
+
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydicom import Dataset, dcmread
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, build_context
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import time
+from pynetdicom.status import code_to_category
+from pynetdicom.transport import AssociationSocket
+
+from service.errors import CarpusError, Permanent, Retryable
+
+MAXIMUM_CONTEXTS: Final = 128  # PS3.8 9.3.2.2: odd identifiers 1..255
+
+# PS3.7 annex C and PS3.4 B.2.3: failures that the same object meets again. Every other failure may pass.
+PERMANENT_STATUSES: Final[dict[int, tuple[str, str]]] = {
+    0x0106: (
+        "invalid attribute value",
+        "an object we made is not valid for this PACS: report it with the job's timeline",
+    ),
+    0x0117: (
+        "invalid object instance",
+        "an object we made is not valid for this PACS: report it with the job's timeline",
+    ),
+    0x0119: (
+        "class and instance conflict",
+        "an object of another SOP class holds this UID in the PACS: remove it there",
+    ),
+    0x0120: ("missing attribute", "an object we made is not valid for this PACS: report it with the job's timeline"),
+    0x0122: ("SOP class not supported", "in the PACS, allow this SOP class for our AE title"),
+    0x0124: ("not authorised", "in the PACS, give our AE title the right to store"),
+    0x0211: ("unrecognised operation", "this port of the PACS does not store: correct the destination's port"),
+    0x0212: ("mistyped argument", "an object we made is not valid for this PACS: report it with the job's timeline"),
+}
+PERMANENT_RANGES: Final = (
+    (0xA900, 0xA9FF, "data set does not match the SOP class"),
+    (0xC000, 0xCFFF, "cannot understand"),
+)
+DUPLICATE_INSTANCE: Final = (
+    0x0111  # PS3.7 C.5.7; our UIDs are derived from the content, so it keeps exactly this object
+)
+
+# PS3.8 table 9-21 by (source, diagnostic): what an administrator has to change.
+REJECTIONS: Final[dict[tuple[int, int], tuple[str, str]]] = {
+    (1, 2): (
+        "application-context-refused",
+        "the peer is not a DICOM storage service: correct the destination's host and port",
+    ),
+    (1, 3): ("calling-ae-refused", "in the PACS, register our AE title {calling} with the address of this machine"),
+    (1, 7): (
+        "called-ae-refused",
+        "correct the destination's ae_title: the PACS at {host}:{port} is not called {called}",
+    ),
+    (2, 2): ("protocol-version-refused", "the peer speaks another version of the upper layer protocol"),
+}
+PERMANENT_REJECTION: Final = 1
+
+
+def _close_socket(self: Any) -> None:
+    """Close also a socket that was never connected: pynetdicom 3.0.4 leaks one descriptor with each refused connection."""
+    if self.socket is not None:
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+
+AssociationSocket._shutdown_socket = _close_socket  # type: ignore[method-assign]  # the repair above
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a peer is and what it is called."""
+
+    ae_title: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of one instance; `error` is None exactly when the peer said that it keeps it."""
+
+    SOPInstanceUID: str
+    SOPClassUID: str
+    status: int | None
+    error: CarpusError | None
+    milliseconds: float
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the peer answered that it stored the instance."""
+        return self.error is None
+
+
+def echo(address: Address, *, calling_ae_title: str, timeout_seconds: float = 30) -> float:
+    """Send C-ECHO; return the milliseconds from the call to the answer.
+
+    Raises
+    ------
+    Retryable, Permanent
+        With the cause and what to change.
+    """
+    started = time.perf_counter()
+    with _association(address, [(Verification, ImplicitVRLittleEndian)], calling_ae_title, timeout_seconds) as peer:
+        if not peer.accepted_contexts:
+            raise _class_refused(UID(Verification), address)
+        status = _status(peer.send_c_echo())
+        if status != 0:
+            raise _refusal(status, UID(Verification), address) or Retryable(
+                f"{address.ae_title} answered 0x{status:04X}"
+            )
+    return (time.perf_counter() - started) * 1000
+
+
+def store(
+    address: Address,
+    instances: Sequence[Dataset | Path],
+    *,
+    calling_ae_title: str,
+    timeout_seconds: float = 30,
+    maximum_pdu_size: int = 131_072,
+    on_sent: Callable[[Sent], None] | None = None,
+) -> list[Sent]:
+    """Send all instances over one association; return one `Sent` for each, in order.
+
+    What one SOP class is refused does not keep the others back. After an abort, a time-out or a lack of resources the rest
+    is not sent and carries the same `Retryable`.
+
+    Parameters
+    ----------
+    instances
+        Data sets with file meta information, or paths of DICOM files. Uncompressed ones may be sent in implicit VR when the
+        peer accepts nothing else; compressed ones only as they are.
+    on_sent
+        Called after each response, before the next request.
+
+    Raises
+    ------
+    Retryable, Permanent
+        When no association came about; nothing was sent.
+    """
+    datasets = [instance if isinstance(instance, Dataset) else dcmread(instance) for instance in instances]
+    results: list[Sent] = []
+    broken: Retryable | None = None
+    with _association(address, _contexts(datasets), calling_ae_title, timeout_seconds, maximum_pdu_size) as peer:
+        for ds in datasets:
+            started = time.perf_counter()
+            status, error = (None, broken) if broken else _store_one(peer, ds, address)
+            if isinstance(error, Retryable):
+                broken = error
+            elapsed = (time.perf_counter() - started) * 1000
+            results.append(Sent(str(ds.SOPInstanceUID), str(ds.SOPClassUID), status, error, elapsed))
+            if on_sent is not None:
+                on_sent(results[-1])
+    return results
+
+
+def failure(results: Sequence[Sent]) -> CarpusError | None:
+    """Return what kept a delivery from being complete: the first permanent refusal, else the first transient one."""
+    errors = [sent.error for sent in results if sent.error is not None]
+    return next((error for error in errors if isinstance(error, Permanent)), errors[0] if errors else None)
+
+
+def _contexts(datasets: Sequence[Dataset]) -> list[tuple[UID, UID]]:
+    """Return the (SOP class, transfer syntax) pairs to propose, each once."""
+    pairs: dict[tuple[UID, UID], None] = {}
+    for ds in datasets:
+        syntax = UID(ds.file_meta.TransferSyntaxUID)
+        alternatives = () if syntax.is_compressed else (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+        for candidate in (syntax, *alternatives):
+            pairs[UID(ds.SOPClassUID), UID(candidate)] = None
+    if len(pairs) > MAXIMUM_CONTEXTS:
+        raise Permanent(
+            f"{len(pairs)} presentation contexts are needed, an association has room for {MAXIMUM_CONTEXTS}",
+            code="too-many-contexts",
+            next_action="send the films in smaller groups",
+        )
+    return list(pairs)
+
+
+@contextmanager
+def _association(
+    address: Address,
+    contexts: Sequence[tuple[UID, UID]],
+    calling_ae_title: str,
+    timeout_seconds: float,
+    maximum_pdu_size: int = 131_072,
+) -> Iterator[Any]:
+    ae = AE(ae_title=calling_ae_title)
+    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout_seconds
+    ae.maximum_pdu_size = maximum_pdu_size
+    requested = [build_context(sop_class, syntax) for sop_class, syntax in contexts]
+    peer = ae.associate(
+        address.host, address.port, contexts=requested, ae_title=address.ae_title, max_pdu=maximum_pdu_size
+    )
+    if not peer.is_established:
+        raise _no_association(peer, address, calling_ae_title, requested)
+    try:
+        yield peer
+    finally:
+        if peer.is_established:
+            peer.release()
+
+
+def _no_association(peer: Any, address: Address, calling_ae_title: str, requested: Sequence[Any]) -> CarpusError:
+    where = f"{address.ae_title} at {address.host}:{address.port}"
+    if peer.is_rejected:
+        answer = peer.acceptor.primitive
+        code, action = REJECTIONS.get((answer.result_source, answer.diagnostic), ("association-rejected", ""))
+        text = f"{where} rejected the association: {answer.reason_str}"
+        if answer.result == PERMANENT_REJECTION:
+            action = action or "ask the PACS administrator for its log of this association"
+            names = {
+                "calling": calling_ae_title,
+                "called": address.ae_title,
+                "host": address.host,
+                "port": address.port,
+            }
+            return Permanent(text, code=code, next_action=action.format(**names))
+        return Retryable(text, code=code, next_action="none: the PACS asked to be called again")
+    if peer.acceptor.primitive is not None and not peer.accepted_contexts:
+        # pynetdicom aborts by itself when not one context was accepted.
+        classes = sorted({UID(context.abstract_syntax).name for context in requested})
+        return Permanent(
+            f"{where} accepted none of: {', '.join(classes)}",
+            code="sop-class-refused",
+            next_action=f"in the PACS, allow these SOP classes for our AE title: {', '.join(classes)}",
+        )
+    return Retryable(
+        f"{where} does not answer, or closed the connection before the association",
+        code="peer-unreachable",
+        next_action="check that the PACS runs, and the destination's host and port",
+    )
+
+
+def _store_one(peer: Any, ds: Dataset, address: Address) -> tuple[int | None, CarpusError | None]:
+    sop_class = UID(ds.SOPClassUID)
+    accepted = [context for context in peer.accepted_contexts if context.abstract_syntax == sop_class]
+    if not accepted:
+        return None, _class_refused(sop_class, address)
+    syntax = UID(ds.file_meta.TransferSyntaxUID)
+    if syntax.is_compressed and all(context.transfer_syntax[0] != syntax for context in accepted):
+        return None, Permanent(
+            f"{address.ae_title} does not accept {sop_class.name} in {syntax.name}",
+            code="transfer-syntax-refused",
+            next_action=f"in the PACS, allow {syntax.name} for {sop_class.name}, or send the film uncompressed",
+        )
+    try:
+        answer = peer.send_c_store(ds)
+    except RuntimeError:  # raised when the association has ended in the meantime
+        answer = Dataset()
+    try:
+        status = _status(answer)
+    except Retryable as error:
+        return None, error
+    return status, _refusal(status, sop_class, address)
+
+
+def _status(answer: Dataset) -> int:
+    """Return the status of a response.
+
+    Raises
+    ------
+    Retryable
+        When there was none: the association was aborted, or the peer did not answer in time.
+    """
+    if "Status" not in answer:
+        raise Retryable(
+            "the peer aborted the association or did not answer in time",
+            code="association-aborted",
+            next_action="none: it is sent again; if it repeats, ask the PACS administrator for its log",
+        )
+    return int(answer.Status)
+
+
+def _refusal(status: int, sop_class: UID, address: Address) -> CarpusError | None:
+    """Return what a DIMSE status means, None where the instance is kept."""
+    if code_to_category(status) in ("Success", "Warning") or status == DUPLICATE_INSTANCE:
+        return None
+    where = f"{address.ae_title} refused {sop_class.name} with 0x{status:04X}"
+    named = PERMANENT_STATUSES.get(status)
+    if named is not None:
+        return Permanent(f"{where}: {named[0]}", code=f"status-{status:04x}", next_action=named[1])
+    for first, last, text in PERMANENT_RANGES:
+        if first <= status <= last:
+            return Permanent(
+                f"{where}: {text}",
+                code=f"status-{status:04x}",
+                next_action="ask the PACS administrator for its log of this instance",
+            )
+    return Retryable(f"{where}", code=f"status-{status:04x}", next_action="none: it is sent again")
+
+
+def _class_refused(sop_class: UID, address: Address) -> Permanent:
+    return Permanent(
+        f"{address.ae_title} does not accept the SOP class {sop_class.name} ({sop_class})",
+        code="sop-class-refused",
+        next_action=f"in the PACS, allow {sop_class.name} ({sop_class}) for our AE title, or take it out of the destination's objects",
+    )

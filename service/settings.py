@@ -1,0 +1,219 @@
+"""Every setting of the service, read once from a YAML file and the environment, then passed down.
+
+`carpus serve --config carpus.yaml`; an environment variable `CARPUS_<SETTING>` (nested: `CARPUS_LIMITS__MAXIMUM_ASSOCIATIONS`)
+overrides the file, and a file `/run/secrets/carpus_<setting>` (Docker, Kubernetes) stands for a variable that should not be seen
+in a process list. Nothing else in the code reads the environment.
+"""
+
+import hashlib
+import ipaddress
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    NestedSecretsSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from service.errors import InvalidConfiguration
+
+# PS3.5 6.2: an Application Entity is at most 16 characters of the default repertoire without backslash or control characters.
+AETitle = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[\x20-\x5b\x5d-\x7e]+$")
+]
+Port = Annotated[int, Field(ge=1, le=65535)]
+ResultKind = Literal["SR", "SEG", "GSPS", "SC"]
+Language = Literal["en", "zh"]
+MAXIMUM_SOCKET_PATH = 100  # unix(7): 108 bytes with the final zero, on some systems 104
+SECRETS_DIRECTORY = Path("/run/secrets")
+EXAMPLE_SECRETS = {"change-me", "changeme", "secret", "carpus", "password"}
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Peer(_Frozen):
+    """A remote AE that may associate with us. Whoever is not listed is refused."""
+
+    ae_title: AETitle
+    addresses: tuple[str, ...] = ("127.0.0.1/32", "::1/128")
+
+    @field_validator("addresses")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for address in value:
+            ipaddress.ip_network(address)
+        return value
+
+    def admits(self, address: str) -> bool:
+        """Whether a connection from this address may use the AE title."""
+        host = ipaddress.ip_address(address)
+        return any(host in ipaddress.ip_network(network) for network in self.addresses)
+
+
+class Destination(_Frozen):
+    """A PACS that results go to, and which objects it wants."""
+
+    name: str = Field(min_length=1)
+    ae_title: AETitle
+    host: str = Field(min_length=1)
+    port: Port
+    objects: tuple[ResultKind, ...] = ("SR", "SC", "GSPS", "SEG")
+    language: Language = "en"
+    timeout_seconds: float = Field(default=30, gt=0)
+
+
+class Limits(_Frozen):
+    """What one peer, one film or one disk may ask of us."""
+
+    maximum_pdu_size: int = Field(default=131_072, ge=4_096, le=1_048_576)
+    maximum_associations: int = Field(default=100, ge=1)
+    maximum_associations_per_address: int = Field(default=50, ge=1)
+    association_timeout_seconds: float = Field(
+        default=10, gt=0, description="from the connection to the A-ASSOCIATE-RQ"
+    )
+    network_timeout_seconds: float = Field(default=60, gt=0, description="silence on an open association")
+    maximum_instance_bytes: int = Field(default=256 * 1024**2, ge=1024**2)
+    maximum_pixels: int = Field(default=64_000_000, ge=1_000_000)
+    minimum_free_disk_bytes: int = Field(default=1024**3, ge=0)
+    maximum_backlog: int = Field(default=5_000, ge=1, description="instances received and not yet prepared")
+
+
+class WebSettings(_Frozen):
+    """The admin page."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8042
+    administrator: str = "admin"
+    password_hash: SecretStr = SecretStr("")  # argon2; empty: a password is made at first start and printed once
+    secret_key: SecretStr = SecretStr(
+        ""
+    )  # signs the session cookie; empty: made at first start and kept in the data directory
+    secure_cookies: bool = False  # true behind TLS
+
+    @field_validator("secret_key")
+    @classmethod
+    def _not_an_example(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        if text and (text.lower() in EXAMPLE_SECRETS or len(text) < 32):
+            raise ValueError(
+                "web.secret_key is an example or shorter than 32 characters; leave it empty to have one made"
+            )
+        return value
+
+
+class Settings(BaseSettings):
+    """All settings; frozen."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="CARPUS_", env_nested_delimiter="__", env_ignore_empty=True
+    )
+
+    data_directory: Path = Path("carpus-data")
+    database_url: str = ""  # empty: SQLite in the data directory
+    broker_url: str = ""  # empty: a Redis of our own on a private socket in the data directory
+    ae_title: AETitle = "CARPUS"
+    scp_host: str = "127.0.0.1"
+    scp_port: Port = 11112
+    peers: tuple[Peer, ...] = ()
+    destinations: tuple[Destination, ...] = ()
+    debounce_seconds: float = Field(default=0.3, ge=0, le=60)
+    bundle: str = "default"
+    default_method: str = ""  # empty: the bundle's own default
+    device_uid: str = ""  # empty: made at first start and kept in the data directory
+    institution_name: str = ""
+    device_serial_number: str = "1"
+    inference_threads: int = Field(default=2, ge=1)
+    retry_delays_seconds: tuple[float, ...] = (5, 30, 120, 600, 1800, 3600)  # the last one repeats
+    retry_for_hours: float = Field(default=72, gt=0)
+    limits: Limits = Limits()
+    web: WebSettings = WebSettings()
+    log_level: str = "INFO"
+    log_json: bool = True
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> Self:
+        names = [destination.name for destination in self.destinations]
+        if len(set(names)) != len(names):
+            raise ValueError(f"destinations carry the same name twice: {', '.join(sorted(names))}")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over secret files, and those over the YAML file, whose values arrive as arguments."""
+        secrets = NestedSecretsSettingsSource(
+            file_secret_settings,
+            secrets_dir=SECRETS_DIRECTORY,
+            secrets_dir_missing="ok",
+            secrets_prefix="carpus_",
+            secrets_nested_delimiter="__",
+        )
+        return env_settings, secrets, init_settings
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database in use."""
+        return self.database_url or f"sqlite:///{(self.data_directory / 'carpus.sqlite').resolve()}"
+
+    @property
+    def redis_socket(self) -> Path:
+        """The private socket of the embedded Redis; in a short folder where the data directory's path is too long."""
+        path = (self.data_directory / "redis.sock").resolve()
+        if len(os.fsencode(path)) <= MAXIMUM_SOCKET_PATH:
+            return path
+        digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"carpus-{os.getuid()}-{digest}" / "redis.sock"
+
+    @property
+    def resolved_broker_url(self) -> str:
+        """The broker in use."""
+        return self.broker_url or f"redis+socket://{self.redis_socket}"
+
+
+def load(path: Path | None = None, **overrides: Any) -> Settings:
+    """Read the settings from a YAML file (or none), the environment and explicit overrides.
+
+    Raises
+    ------
+    InvalidConfiguration
+        When the file is missing or malformed, a key is unknown or a value is out of its limits; every fault is named.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InvalidConfiguration(f"cannot read the configuration {path}: {error.strerror}") from error
+        except yaml.YAMLError as error:
+            raise InvalidConfiguration(f"{path} is not YAML: {error}") from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise InvalidConfiguration(f"{path} holds a {type(loaded).__name__}; a mapping of settings is needed")
+        values = loaded or {}
+    try:
+        return Settings(**{**values, **overrides})
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
+        raise InvalidConfiguration(f"configuration {path or '(environment)'}: {faults}") from error

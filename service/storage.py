@@ -1,0 +1,224 @@
+"""Keep files durably: a name appears only when its bytes are on the disk.
+
+Four stores under the data directory: `identified` (instances as received), `deidentified` (the only one an inference worker
+sees), `results` (objects made, until the PACS has confirmed them) and `quarantine` (what cannot be used, kept with its cause).
+Names are made here, at random or by the caller from a safe alphabet; no value received from a peer ever becomes part of a path.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from service.errors import Permanent, Retryable
+
+Buffer = bytes | bytearray | memoryview
+
+PART = ".part"
+_NAME = re.compile(r"[0-9a-z]{2}/[0-9a-z][0-9a-z_-]{1,95}\.[a-z0-9]{1,8}")
+_STEM = re.compile(r"[0-9a-z][0-9a-z_-]{1,95}")
+
+
+class DiskFull(Retryable):
+    """The disk has less free space than is kept in reserve."""
+
+    code = "disk-full"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A file that is on the disk: its name within the store, and what was written."""
+
+    name: str
+    sha256: str
+    byte_count: int
+
+
+class Store:
+    """One folder of files that are either complete or absent.
+
+    Parameters
+    ----------
+    root
+        Folder of the store; made when it is missing, readable by its owner only.
+    minimum_free_bytes
+        Space that stays free; a write that would go below it is refused before it begins.
+    """
+
+    def __init__(self, root: Path, *, minimum_free_bytes: int = 0) -> None:
+        self.root = root
+        self.minimum_free_bytes = minimum_free_bytes
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def write(self, data: Buffer | Iterable[Buffer], *, suffix: str = ".dcm", name: str | None = None) -> Stored:
+        """Write to a `.part` file, flush it to the disk, give it its name, flush the folder; only then return.
+
+        Parameters
+        ----------
+        data
+            The bytes, or pieces of them in order.
+        suffix
+            Ending of the name.
+        name
+            Stem of the name (small letters, digits, `-`, `_`) where a repeat should replace the same file; random when None.
+
+        Raises
+        ------
+        DiskFull
+            When the free space is below the reserve, or the disk filled up while writing; nothing is left behind.
+        """
+        stem = uuid.uuid4().hex if name is None else name
+        if not _STEM.fullmatch(stem):
+            raise Permanent(f"{stem!r} cannot name a file; small letters, digits, '-' and '_' can", code="unsafe-name")
+        self.check_free()
+        pieces = [data] if isinstance(data, bytes | bytearray | memoryview) else data
+        shard = stem[:2] if name is None else hashlib.sha256(stem.encode()).hexdigest()[:2]
+        folder = self.root / shard
+        target = folder / f"{stem}{suffix}"
+        part = folder / f"{uuid.uuid4().hex}{PART}"
+        try:
+            if not folder.is_dir():
+                folder.mkdir(mode=0o700, exist_ok=True)
+                _flush_folder(self.root)
+            digest, count = _write_through(part, pieces)
+            part.replace(target)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise DiskFull(
+                f"{self.root.name} store: {os.strerror(error.errno or 0)} with {self.free_bytes()} bytes free",
+                next_action="make room on the disk of the data directory",
+            ) from error
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        _flush_folder(folder)
+        return Stored(f"{folder.name}/{target.name}", digest, count)
+
+    def path(self, name: str) -> Path:
+        """Return the path of a stored name.
+
+        Raises
+        ------
+        Permanent
+            When the name is not one this store gives, for instance because it leads out of the store.
+        """
+        if not _NAME.fullmatch(name):
+            raise Permanent(f"{name!r} is not a name of the {self.root.name} store", code="unsafe-name")
+        return self.root / name
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a stored file."""
+        return self.path(name).read_bytes()
+
+    def remove(self, name: str) -> None:
+        """Remove a stored file; one that is gone already is no error."""
+        path = self.path(name)
+        path.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            _flush_folder(path.parent)
+
+    def names(self) -> Iterator[str]:
+        """Yield the names of all complete files."""
+        for path in self.root.glob("??/*"):
+            if path.suffix != PART:
+                yield f"{path.parent.name}/{path.name}"
+
+    def sweep(self, *, older_than_seconds: float = 0) -> int:
+        """Remove the `.part` files that interrupted writes left; return how many.
+
+        Where other processes may be writing, leave the young ones alone, or hold `writing`.
+        """
+        limit = time.time() - older_than_seconds
+        removed = 0
+        for part in self.root.glob(f"??/*{PART}"):
+            with suppress(FileNotFoundError):
+                if part.stat().st_mtime <= limit:
+                    part.unlink()
+                    removed += 1
+        return removed
+
+    @contextmanager
+    def writing(self, recover: Callable[[], None]) -> Iterator[None]:
+        """Be a writer of this store while the context lasts; the first one runs `recover` before any other may write.
+
+        The kernel takes the lock from a process that dies, however it dies, so `recover` may treat what it finds as left over.
+        """
+        with (self.root / ".writers").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass
+            else:
+                recover()
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            yield
+
+    def free_bytes(self) -> int:
+        """Return the free space of the disk that holds the store."""
+        return shutil.disk_usage(self.root).free
+
+    def check_free(self) -> None:
+        """Raise DiskFull when less than the reserve is free."""
+        free = self.free_bytes()
+        if free < self.minimum_free_bytes:
+            raise DiskFull(
+                f"{free} bytes free, {self.minimum_free_bytes} are kept in reserve",
+                next_action="make room on the disk of the data directory, or lower limits.minimum_free_disk_bytes",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The four stores of one data directory."""
+
+    identified: Store
+    deidentified: Store
+    results: Store
+    quarantine: Store
+
+    @classmethod
+    def open(cls, data_directory: Path, *, minimum_free_bytes: int = 0) -> Self:
+        """Open the stores, making the folders that are missing.
+
+        The reserve holds for what is received; what was acknowledged may use it to be finished.
+        """
+        return cls(
+            identified=Store(data_directory / "identified", minimum_free_bytes=minimum_free_bytes),
+            deidentified=Store(data_directory / "deidentified"),
+            results=Store(data_directory / "results"),
+            quarantine=Store(data_directory / "quarantine"),
+        )
+
+
+def _write_through(path: Path, pieces: Iterable[Buffer]) -> tuple[str, int]:
+    """Write the pieces and flush them to the disk; return SHA-256 and size."""
+    digest = hashlib.sha256()
+    count = 0
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
+        for piece in pieces:
+            view = memoryview(piece).cast("B")
+            digest.update(view)
+            written = 0
+            while written < len(view):
+                written += file.write(view[written:])
+            count += written
+        os.fsync(file.fileno())
+    return digest.hexdigest(), count
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush a folder's entries: without it a new name may be gone after a power cut (fsync(2), NOTES)."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,116 @@
+"""Wire the admin page: one function that returns an application."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.templating import Jinja2Templates
+
+from service.jobs import Jobs, UnknownJob
+from service.log import get_logger
+from service.settings import Settings
+from service.storage import Store
+from service.web.credentials import Credentials
+from service.web.display import FILTERS, STATES
+from service.web.guard import BodyLimit, SecurityHeaders, SessionRequired
+from service.web.pages import Pages
+from service.web.sessions import Lockout, Sessions
+
+HEARTBEAT_SECONDS = 10
+
+
+def create_app(
+    settings: Settings,
+    jobs: Jobs,
+    credentials: Credentials,
+    *,
+    sessions: Sessions | None = None,
+    lockout: Lockout | None = None,
+) -> Starlette:
+    """Return the application.
+
+    Parameters
+    ----------
+    jobs
+        On a migrated database.
+    sessions, lockout
+        Given by tests that need a clock of their own.
+    """
+    folder = Path(str(files("service") / "web"))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(FILTERS)
+    environment.globals["STATES"] = STATES
+    # Only what this process may see in every deployment: the identified store is not mounted beside the web.
+    stores = (Store(settings.data_directory / "deidentified"), Store(settings.data_directory / "results"))
+    sessions = sessions or Sessions(credentials.secret_key)
+    pages = Pages(
+        settings,
+        jobs,
+        stores[0],
+        stores,
+        Jinja2Templates(env=environment),
+        credentials,
+        sessions,
+        lockout or Lockout(),
+        get_logger(),
+    )
+    routes = [
+        Route("/", pages.films),
+        Route("/films/live", pages.films),
+        Route("/films/{number:int}", pages.film),
+        Route("/films/{number:int}/live", pages.film),
+        Route("/films/{number:int}/overlay.png", pages.overlay),
+        Route("/films/{number:int}/{action:str}", pages.act, methods=["POST"]),
+        Route("/quarantine", pages.quarantine),
+        Route("/system", pages.system),
+        Route("/login", pages.login_form),
+        Route("/login", pages.login, methods=["POST"]),
+        Route("/logout", pages.logout, methods=["POST"]),
+        Route("/metrics", pages.metrics),
+        Route("/health/live", pages.live),
+        Route("/health/ready", pages.ready),
+        Mount("/static", StaticFiles(directory=folder / "static")),
+    ]
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        async def beat() -> None:
+            with suppress(SQLAlchemyError):  # the pages say that the database is away; the next beat may find it
+                await run_in_threadpool(jobs.beat, "web")
+
+        async def keep_beating() -> None:
+            while True:
+                await asyncio.sleep(HEARTBEAT_SECONDS)
+                await beat()
+
+        await beat()
+        beating = asyncio.create_task(keep_beating())
+        yield
+        beating.cancel()
+
+    return Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        middleware=[
+            Middleware(SecurityHeaders, secure=settings.web.secure_cookies),
+            Middleware(BodyLimit),
+            Middleware(SessionRequired, sessions=sessions),
+        ],
+        exception_handlers=dict.fromkeys((HTTPException, UnknownJob, SQLAlchemyError), pages.refused),
+    )

@@ -1,0 +1,58 @@
+"""Tell a monitor whether the service works, and if not, what is wrong: database, processes, disk."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from service import db, metrics
+from service.jobs import Jobs
+from service.storage import Store
+from service.web import display
+
+OLDEST_HEARTBEAT_SECONDS: Final = 60
+FORGOTTEN_SECONDS: Final = 24 * 3600  # a kind of process not seen for a day was taken out of service on purpose
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at."""
+
+    name: str
+    ok: bool
+    text: str
+
+
+def checks(jobs: Jobs, store: Store, minimum_free_bytes: int) -> list[Check]:
+    """Return everything that must hold for films to be received, read and delivered."""
+    found = [_database(jobs)]
+    if found[0].ok:
+        found += _processes(jobs)
+    found.append(_disk(store, minimum_free_bytes))
+    return found
+
+
+def _database(jobs: Jobs) -> Check:
+    try:
+        with jobs.engine.connect() as connection:
+            connection.execute(text("SELECT 1 FROM jobs WHERE id = 0"))
+        return Check("database", True, f"{jobs.engine.dialect.name}, tables at {db.version(jobs.engine)}")
+    except SQLAlchemyError as error:
+        return Check("database", False, f"does not answer ({type(error).__name__})")
+
+
+def _processes(jobs: Jobs) -> list[Check]:
+    ages = {kind: age for kind, age in metrics.heartbeat_ages(jobs).items() if age < FORGOTTEN_SECONDS}
+    if not ages:
+        return [Check("processes", False, "no process has given a sign of life")]
+    return [
+        Check(kind, age <= OLDEST_HEARTBEAT_SECONDS, f"last sign of life {display.duration(age)} ago")
+        for kind, age in ages.items()
+    ]
+
+
+def _disk(store: Store, minimum_free_bytes: int) -> Check:
+    free = store.free_bytes()
+    words = f"{display.size(free)} free, {display.size(minimum_free_bytes)} are kept in reserve"
+    return Check("disk", free >= minimum_free_bytes, words)

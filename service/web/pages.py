@@ -1,0 +1,240 @@
+"""Answer the requests of the pages."""
+
+import io
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+from PIL import Image as Picture
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.templating import Jinja2Templates
+
+from models import overlay, pixels
+from service import metrics
+from service.db import State
+from service.errors import Permanent
+from service.jobs import Jobs, UnknownJob
+from service.settings import Settings
+from service.storage import Store
+from service.web import health, system
+from service.web.credentials import Credentials
+from service.web.guard import COOKIE, LOGIN_COOKIE, is_own_form, safe_path
+from service.web.overview import LARGEST_NUMBER, MOVING, Overview, job_number, reading_of
+from service.web.sessions import LONGEST_SECONDS, Lockout, Sessions
+
+OVERLAY_ROWS: Final = 1400
+OVERLAYS_KEPT: Final = 16
+LONGEST_SEARCH: Final = 128
+DONE: Final = {"retry": "Retry asked for.", "cancel": "Cancelled.", "requeue": "The film will be read once more."}
+
+
+@dataclass
+class Pages:
+    """The handlers, with what they need."""
+
+    settings: Settings
+    jobs: Jobs
+    deidentified: Store
+    stores: tuple[Store, ...]
+    templates: Jinja2Templates
+    credentials: Credentials
+    sessions: Sessions
+    lockout: Lockout
+    log: structlog.stdlib.BoundLogger
+    _overlays: OrderedDict[tuple[int, str], bytes] = field(default_factory=OrderedDict)
+    _drawing: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        """Open what is read through."""
+        self.overview = Overview(self.jobs)
+        self.registry = metrics.registry(self.jobs, self.stores)
+
+    def page(self, request: Request, name: str, status_code: int = 200, **context: Any) -> Response:
+        """Render a template with what every page needs."""
+        session = getattr(request.state, "session", None)
+        common = {"session": session, "version": system.carpus_version(), "path": request.url.path}
+        return self.templates.TemplateResponse(request, name, common | context, status_code=status_code)
+
+    # -- logging in and out -------------------------------------------------------------------------------------------
+
+    def login_form(self, request: Request, *, fault: str = "", status_code: int = 200, user: str = "") -> Response:
+        """Show the log-in page."""
+        token = self.sessions.login_token()
+        target = safe_path(request.query_params.get("next", "/"))
+        response = self.page(
+            request, "login.html", status_code, token=token, fault=fault, user=user, target=target, path="/login"
+        )
+        secure = self.settings.web.secure_cookies
+        response.set_cookie(
+            LOGIN_COOKIE, token, max_age=3600, path="/login", httponly=True, samesite="strict", secure=secure
+        )
+        return response
+
+    async def login(self, request: Request) -> Response:
+        """Check name and password; lock out who guesses."""
+        form = await request.form(max_files=0, max_fields=8)
+        user, password, token = (str(form.get(name, "")) for name in ("user", "password", "csrf"))
+        if not self.sessions.is_login_token(token, request.cookies.get(LOGIN_COOKIE, "")):
+            return self.login_form(request, fault="The form was too old. Try again.", status_code=403)
+        address = f"address {request.client.host if request.client else ''}"
+        name = f"name {user[:64]}"
+        locked = self.lockout.seconds_left(address, name)
+        if locked:
+            fault = f"Too many wrong passwords. Try again in {max(1, locked // 60)} min."
+            return self.login_form(request, fault=fault, status_code=429)
+        if not await run_in_threadpool(self.credentials.admits, user, password):
+            self.lockout.failed(address, name)
+            self.log.warning("log-in refused", address=address)
+            return self.login_form(request, fault="Name or password is wrong.", status_code=401, user=user[:64])
+        self.lockout.succeeded(address, name)
+        session, cookie = self.sessions.begin(user)
+        self.log.info("logged in", user=session.user)
+        response = RedirectResponse(safe_path(str(form.get("next", "/"))), status_code=303)
+        response.set_cookie(
+            COOKIE,
+            cookie,
+            max_age=LONGEST_SECONDS,
+            path="/",
+            httponly=True,
+            samesite="strict",
+            secure=self.settings.web.secure_cookies,
+        )
+        response.delete_cookie(LOGIN_COOKIE, path="/login")
+        return response
+
+    async def logout(self, request: Request) -> Response:
+        """End the session; its cookie opens nothing from now on."""
+        await self._own_form(request)
+        self.sessions.end(request.state.session)
+        response = RedirectResponse("/login", status_code=303)
+        response.delete_cookie(COOKIE, path="/")
+        return response
+
+    async def _own_form(self, request: Request) -> None:
+        if not await is_own_form(request, request.state.session):
+            raise HTTPException(403, "The form was not sent from this session.")
+
+    # -- films --------------------------------------------------------------------------------------------------------
+
+    def films(self, request: Request) -> Response:
+        """Show the list of films; `/films/live` is the part of it that refreshes itself."""
+        query = request.query_params
+        wanted = query.get("state", "")
+        state = State(wanted) if wanted in State.__members__ else None
+        text = query.get("q", "").strip()[:LONGEST_SEARCH]
+        before = job_number(query.get("before", ""))
+        rows, more = self.overview.rows(state, text, before)
+        name = "films_live.html" if request.url.path == "/films/live" else "films.html"
+        return self.page(
+            request,
+            name,
+            rows=rows,
+            more=more,
+            state=state,
+            text=text,
+            before=before,
+            counts=self.jobs.counts(),
+            oldest=self.jobs.oldest(),
+            moving=MOVING,
+            attention=self.overview.attention(),
+            broken=[check for check in self._checks() if not check.ok],
+        )
+
+    def film(self, request: Request) -> Response:
+        """Show one film: what was read, what was sent, what happened."""
+        detail = self.overview.detail(_number(request))
+        live = request.url.path.endswith("/live")
+        done = DONE.get(request.query_params.get("done", ""), "")
+        return self.page(request, "film_live.html" if live else "film.html", film=detail, done=done)
+
+    def overlay(self, request: Request) -> Response:
+        """Draw the Reading onto the copy without identity, as PNG."""
+        job = self.jobs.get(_number(request))
+        reading = reading_of(job)
+        if reading is None or job.deidentified_name is None:
+            raise HTTPException(404, "There is no picture of this film.")
+        key = (job.id, job.updated_at.isoformat())
+        with self._drawing:  # one at a time: a picture takes a few hundred milliseconds and some tens of megabytes
+            if key not in self._overlays:
+                try:
+                    image = pixels.load(self.deidentified.path(job.deidentified_name))
+                except (pixels.UnreadablePixels, Permanent) as error:
+                    raise HTTPException(404, f"The picture cannot be drawn: {error}") from error
+                buffer = io.BytesIO()
+                Picture.fromarray(overlay.draw(image, reading, height=OVERLAY_ROWS)).save(buffer, "PNG")
+                self._overlays[key] = buffer.getvalue()
+                while len(self._overlays) > OVERLAYS_KEPT:
+                    self._overlays.popitem(last=False)
+            return Response(self._overlays[key], media_type="image/png")
+
+    async def act(self, request: Request) -> Response:
+        """Retry, cancel or read once more, and go back to the film."""
+        await self._own_form(request)
+        number, action = _number(request), request.path_params["action"]
+        user = request.state.session.user
+        match action:
+            case "retry":
+                await run_in_threadpool(self.jobs.retry, number)
+            case "cancel":
+                await run_in_threadpool(self.jobs.cancel, number, f"cancelled by {user}")
+            case "requeue":
+                number = await run_in_threadpool(self.jobs.requeue, number)
+            case _:
+                raise HTTPException(404, "There is no such action.")
+        self.log.info("job changed by a person", job=number, action=action, user=user)
+        return RedirectResponse(f"/films/{number}?done={action}", status_code=303)
+
+    # -- the rest -----------------------------------------------------------------------------------------------------
+
+    def quarantine(self, request: Request) -> Response:
+        """Show what cannot be used."""
+        return self.page(request, "quarantine.html", entries=self.overview.quarantine())
+
+    def system(self, request: Request) -> Response:
+        """Show processes, disks, models, versions, peers."""
+        facts = system.facts(self.jobs, self.stores, self.settings)
+        return self.page(request, "system.html", facts=facts, detail_of=system.detail_of)
+
+    def metrics(self, request: Request) -> Response:
+        """Answer Prometheus."""
+        return Response(metrics.text(self.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    def live(self, request: Request) -> Response:
+        """Say that this process answers."""
+        return PlainTextResponse("ok")
+
+    def ready(self, request: Request) -> Response:
+        """Say whether films can be received, read and delivered, and if not, why."""
+        found = self._checks()
+        body = {
+            "ready": all(check.ok for check in found),
+            "checks": [{"name": c.name, "ok": c.ok, "text": c.text} for c in found],
+        }
+        return JSONResponse(body, status_code=200 if body["ready"] else 503)
+
+    def _checks(self) -> list[health.Check]:
+        return health.checks(self.jobs, self.deidentified, self.settings.limits.minimum_free_disk_bytes)
+
+    # -- faults -------------------------------------------------------------------------------------------------------
+
+    def refused(self, request: Request, error: Exception) -> Response:
+        """Show what an HTTP error or an unknown job means to the visitor."""
+        if isinstance(error, SQLAlchemyError):
+            self.log.error("the database does not answer", error=type(error).__name__)
+            return self.page(request, "fault.html", 503, text="The database does not answer.")
+        if isinstance(error, HTTPException):
+            return self.page(request, "fault.html", error.status_code, text=error.detail)
+        return self.page(request, "fault.html", 404 if isinstance(error, UnknownJob) else 400, text=str(error))
+
+
+def _number(request: Request) -> int:
+    number: int = request.path_params["number"]
+    if number > LARGEST_NUMBER:
+        raise HTTPException(404, "There is no such job.")
+    return number

@@ -1,0 +1,99 @@
+"""Read what the system page shows: processes, disks, the models in use, versions and the settings that matter to a PACS."""
+
+import datetime as dt
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from models.reading import Bundle
+from service.db import Heartbeat, Job
+from service.jobs import Jobs
+from service.settings import Settings
+from service.storage import Store
+from service.web.health import OLDEST_HEARTBEAT_SECONDS, Check, checks
+from service.web.overview import reading_of
+
+LIBRARIES: Final = ("pydicom", "pynetdicom", "highdicom", "torch", "celery", "sqlalchemy")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process and its last sign of life."""
+
+    beat: Heartbeat
+    age: dt.timedelta
+    young: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The disk that holds one store."""
+
+    store: str
+    free: int
+    total: int
+    used_percent: int
+
+
+@dataclass(frozen=True, slots=True)
+class SystemFacts:
+    """Everything the system page shows."""
+
+    checks: Sequence[Check]
+    processes: Sequence[Process]
+    disks: Sequence[Disk]
+    bundle: Bundle | None  # of the newest reading
+    versions: Sequence[tuple[str, str]]
+    settings: Settings
+
+
+def facts(jobs: Jobs, stores: Sequence[Store], settings: Settings) -> SystemFacts:
+    """Read everything once."""
+    now = jobs.now()
+    found = checks(jobs, stores[0], settings.limits.minimum_free_disk_bytes)
+    processes = []
+    for beat in jobs.processes():
+        age = now - beat.at
+        processes.append(Process(beat, age, age.total_seconds() <= OLDEST_HEARTBEAT_SECONDS))
+    disks = []
+    for store in stores:
+        usage = shutil.disk_usage(store.root)
+        disks.append(Disk(store.root.name, usage.free, usage.total, round(100 * usage.used / max(usage.total, 1))))
+    with Session(jobs.engine) as session:
+        newest = session.scalar(select(Job).where(Job.reading.is_not(None)).order_by(Job.id.desc()).limit(1))
+        reading = reading_of(newest) if newest else None
+    return SystemFacts(
+        found,
+        processes,
+        disks,
+        reading.bundle if reading else None,
+        [("Carpus", carpus_version()), ("Python", platform.python_version()), *_libraries()],
+        settings,
+    )
+
+
+def carpus_version() -> str:
+    """Return the version of the installed distribution."""
+    return _version("carpus")
+
+
+def _libraries() -> list[tuple[str, str]]:
+    return [(name, _version(name)) for name in LIBRARIES]
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def detail_of(beat: Heartbeat) -> list[tuple[str, Any]]:
+    """Return what a process says of itself, in a stable order."""
+    return sorted((beat.detail or {}).items())

@@ -1,0 +1,26 @@
+"""The inference worker with the known Reading of the tests instead of a trained bundle; everything else is the real thing.
+
+`python -m tests.integration.known_reader_worker --config FILE`
+"""
+
+import sys
+from pathlib import Path
+
+from service import tasks
+from service.commands import opened
+from service.pipeline import Pipeline
+from service.storage import Stores
+from tests.service.test_pipeline import FakeReader
+
+
+def main() -> None:
+    settings, jobs = opened(Path(sys.argv[2]), "worker inference")
+    reader = FakeReader()
+    pipeline = Pipeline(jobs, Stores.open(settings.data_directory), settings, reader=reader)  # type: ignore[arg-type]
+    app = tasks.create_app(settings)
+    steps = tasks.Steps(jobs, pipeline, tasks.Publisher(app, jobs).publish, settings)
+    tasks.Worker(app, jobs, steps, tasks.INFERENCE).run(lambda: tasks.keep_beating(jobs, "worker inference"))
+
+
+if __name__ == "__main__":
+    main()

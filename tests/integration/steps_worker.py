@@ -1,0 +1,55 @@
+"""A real worker process over real Redis whose steps take a set time and leave a mark in a file each time they run.
+
+`python -m tests.integration.steps_worker QUEUE DATA_DIRECTORY SECONDS`
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from service import db, log, tasks
+from service.jobs import Claim, Jobs, State
+from service.settings import Settings
+
+
+class MarkingPipeline:
+    """Sleep, then advance; `marks` gets one line for each begin and end of a step."""
+
+    def __init__(self, jobs: Jobs, marks: Path, seconds: float) -> None:
+        self.jobs, self.marks, self.seconds = jobs, marks, seconds
+
+    def _step(self, name: str, claim: Claim, to: State) -> None:
+        self._mark(f"begin {name} {claim.job.id} {os.getpid()}")
+        time.sleep(self.seconds)
+        self.jobs.advance(claim, to)
+        self._mark(f"end {name} {claim.job.id} {os.getpid()}")
+
+    def _mark(self, line: str) -> None:
+        with self.marks.open("a", encoding="ascii") as file:
+            file.write(line + "\n")
+
+    def prepare(self, claim: Claim) -> None:
+        self._step("prepare", claim, State.PREPARED)
+
+    def infer(self, claim: Claim) -> None:
+        self._step("infer", claim, State.INFERRED)
+
+    def deliver(self, claim: Claim) -> None:
+        self._step("deliver", claim, State.DELIVERED)
+
+
+def main() -> None:
+    queue, data_directory, seconds = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
+    log.configure("INFO")
+    settings = Settings(data_directory=data_directory)
+    jobs = Jobs(db.connect(settings.resolved_database_url), process=f"worker {queue} {os.getpid()}", lease_seconds=4)
+    app = tasks.create_app(settings)
+    pipeline = MarkingPipeline(jobs, data_directory / "marks", seconds)
+    steps = tasks.Steps(jobs, pipeline, tasks.Publisher(app, jobs).publish, settings)
+    worker = tasks.Worker(app, jobs, steps, queue, concurrency=1 if queue == tasks.INFERENCE else 4)
+    worker.run(on_ready=lambda: tasks.keep_beating(jobs, f"worker {queue}"))
+
+
+if __name__ == "__main__":
+    main()

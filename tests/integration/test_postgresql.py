@@ -1,0 +1,183 @@
+"""The system of record on PostgreSQL: the same behaviour as on SQLite, and claims that really run at the same time."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from service import db
+from service.jobs import DuplicateInstance, Jobs, LeaseLost, State
+from tests.service import test_jobs as sqlite
+from tests.service.test_jobs import Clock, advanced, film, received
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+
+
+def _program(name: str) -> str | None:
+    found = next((str(folder / name) for folder in BINARIES if (folder / name).exists()), None)
+    return found or shutil.which(name)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start a private cluster on a Unix socket; yield its URL."""
+    initdb, postgres = _program("initdb"), _program("postgres")
+    if initdb is None or postgres is None:
+        pytest.skip("no PostgreSQL server is installed")
+    folder = Path(str(tmp_path_factory.mktemp("pg")))
+    options: dict[str, object] = {}
+    if os.getuid() == 0:  # PostgreSQL refuses to run as root
+        try:
+            account = pwd.getpwnam("postgres")
+        except KeyError:
+            pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
+        for parent in [*folder.parents, folder]:
+            if parent.owner() == "root" and parent != Path("/"):
+                parent.chmod(parent.stat().st_mode | 0o011)
+        os.chown(folder, account.pw_uid, account.pw_gid)
+        options = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    data = folder / "data"
+    made = subprocess.run(
+        [initdb, "-D", data, "-U", "carpus", "-A", "trust", "-E", "UTF8", "--no-sync"],
+        capture_output=True,
+        check=False,
+        **options,
+    )  # type: ignore[call-overload]
+    assert made.returncode == 0, made.stderr.decode()
+    process = subprocess.Popen(
+        [postgres, "-D", data, "-k", folder, "-c", "listen_addresses="], stderr=subprocess.DEVNULL, **options
+    )  # type: ignore[call-overload]
+    url = f"postgresql://carpus@/postgres?host={folder}"
+    try:
+        engine = db.connect(url)
+        for _ in range(200):
+            try:
+                with engine.connect():
+                    break
+            except Exception:  # noqa: BLE001 - not up yet
+                threading.Event().wait(0.1)
+        engine.dispose()
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture
+def engine(server: str) -> Iterator[Engine]:
+    """Yield a migrated, empty database."""
+    engine = db.connect(server)
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    db.migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+def _cases() -> list[Callable[..., None]]:
+    """Return the tests of the repository that take `jobs` and `clock` and no more."""
+    wanted = {"jobs", "clock"}
+    tests = [value for name, value in vars(sqlite).items() if name.startswith("test_")]
+    return [
+        test for test in tests if not hasattr(test, "pytestmark") and set(test.__annotations__) - {"return"} <= wanted
+    ]
+
+
+@pytest.mark.parametrize("case", _cases(), ids=lambda case: case.__name__.removeprefix("test_"))
+def test_it_behaves_as_on_sqlite(engine: Engine, case: Callable[..., None]) -> None:
+    clock = Clock()
+    given = {"clock": clock, "jobs": Jobs(engine, process="test", clock=clock, lease_seconds=60)}
+    case(**{name: given[name] for name in case.__annotations__ if name != "return"})
+
+
+def test_the_migration_makes_exactly_the_tables_the_code_uses(engine: Engine) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), db.Table.metadata) == []
+
+
+def test_processes_that_start_together_migrate_once(server: str, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    errors: list[Exception] = []
+
+    def start() -> None:
+        own = db.connect(server)
+        try:
+            db.migrate(own)
+        except Exception as error:  # noqa: BLE001 - looked at below
+            errors.append(error)
+        finally:
+            own.dispose()
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert db.version(engine) == "0001"
+
+
+def test_of_many_claimers_at_once_each_job_has_one(engine: Engine) -> None:
+    jobs = Jobs(engine)
+    ids = {advanced(jobs, received(jobs, number), State.PREPARED) for number in range(1, 21)}
+    taken: list[int] = []
+    start = threading.Barrier(4)
+
+    def work(name: str) -> None:
+        mine = Jobs(engine, process=name)
+        start.wait()
+        while (claim := mine.claim_next(State.PREPARED)) is not None:
+            taken.append(claim.job.id)
+            mine.advance(claim, State.INFERRED)
+
+    threads = [threading.Thread(target=work, args=(f"worker {n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == sorted(ids)
+
+
+def test_the_same_instance_from_two_associations_at_once_is_one_row(engine: Engine) -> None:
+    start = threading.Barrier(2)
+    outcomes: list[str] = []
+
+    def receive() -> None:
+        mine = Jobs(engine)
+        start.wait()
+        try:
+            mine.record_instance(film(1))
+            outcomes.append("kept")
+        except DuplicateInstance:
+            outcomes.append("duplicate")
+
+    threads = [threading.Thread(target=receive) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["duplicate", "kept"]
+    assert len(Jobs(engine).list()) == 1
+
+
+def test_a_cancel_during_a_step_wins_over_the_step(engine: Engine) -> None:
+    jobs = Jobs(engine)
+    claim = jobs.claim(received(jobs), State.RECEIVED)
+    assert claim is not None
+    jobs.cancel(claim.job.id)
+    with pytest.raises(LeaseLost):
+        jobs.advance(claim, State.PREPARED)

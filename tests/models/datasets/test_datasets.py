@@ -1,0 +1,186 @@
+"""Training data: what is right is read, what is wrong is named with file, line and value."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.datasets import labelimg, labelme, rsna, splits
+from models.datasets import phantom as cache
+from models.datasets.faults import BadData
+
+BOX = "<object><name>{label}</name>\n<bndbox><xmin>{x1}</xmin><ymin>3</ymin><xmax>{x2}</xmax><ymax>9</ymax></bndbox></object>"
+
+
+def _picture(path: Path, rows: int = 20, columns: int = 30) -> None:
+    Image.fromarray(np.zeros((rows, columns), np.uint8)).save(path)
+
+
+def _voc(folder: Path, label: str = "radius", x1: object = 2, x2: object = 8, film: str = "a.png") -> Path:
+    _picture(folder / "a.png")
+    path = folder / "a.xml"
+    path.write_text(
+        f"<annotation><filename>{film}</filename>\n<size><width>30</width><height>20</height></size>\n"
+        f"{BOX.format(label='ulna', x1=1, x2=30)}\n{BOX.format(label=label, x1=x1, x2=x2)}\n</annotation>"
+    )
+    return path
+
+
+def test_labelimg_boxes_are_counted_from_zero(tmp_path: Path) -> None:
+    read = labelimg.read(_voc(tmp_path))
+    assert (read.rows, read.columns, read.image) == (20, 30, tmp_path / "a.png")
+    assert read.boxes == (("ulna", (0.0, 2.0, 29.0, 8.0)), ("radius", (1.0, 2.0, 7.0, 8.0)))
+    assert labelimg.read_folder(tmp_path) == [read]
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "value"),
+    [
+        ({"label": "femur"}, 5, "femur"),
+        ({"x2": 31}, 6, "(2, 3, 31, 9)"),
+        ({"x1": 8, "x2": 8}, 6, "(8, 3, 8, 9)"),
+        ({"x1": "left"}, 6, "left"),
+        ({"film": "b.png"}, 1, "b.png"),
+    ],
+)
+def test_a_bad_labelimg_file_is_refused_with_its_line_and_value(
+    tmp_path: Path, change: dict[str, object], line: int, value: str
+) -> None:
+    path = _voc(tmp_path, **change)  # type: ignore[arg-type]
+    with pytest.raises(BadData, match=rf"a\.xml:{line}: ") as refused:
+        labelimg.read(path)
+    assert refused.value.path == path
+    assert str(refused.value.value) == value
+
+
+def test_an_annotation_that_is_not_xml_or_declares_entities_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml"
+    path.write_text("<annotation>\n<size>\n")
+    with pytest.raises(BadData, match=r"a\.xml:3: .*is not XML"):
+        labelimg.read(path)
+    path.write_text('<!DOCTYPE a [\n<!ENTITY lol "lol">]>\n<annotation/>')
+    with pytest.raises(BadData, match=r"a\.xml:2: 'lol'"):
+        labelimg.read(path)
+
+
+def _labelme(folder: Path, **shape: object) -> Path:
+    _picture(folder / "a.png")
+    first = {"label": "ulna", "points": [[2, 3], [8, 3], [8, 9], [2, 9]], "shape_type": "polygon"}
+    document = {"shapes": [first, {**first, **shape}], "imagePath": "a.png", "imageHeight": 20, "imageWidth": 30}
+    path = folder / "a.json"
+    path.write_text(json.dumps(document, indent=1))
+    return path
+
+
+def test_a_labelme_outline_covers_the_pixels_it_encloses(tmp_path: Path) -> None:
+    outlines = labelme.read(_labelme(tmp_path, label="radius", points=[[10, 10], [14, 10], [14, 13], [10, 13]]))
+    mask = outlines.mask("radius")
+    ys, xs = np.nonzero(mask)
+    # 10 <= x < 14 and 10 <= y < 13: 4 x 3 pixels.
+    assert (mask.sum(), xs.min(), xs.max(), ys.min(), ys.max()) == (12, 10, 13, 10, 12)
+    assert outlines.mask("ulna").sum() == 36
+
+
+@pytest.mark.parametrize(
+    ("shape", "value"),
+    [
+        ({"label": "femur"}, "femur"),
+        ({"points": [[1, 1], [2, 2]]}, "2"),
+        ({"points": [[1, 1], [40, 2], [3, 3]]}, "(1.0, 1.0, 40.0, 3.0)"),
+        ({"shape_type": "circle"}, "circle"),
+    ],
+)
+def test_a_bad_labelme_outline_is_refused_with_its_line_and_value(
+    tmp_path: Path, shape: dict[str, object], value: str
+) -> None:
+    path = _labelme(tmp_path, **shape)
+    line = [n for n, text in enumerate(path.read_text().splitlines(), start=1) if '"label"' in text][1]
+    with pytest.raises(BadData, match=rf"a\.json:{line}: ") as refused:
+        labelme.read(path)
+    assert str(refused.value.value) == value
+
+
+def test_a_split_keeps_patients_apart_and_survives_its_file(tmp_path: Path) -> None:
+    patients = [str(number) for number in range(1000)] * 2
+    sexes = {patient: "FM"[int(patient) % 2] for patient in patients}
+    division = splits.divide(patients, {"train": 0.8, "validation": 0.1, "test": 0.1}, seed=1, strata=sexes)
+    assert [len(splits.members(division, part)) for part in splits.PARTS] == [800, 100, 100]
+    assert sum(sexes[p] == "F" for p in splits.members(division, "test")) == 50
+    digest = splits.save(tmp_path / "split.csv", division)
+    assert splits.load(tmp_path / "split.csv") == division
+    assert splits.digest(tmp_path / "split.csv") == digest
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "value"),
+    [
+        ("id,part\n1,train\n1,test\n", 3, "1"),
+        ("id,part\n1,exam\n", 2, "1,exam"),
+        ("patient\n", 1, "patient"),
+        ("id,part\n1,train\n4400,train\n", 3, "4400"),
+    ],
+)
+def test_a_bad_split_file_is_refused_with_its_line_and_value(tmp_path: Path, text: str, line: int, value: str) -> None:
+    path = tmp_path / "split.csv"
+    path.write_text(text)
+    with pytest.raises(BadData, match=rf"split\.csv:{line}: ") as refused:
+        splits.load(path, held_out=rsna.HELD_OUT)
+    assert refused.value.value == value
+
+
+def _rsna(folder: Path, row: str = "4,fullres/4.webp,2000,1500,120,F") -> Path:
+    (folder / "fullres").mkdir()
+    _picture(folder / "fullres" / "4.webp")
+    (folder / "images.csv").write_text(f"id,file,rows,columns,bone_age_months,sex\n{row}\n")
+    return folder
+
+
+def test_rsna_films_carry_age_sex_and_whether_they_are_held_out(tmp_path: Path) -> None:
+    film = rsna.films(_rsna(tmp_path), subset="fullres")[0]
+    assert (film.id, film.sex, film.bone_age_years, film.held_out) == ("4", "F", 10.0, False)
+
+
+def test_rsna_rows_out_of_range_are_refused_with_line_and_value(tmp_path: Path) -> None:
+    folder = _rsna(tmp_path, "4,fullres/4.webp,2000,1500,300,F")
+    with pytest.raises(BadData, match=r"images\.csv:2: '300': bone_age_months is outside of 0 to 240"):
+        rsna.films(folder)
+    (folder / "images.csv").write_text("id,file,rows,columns,bone_age_months,sex\n9,fullres/9.webp,2000,1500,30,F\n")
+    with pytest.raises(BadData, match=r"images\.csv:2: 'fullres/9.webp': the film is not in the folder"):
+        rsna.films(folder)
+    assert rsna.Film("4400", folder, 1, 1, 1.0, "F").held_out
+
+
+def test_rsna_thumbnails_stand_in_the_order_of_their_index(tmp_path: Path) -> None:
+    place = tmp_path / "thumbnails"
+    place.mkdir()
+    sheet = np.repeat(np.repeat(np.arange(100, dtype=np.uint8).reshape(2, 50), 100, axis=0), 100, axis=1)
+    Image.fromarray(sheet).save(place / "sheet0.webp", lossless=True)
+    rows = "\n".join(f"{1000 + k},{k},M,2000,1500" for k in range(60))
+    (place / "index.csv").write_text(f"id,bone_age_months,sex,original_rows,original_columns\n{rows}\n")
+    tiles, films = rsna.thumbnails(tmp_path)
+    assert tiles.shape == (60, 100, 100)
+    assert [int(tiles[k].mean()) for k in (0, 49, 50, 59)] == [0, 49, 50, 59]
+    assert films[59].id == "1059"
+
+
+def test_rsna_boxes_scale_to_a_copy_of_the_film(tmp_path: Path) -> None:
+    table = tmp_path / "annotations.csv"
+    header = "id,set,kind,label,x1,y1,x2,y2,original_columns,original_rows"
+    table.write_text(f"{header}\n7,epiphyses21,box,Radius,100,200,300,400,1000,2000\n")
+    assert rsna.annotations(tmp_path)["7"][0].on(500, 625) == (50.0, 62.5, 150.0, 125.0)
+    table.write_text(f"{header}\n7,epiphyses21,box,Radius,300,200,100,400,1000,2000\n")
+    with pytest.raises(BadData, match=r"annotations\.csv:2: .*inside out"):
+        rsna.annotations(tmp_path)
+
+
+def test_a_cache_of_phantoms_gives_back_what_was_drawn(tmp_path: Path) -> None:
+    cache.render(tmp_path, 3, 2, rows=200, columns=160)
+    cases = cache.load(tmp_path)
+    for case, (_, drawn) in zip(cases, cache.generate(3, 2, rows=200, columns=160), strict=True):
+        assert (case.sex, case.stages) == (drawn.sex, drawn.stages)
+        assert case.boxes["radius"] == pytest.approx(drawn.boxes["radius"], abs=0.01)
+    (tmp_path / "phantom-00000004.png").unlink()
+    with pytest.raises(BadData, match=r"cases\.csv:3: 'phantom-00000004.png'"):
+        cache.load(tmp_path)

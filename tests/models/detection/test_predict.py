@@ -1,0 +1,151 @@
+"""The shipped detector on phantoms it has not seen: seeds far from those it was trained on."""
+
+import dataclasses
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import models
+from models import phantom
+from models.detection.predict import Detection, Detector
+from models.image import Image
+from models.regions import REGIONS, RUS
+
+FIRST_SEED = 77_000_000
+FOLDER = Path(models.__file__).parent / "bundles" / "detection" / "handnet"
+
+
+@cache
+def detector() -> Detector:
+    return Detector(FOLDER)
+
+
+@cache
+def film(seed: int = 0, laterality: str = "L") -> phantom.Phantom:
+    return phantom.draw(
+        FIRST_SEED + seed,
+        rows=600,
+        columns=600,
+        zoom=0.75,
+        laterality=laterality,
+        age_years=4.0 + 3 * (seed % 4),
+        rotation_degrees=0.0,
+    )
+
+
+def centres(found: Detection) -> dict[str, np.ndarray]:
+    return {r.name: np.array([r.box[0] + r.box[2], r.box[1] + r.box[3]]) / 2 for r in found.regions}
+
+
+def true_centres(drawn: phantom.Phantom) -> dict[str, np.ndarray]:
+    return {name: np.array([b[0] + b[2], b[1] + b[3]]) / 2 for name, b in drawn.boxes.items()}
+
+
+def errors(found: dict[str, np.ndarray], true: dict[str, np.ndarray]) -> np.ndarray:
+    """Distances in per cent of the way from the radius to the last joint of the middle finger; a missing region is 100."""
+    length = np.hypot(*(true["dp3"] - true["radius"]))
+    return np.array([100 * np.hypot(*(found[n] - true[n])) / length if n in found else 100.0 for n in REGIONS])
+
+
+def codes(found: Detection) -> set[str]:
+    return {reason.code for reason in found.verdict.reasons}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_region_of_an_unseen_phantom_is_found_in_its_place(seed: int) -> None:
+    found = detector().detect(film(seed).image)
+    assert found.verdict.accepted
+    assert not any(region.flags for region in found.regions)
+    away = errors(centres(found), true_centres(film(seed)))
+    assert np.median(away) < 2.5
+    assert away.max() < 7
+
+
+@pytest.mark.parametrize("side", ["L", "R"])
+def test_the_thumb_tells_the_side(side: str) -> None:
+    assert detector().detect(film(1, side).image).facts.laterality == side
+
+
+def test_a_mirrored_film_is_the_other_hand_with_its_regions_mirrored() -> None:
+    drawn = film(2)
+    found = detector().detect(Image(np.ascontiguousarray(np.fliplr(drawn.image.pixels))))
+    assert found.facts.laterality == "R"
+    mirrored = {name: np.array([599.0 - xy[0], xy[1]]) for name, xy in true_centres(drawn).items()}
+    assert np.median(errors(centres(found), mirrored)) < 2.5
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_turned_film_is_read_and_its_rotation_told(quarters: int) -> None:
+    drawn = film(3)
+    # np.rot90 turns counter-clockwise as seen on the film; a quarter brings (x, y) to (y, 599 - x).
+    found = detector().detect(Image(np.ascontiguousarray(np.rot90(drawn.image.pixels, quarters))))
+    true = true_centres(drawn)
+    for _ in range(quarters):
+        true = {name: np.array([xy[1], 599.0 - xy[0]]) for name, xy in true.items()}
+    assert np.median(errors(centres(found), true)) < 2.5
+    upright = detector().detect(drawn.image).facts.rotation_degrees
+    turned = (found.facts.rotation_degrees - upright - 90 * quarters + 180) % 360 - 180
+    assert abs(turned) < 5
+    assert "rotated" in codes(found)
+
+
+@pytest.mark.parametrize("declared", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("dark", [False, True])
+def test_polarity_is_read_from_the_pixels_and_a_lie_is_remarked(declared: str, dark: bool) -> None:
+    drawn = film(1)
+    pixels = 1 - drawn.image.pixels if dark else drawn.image.pixels
+    found = detector().detect(Image(pixels, photometric_interpretation=declared))
+    assert found.facts.polarity == ("bone dark" if dark else "bone bright")
+    assert ("polarity" in codes(found)) == dark
+    assert found.verdict.accepted
+    assert np.median(errors(centres(found), true_centres(drawn))) < 2.5
+
+
+def test_a_side_that_the_header_denies_is_remarked() -> None:
+    image = film(1, "L").image
+    assert "laterality" in codes(detector().detect(dataclasses.replace(image, laterality="R")))
+    assert "laterality" not in codes(detector().detect(dataclasses.replace(image, laterality="L")))
+
+
+@pytest.mark.parametrize("kind", ["chest", "foot", "blank"])
+def test_what_is_no_hand_is_refused(kind: phantom.others.Kind) -> None:
+    found = detector().detect(phantom.draw_other(kind, FIRST_SEED, rows=500, columns=400))
+    assert not found.verdict.accepted
+    assert codes(found) == {"not-a-hand"}
+
+
+def test_a_blank_and_a_noisy_film_are_refused() -> None:
+    for pixels in (np.zeros((300, 200)), np.random.default_rng(0).random((300, 200))):
+        assert not detector().detect(Image(pixels.astype(np.float32))).verdict.accepted
+
+
+def test_two_hands_are_noticed_and_the_left_is_read() -> None:
+    found = detector().detect(phantom.draw_other("two hands", FIRST_SEED + 2, rows=500, columns=800))
+    assert "two-hands" in codes(found)
+    assert found.facts.laterality == "L"
+
+
+def test_a_hand_without_its_forearm_is_refused_and_the_missing_bones_named() -> None:
+    drawn = film(2)
+    row = int(min(drawn.boxes["radius"][1], drawn.boxes["ulna"][1]))  # cut just above both
+    found = detector().detect(Image(np.ascontiguousarray(drawn.image.pixels[:row])))
+    assert not found.verdict.accepted
+    (reason,) = [reason for reason in found.verdict.reasons if reason.code == "missing-regions"]
+    assert "radius" in reason.text
+    assert "ulna" in reason.text
+    assert not {"radius", "ulna"} & {region.name for region in found.regions}
+
+
+def test_a_film_at_thumbnail_size_is_read() -> None:
+    pixels = film(3).image.pixels.reshape(100, 6, 100, 6).mean(axis=(1, 3)).astype(np.float32)
+    true = {name: (xy - 2.5) / 6 for name, xy in true_centres(film(3)).items()}
+    assert np.median(errors(centres(detector().detect(Image(pixels))), true)) < 3
+
+
+def test_all_rus_bones_of_a_toddler_are_found_before_their_centres_appear() -> None:
+    found = detector().detect(
+        phantom.draw(FIRST_SEED + 9, age_years=1.0, rows=600, columns=500, rotation_degrees=0.0).image
+    )
+    assert set(RUS) <= {region.name for region in found.regions}

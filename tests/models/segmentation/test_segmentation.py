@@ -1,0 +1,165 @@
+"""The segmenter: where it cuts, how outlines come back to the film, what its training sees."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models import weights
+from models.image import Image
+from models.metrics.overlap import mask_overlap
+from models.phantom import draw
+from models.segmentation.crop import crop_of, cut, normalise, put_back
+from models.segmentation.evaluate import hausdorff_95
+from models.segmentation.network import ARCHITECTURES, CLASSES, build
+from models.segmentation.predict import Segmenter, tidied
+from models.segmentation.train import loss_of
+from models.weights import FREE_TERMS, Metadata
+
+BOXES = {
+    "ulna": (80.0, 90.0, 120.0, 130.0),
+    "radius": (130.0, 85.0, 180.0, 135.0),
+    "carpus": (100.0, 10.0, 160.0, 70.0),
+}
+
+
+def test_the_crop_is_upright_with_the_radius_on_the_right() -> None:
+    crop = crop_of(BOXES)
+    assert crop is not None
+    right, down = crop.matrix.T
+    assert right == pytest.approx((1, 0), abs=0.25)
+    assert down == pytest.approx((0, 1), abs=0.25)
+    # Median of 50 (the radius's box), 40 * 1.39 = 55.6 and 55 * 1.76 = 96.8; the crop is twice that.
+    assert crop.side == pytest.approx(2 * 55.6)
+    mirrored = {name: (300 - x2, y1, 300 - x1, y2) for name, (x1, y1, x2, y2) in BOXES.items()}
+    other = crop_of(mirrored)
+    assert other is not None
+    assert other.matrix[0, 0] == pytest.approx(-crop.matrix[0, 0])  # the same crop of a right hand is reflected
+    turned = {name: (300 - x2, 300 - y2, 300 - x1, 300 - y1) for name, (x1, y1, x2, y2) in BOXES.items()}
+    upside_down = crop_of(turned)
+    assert upside_down is not None
+    assert upside_down.matrix == pytest.approx(-crop.matrix)
+
+
+def test_without_both_boxes_there_is_no_crop() -> None:
+    assert crop_of({"radius": BOXES["radius"]}) is None
+    assert crop_of({}) is None
+
+
+@pytest.mark.parametrize("degrees", [0.0, 30.0, -100.0])
+def test_what_is_cut_out_comes_back_to_the_same_pixels(degrees: float) -> None:
+    film = np.zeros((260, 300), np.float32)
+    film[120:150, 110:170] = 1
+    crop = crop_of(BOXES)
+    assert crop is not None
+    crop = crop.moved(degrees, 1.1, 0.02, -0.03)
+    sampled, inside = cut(film, crop, 224)
+    assert inside.all()
+    placed, rows, columns = put_back(sampled[None], crop, 260, 300)
+    back = np.zeros_like(film)
+    back[rows, columns] = placed[0]
+    shared = ((back > 0.5) & (film > 0.5)).sum()
+    assert shared / ((back > 0.5) | (film > 0.5)).sum() > 0.97
+
+
+def test_what_lies_off_the_film_is_zero_and_the_rest_is_standardised() -> None:
+    film = np.random.default_rng(0).random((150, 300), dtype=np.float32) + 5
+    crop = crop_of(BOXES)
+    assert crop is not None
+    sampled, inside = cut(film, crop, 64)
+    assert 0.3 < inside.mean() < 1
+    values = normalise(sampled, inside)
+    assert (values[~inside] == 0).all()
+    assert values[inside].mean() == pytest.approx(0, abs=1e-4)
+    assert values[inside].std() == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_scores_each_class_at_every_pixel(architecture: str) -> None:
+    with torch.device("meta"):  # shapes only: VGG-16 is large
+        net = build(architecture).eval()
+        assert net(torch.zeros(1, 1, 64, 64)).shape == (1, len(CLASSES), 64, 64)
+
+
+def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"no segmentation network 'segnet'; there are unet, fcn32s"):
+        build("segnet")
+
+
+def test_the_loss_is_zero_for_certain_and_right_scores_and_grows_when_wrong() -> None:
+    shares = torch.zeros(1, 3, 8, 8)
+    shares[:, 0, :4], shares[:, 1, 4:, :4], shares[:, 2, 4:, 4:] = 1, 1, 1
+    right, wrong = 50 * shares, 50 * shares.roll(1, dims=1)
+    assert float(loss_of(right, shares)) == pytest.approx(0, abs=1e-4)
+    # Cross-entropy 50 in every pixel; neither bone overlaps: Dice 1 / (16 + 16 + 1) for one, 1 / (32 + 16 + 1) for the other.
+    assert float(loss_of(wrong, shares)) == pytest.approx(50 + 1 - (1 / 33 + 1 / 49) / 2, rel=1e-3)
+
+
+def test_the_hausdorff_distance_of_shifted_squares_is_the_shift() -> None:
+    first, second = np.zeros((40, 40), np.bool_), np.zeros((40, 40), np.bool_)
+    first[10:20, 10:20], second[10:20, 14:24] = True, True
+    # Every point of the left and right edges is 4 pixels from the other square's; 4 pixels at 0.5 mm are 2 mm.
+    assert hausdorff_95(first, second, 0.5) == pytest.approx(2.0)
+    assert hausdorff_95(first, np.zeros_like(first), 0.5) == float("inf")
+
+
+def test_a_segmenter_of_saved_weights_answers_in_film_coordinates(tmp_path: Path) -> None:
+    net = build("unet", {"widths": [4, 8]})
+    weights.save(
+        tmp_path,
+        net.state_dict(),
+        Metadata(
+            "segmentation",
+            "unet",
+            FREE_TERMS,
+            ("none",),
+            0,
+            preprocessing={"size": 64},
+            hyperparameters={"widths": [4, 8]},
+        ),
+        half=True,
+    )
+    segmenter = Segmenter(tmp_path)
+    film = draw(1, rows=300, columns=240)
+    masks = segmenter.masks(film.image, film.boxes)
+    assert set(masks) <= {"radius", "ulna"}
+    assert all(mask.shape == (300, 240) for mask in masks.values())
+    assert segmenter.masks(Image(film.image.pixels), {}) == {}
+
+
+def test_a_bone_keeps_its_shaft_and_its_epiphysis_and_loses_specks_and_holes() -> None:
+    found = np.zeros((100, 100), np.bool_)
+    found[40:90, 20:60] = True  # the shaft, 2000 pixels
+    found[60, 30] = False  # a hole of 1 pixel: closed; 1 % of the shaft are 20
+    found[65:75, 30:35] = False  # a hole of 50 pixels: left
+    found[25:35, 25:55] = True  # the epiphysis, inside the box
+    found[28:31, 57:59] = True  # a speck of 6 pixels inside the box: the epiphysis is larger
+    found[5:15, 80:95] = True  # another bone, outside the box
+    tidy = tidied(found, (115.0, 215.0, 165.0, 265.0), slice(200, 300), slice(100, 200))
+    assert tidy[60, 30]
+    assert not tidy[65:75, 30:35].any()
+    assert tidy[25:35, 25:55].all()
+    assert not tidy[28:31, 57:59].any()
+    assert not tidy[5:15, 80:95].any()
+    assert not tidied(np.zeros((4, 4), np.bool_), (0.0, 0.0, 4.0, 4.0), slice(0, 4), slice(0, 4)).any()
+
+
+def test_the_shipped_weights_outline_phantoms_they_have_not_seen() -> None:
+    segmenter = Segmenter(Path(weights.__file__).parent / "bundles" / "segmentation" / "unet")
+    rows = []
+    for seed, age in ((50_000_001, 9.0), (50_000_002, 13.0)):
+        film = draw(seed, age_years=age, rotation_degrees=40.0, low_contrast=False, collimated=False)
+        masks = segmenter.masks(film.image, film.boxes)
+        window = _window(film.boxes, film.image)
+        rows += [mask_overlap(masks[bone] & window, film.masks[bone] & window).iou for bone in ("radius", "ulna")]
+    assert min(rows) > 0.85
+
+
+def _window(boxes: dict[str, tuple[float, float, float, float]], image: Image) -> np.ndarray:
+    crop = crop_of(boxes)
+    assert crop is not None
+    window = np.zeros((image.rows, image.columns), dtype=np.bool_)
+    placed, rows, columns = put_back(np.ones((1, 64, 64), np.float32), crop, image.rows, image.columns)
+    window[rows, columns] = placed[0] > 0.5
+    return window

@@ -1,0 +1,198 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models import weights
+from models.grading import measure
+from models.grading.augment import centre, vary
+from models.grading.crops import Frame, cut, enhance, frames
+from models.grading.losses import HEAD_OF, loss, soft_labels, stage_of
+from models.grading.network import COUNTS, HEADS, WIDEST, Head, StageNet
+from models.grading.phantoms import KEPT, Crops, facts_of, regions_of, render
+from models.grading.predict import Grader, stage
+from models.image import Image
+from models.phantom import Phantom, draw
+from models.reading import ImageFacts
+from models.regions import RUS
+from models.weights import FREE_TERMS, Metadata, WeightsRefused
+
+
+def _hand(rotation: float, side: str) -> Phantom:
+    return draw(
+        11,
+        age_years=9.0,
+        sex="F",
+        rows=700,
+        columns=700,
+        rotation_degrees=rotation,
+        laterality="R" if side == "R" else "L",
+        zoom=0.7,
+        furnished=False,
+        collimated=False,
+        noise=0.0,
+    )
+
+
+def _crops(phantom: Phantom) -> torch.Tensor:
+    found = frames(regions_of(phantom), facts_of(phantom))
+    cut_out = [cut(phantom.image, found[bone], facts_of(phantom)) for bone in RUS]
+    return enhance(torch.from_numpy(np.stack(cut_out))[:, None])[:, 0]
+
+
+@pytest.mark.parametrize(("rotation", "side"), [(35.0, "L"), (-150.0, "L"), (0.0, "R"), (80.0, "R")])
+def test_turned_and_mirrored_hands_give_the_crops_of_an_upright_left_hand(rotation: float, side: str) -> None:
+    upright, turned = _crops(_hand(0.0, "L")), _crops(_hand(rotation, side))
+    for bone, first, second in zip(RUS, upright, turned, strict=True):
+        alike = np.corrcoef(first.ravel(), second.ravel())[0, 1]
+        assert alike > 0.85, f"{bone}: {alike:.2f}"
+
+
+def test_a_crop_shows_its_bone_at_the_stated_scale_and_repeats_the_border_beyond_the_film() -> None:
+    pixels = np.zeros((100, 100), np.float32)
+    pixels[:, 50:] = 1.0
+    facts = ImageFacts(100, 100, None, "L", None, "bone bright", "MONOCHROME2", 0.0)
+    crop = cut(Image(pixels), Frame(90.0, 50.0, 40.0, 0.0, mirrored=False), facts, 40)
+    assert crop.shape == (40, 40)
+    assert crop[20, 5] == 1.0  # x = 90 - 20 + 5.5
+    assert crop[20, 35] == 1.0  # x = 105.5 lies beyond the film, whose border is bright
+    dark = ImageFacts(100, 100, None, "L", None, "bone dark", "MONOCHROME1", 0.0)
+    inverted = cut(Image(1 - pixels), Frame(90.0, 50.0, 40.0, 0.0, mirrored=False), dark, 40)
+    np.testing.assert_allclose(inverted, crop, atol=1e-6)
+
+
+def test_a_region_off_the_film_gives_a_dark_crop() -> None:
+    facts = ImageFacts(100, 100, None, "L", None, "bone bright", "MONOCHROME2", 0.0)
+    crop = cut(Image(np.ones((100, 100), np.float32)), Frame(400.0, 50.0, 40.0, 0.0, mirrored=False), facts, 32)
+    assert crop.max() == 0.0
+
+
+def test_the_enhancement_undoes_any_monotone_change_of_grey_levels() -> None:
+    steps = torch.arange(64.0).reshape(1, 1, 8, 8) / 63
+    bright = enhance(steps * 0.25 + 0.5)
+    np.testing.assert_allclose(enhance(steps).numpy(), bright.numpy(), atol=1e-5)
+    assert enhance(torch.full((1, 1, 8, 8), 0.3)).abs().max() == 0  # a flat crop is grey, not black
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_gives_each_bone_probabilities_over_its_own_stages(head: Head) -> None:
+    torch.manual_seed(0)
+    net = StageNet(width=4, head=head).eval()
+    chances = net.probabilities(net(torch.rand(2, 13, 32, 32)))
+    assert chances.shape == (2, 13, WIDEST)
+    torch.testing.assert_close(chances.sum(-1), torch.ones(2, 13))
+    for index, count in enumerate(COUNTS):
+        assert chances[:, index, count:].sum() < 1e-6
+
+
+def test_soft_labels_share_a_maturity_between_the_stages_it_lies_at() -> None:
+    maturity = torch.full((1, 13), 5.0)
+    maturity[0, 1] = 5.5
+    labels = soft_labels(maturity, 0.1)
+    # At the border half of the error lies on each side; half a stage from both borders 5 sigma hold everything.
+    np.testing.assert_allclose(labels[0, 0, 4:6].numpy(), [0.5, 0.5], atol=1e-6)
+    assert labels[0, 1, 5] > 0.999
+    top = soft_labels(torch.tensor([[float(count) + 3 for count in COUNTS]]), 0.1)
+    assert all(top[0, i, count - 1] > 0.999 for i, count in enumerate(COUNTS))
+
+
+@pytest.mark.parametrize("name", list(HEAD_OF))
+def test_every_loss_teaches_the_stage(name: str) -> None:
+    torch.manual_seed(1)
+    net = StageNet(width=4, head=HEAD_OF[name])  # type: ignore[index]
+    maturity = torch.tensor([[2.5, 8.5] + [4.5] * 11])
+    outputs = net(torch.rand(1, 13, 32, 32)).detach().requires_grad_()
+    optimizer = torch.optim.Adam([outputs], lr=0.1)
+    for _ in range(250):
+        value = loss(name, net, outputs, maturity)  # type: ignore[arg-type]
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    assert torch.equal(net.log_probabilities(outputs).argmax(-1), stage_of(maturity))
+
+
+def test_a_bone_of_unknown_maturity_teaches_nothing() -> None:
+    net = StageNet(width=4, head="softmax")
+    outputs = torch.zeros(1, 13, WIDEST, requires_grad=True)
+    maturity = torch.full((1, 13), 3.5)
+    maturity[0, 4] = float("nan")
+    loss("soft", net, outputs, maturity).backward()
+    assert outputs.grad is not None
+    assert outputs.grad[0, 4].abs().max() == 0
+    assert outputs.grad[0, 3].abs().max() > 0
+
+
+def test_calibration_finds_the_temperature_that_overconfidence_asks_for() -> None:
+    generator = torch.Generator().manual_seed(2)
+    net = StageNet(width=4, head="softmax")
+    true = torch.randn(4000, 13, WIDEST, generator=generator)
+    drawn = torch.distributions.Categorical(logits=true.masked_fill(~net.allowed, -1e4)).sample()
+    measure.calibrate(net, 2.0 * true, drawn + 0.5)  # logits twice too large
+    assert net.temperature.mean() == pytest.approx(2.0, rel=0.1)
+
+
+def test_augmentation_keeps_shape_and_range_and_repeats_with_its_seed() -> None:
+    kept = torch.randint(0, 255, (2, 13, KEPT, KEPT), dtype=torch.uint8)
+    first = vary(kept, torch.Generator().manual_seed(3))
+    assert first.shape == centre(kept).shape
+    assert torch.equal(first, vary(kept, torch.Generator().manual_seed(3)))
+    assert not torch.equal(first, vary(kept, torch.Generator().manual_seed(4)))
+
+
+def test_without_strength_the_augmentation_is_the_plain_crop() -> None:
+    smooth = torch.linspace(0, 255, KEPT).to(torch.uint8).expand(1, 13, KEPT, KEPT).contiguous()
+    plain = vary(smooth, torch.Generator().manual_seed(5), strength=0.0)
+    np.testing.assert_allclose(plain.numpy(), centre(smooth).numpy(), atol=0.01)
+
+
+def test_a_rendered_film_holds_the_truth_of_its_phantom(tmp_path: Path) -> None:
+    pixels, truth = render(2_000_000, natural=True)
+    assert pixels.shape == (13, KEPT, KEPT)
+    assert truth[15] == 2_000_000
+    np.save(tmp_path / "truth-0.npy", truth[None])
+    np.save(tmp_path / "pixels-0.npy", pixels[None])
+    films = Crops.load(tmp_path)
+    assert len(films) == 1
+    perfect = soft_labels(torch.from_numpy(films.maturity), 1e-6).numpy()
+    found = measure.summary(perfect, films)
+    assert (found["exact"], found["within_one"], found["mae_years"]) == (1.0, 1.0, 0.0)
+    assert measure.ages(perfect, ["F" if films.female[0] else "M"])[0] == pytest.approx(
+        films.bone_age_years[0], abs=1e-3
+    )
+
+
+def test_stages_of_bones_are_named_with_letter_and_runner_up() -> None:
+    chances = np.zeros(WIDEST)
+    chances[[7, 8]] = 0.7, 0.3
+    radius = stage("radius", chances)
+    assert (radius.label, radius.letter, radius.runner_up, radius.runner_up_probability) == ("6", "G", "7(0)", 0.3)
+    assert len(radius.probabilities) == 15
+    assert stage("ulna", np.eye(WIDEST)[0]).letter == "A"
+
+
+def test_a_grader_grades_the_bones_it_is_shown_and_no_others(tmp_path: Path) -> None:
+    net = StageNet(width=4, head="ordered")
+    card = Metadata(
+        problem="grading",
+        architecture="small",
+        terms=FREE_TERMS,
+        data=("none: random weights",),
+        seed=1,
+        preprocessing={"size": 80},
+        hyperparameters={"width": 4, "head": "ordered"},
+    )
+    weights.save(tmp_path, net.state_dict(), card)
+    phantom = _hand(0.0, "L")
+    regions = tuple(region for region in regions_of(phantom) if region.name != "mp5")
+    graded = Grader(tmp_path).grade(phantom.image, regions, facts_of(phantom))
+    assert set(graded) == set(RUS) - {"mp5"}
+    assert all(sum(s.probabilities) == pytest.approx(1, abs=1e-3) for s in graded.values())
+    assert Grader(tmp_path).grade(phantom.image, (), facts_of(phantom)) == {}
+
+
+def test_a_grader_of_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
+    card = Metadata(problem="grading", architecture="huge", terms=FREE_TERMS, data=(), seed=1)
+    weights.save(tmp_path, {"w": torch.zeros(1)}, card)
+    with pytest.raises(WeightsRefused, match="expected small, found huge"):
+        Grader(tmp_path)

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+
+from models.reading import Bundle, ImageFacts, Mask, MethodResult, Reading, Region, Verdict
+
+FACTS = ImageFacts(100, 80, None, "L", None, "bone bright", "MONOCHROME2", 0.0)
+
+
+def test_a_reading_survives_json_unchanged() -> None:
+    mask = np.zeros((100, 80), dtype=np.bool_)
+    mask[10:20, 5:9] = True
+    reading = Reading(
+        image=FACTS,
+        verdict=Verdict(accepted=True),
+        bundle=Bundle("test", "1", "0" * 64),
+        regions=(Region("radius", (1.0, 2.0, 3.0, 4.0), 0.9),),
+        masks={"radius": Mask.from_array(mask)},
+        methods=(MethodResult("RUS-CHN", "F", 10.5, (9.8, 11.2), 512.4),),
+    )
+    assert Reading.from_json(reading.to_json()) == reading
+
+
+@pytest.mark.parametrize("corner", [False, True])
+def test_a_mask_decodes_to_the_pixels_it_was_made_from(corner: bool) -> None:
+    mask = np.zeros((7, 9), dtype=np.bool_)
+    mask[2, 3:6] = mask[4, 3] = True
+    mask[0, 0] = corner
+    assert np.array_equal(Mask.from_array(mask).to_array(7, 9), mask)
+
+
+def test_an_unknown_region_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="'mp1' is not one of"):
+        Region("mp1", (0, 0, 1, 1), 1.0)
+
+
+def test_an_empty_mask_is_not_encoded() -> None:
+    with pytest.raises(ValueError, match="empty mask"):
+        Mask.from_array(np.zeros((4, 4), dtype=np.bool_))

@@ -1,0 +1,97 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from models import registry, weights
+from models.registry import BundleRefused
+from models.standards import Classic, Top2, TopN
+from models.weights import FREE_TERMS, RSNA_TERMS, Metadata, WeightsRefused
+
+
+def _weights(folder: Path, problem: str, terms: str = FREE_TERMS) -> None:
+    card = Metadata(problem=problem, architecture="small", terms=terms, data=("phantoms: 1",), seed=1)
+    weights.save(folder, {"w": torch.ones(2)}, card)
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Path:
+    _weights(tmp_path / "detection" / "a", "detection")
+    _weights(tmp_path / "grading" / "b", "grading", RSNA_TERMS)
+    bundle = {
+        "format_version": 1,
+        "name": "site",
+        "version": "3",
+        "detection": "detection/a",
+        "grading": "grading/b",
+        "weighting": "TopN:0.6",
+        "default_method": "RUS-CHN",
+    }
+    (tmp_path / "site.json").write_text(json.dumps(bundle))
+    return tmp_path
+
+
+def test_a_bundle_names_its_parts_what_it_lacks_and_the_terms_of_all(shelf: Path) -> None:
+    found = registry.describe("site", folder=shelf)
+    assert [(problem, metadata.architecture) for problem, _, metadata in found.parts] == [
+        ("detection", "small"),
+        ("grading", "small"),
+    ]
+    assert found.absent == ("segmentation", "regression")
+    assert FREE_TERMS in found.terms
+    assert RSNA_TERMS in found.terms
+    assert found.weighting == TopN(0.6)
+
+
+def test_a_bundle_is_also_found_by_its_path(shelf: Path) -> None:
+    assert registry.describe(str(shelf / "site.json")).sha256 == registry.describe("site", folder=shelf).sha256
+
+
+def test_the_sha256_changes_with_the_weights_and_with_the_rules(shelf: Path) -> None:
+    first = registry.describe("site", folder=shelf).sha256
+    _weights(shelf / "grading" / "b", "grading")
+    second = registry.describe("site", folder=shelf).sha256
+    text = (shelf / "site.json").read_text()
+    (shelf / "site.json").write_text(text.replace("TopN:0.6", "TopN:0.7"))
+    assert len({first, second, registry.describe("site", folder=shelf).sha256}) == 3
+
+
+def test_changed_weights_are_refused_before_anything_is_loaded(shelf: Path) -> None:
+    (shelf / "detection" / "a" / "weights.safetensors").write_bytes(b"other")
+    with pytest.raises(WeightsRefused, match=r"sha256 of weights\.safetensors: expected [0-9a-f]{64}, found"):
+        registry.load("site", folder=shelf)
+
+
+def test_weights_of_another_problem_are_refused(shelf: Path) -> None:
+    text = (shelf / "site.json").read_text()
+    (shelf / "site.json").write_text(text.replace("grading/b", "detection/a"))
+    with pytest.raises(WeightsRefused, match="problem: expected grading, found detection"):
+        registry.describe("site", folder=shelf)
+
+
+def test_an_unknown_bundle_names_those_there_are(shelf: Path) -> None:
+    with pytest.raises(BundleRefused, match="shipped bundles: site"):
+        registry.describe("other", folder=shelf)
+
+
+def test_another_format_version_is_refused_with_both_versions(shelf: Path) -> None:
+    text = (shelf / "site.json").read_text()
+    (shelf / "site.json").write_text(text.replace('"format_version": 1', '"format_version": 2'))
+    with pytest.raises(BundleRefused, match="expected 1, found 2"):
+        registry.describe("site", folder=shelf)
+
+
+def test_a_bundle_without_detection_cannot_be_loaded(shelf: Path) -> None:
+    text = (shelf / "site.json").read_text()
+    (shelf / "site.json").write_text(text.replace('"detection": "detection/a",', ""))
+    with pytest.raises(BundleRefused, match="no weights for detection"):
+        registry.load("site", folder=shelf)
+
+
+def test_a_weighting_is_read_from_its_name() -> None:
+    assert registry.parse_weighting("classic") == Classic()
+    assert registry.parse_weighting("Top2") == Top2()
+    assert registry.parse_weighting("TopN:0.58") == TopN(0.58)
+    with pytest.raises(ValueError, match="Top3"):
+        registry.parse_weighting("Top3")

@@ -1,0 +1,71 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from models import weights
+from models.weights import FREE_TERMS, Metadata, WeightsRefused
+
+TENSORS = {"layer.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3)}
+CARD = Metadata(problem="grading", architecture="small", terms=FREE_TERMS, data=("phantoms: 10",), seed=7)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    weights.save(tmp_path / "w", TENSORS, CARD, extra={"booster.ubj": b"trees"})
+    return tmp_path / "w"
+
+
+def test_saved_weights_come_back_with_their_metadata(folder: Path) -> None:
+    tensors, card = weights.load(folder, problem="grading", architectures={"small"})
+    assert torch.equal(tensors["layer.weight"], TENSORS["layer.weight"])
+    assert (card.seed, card.data, sorted(card.files)) == (7, ("phantoms: 10",), ["booster.ubj", "weights.safetensors"])
+    assert weights.load_file(folder, "booster.ubj") == b"trees"
+
+
+def test_half_precision_is_widened_on_loading(tmp_path: Path) -> None:
+    weights.save(tmp_path, TENSORS, CARD, half=True)
+    tensors, _ = weights.load(tmp_path, problem="grading", architectures={"small"})
+    assert tensors["layer.weight"].dtype == torch.float32
+    assert torch.equal(tensors["layer.weight"], TENSORS["layer.weight"])
+
+
+def test_one_changed_byte_is_refused_with_both_hashes(folder: Path) -> None:
+    path = folder / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(WeightsRefused) as refusal:
+        weights.load(folder, problem="grading", architectures={"small"})
+    assert refusal.value.expected == Metadata.read(folder).files["weights.safetensors"]
+    assert str(refusal.value.found) in str(refusal.value)
+
+
+def test_another_problem_or_architecture_is_refused_with_both_names(folder: Path) -> None:
+    with pytest.raises(WeightsRefused, match="problem: expected detection, found grading"):
+        weights.load(folder, problem="detection", architectures={"small"})
+    with pytest.raises(WeightsRefused, match="architecture: expected csp or resnext, found small"):
+        weights.load(folder, problem="grading", architectures={"resnext", "csp"})
+
+
+def test_another_format_version_is_refused_with_both_versions(folder: Path) -> None:
+    card = json.loads((folder / "metadata.json").read_text())
+    (folder / "metadata.json").write_text(json.dumps({**card, "format_version": 99}))
+    with pytest.raises(WeightsRefused, match="format version: expected 1, found 99"):
+        weights.load(folder, problem="grading", architectures={"small"})
+
+
+def test_a_missing_file_and_a_path_out_of_the_folder_are_refused(folder: Path) -> None:
+    card = json.loads((folder / "metadata.json").read_text())
+    (folder / "metadata.json").write_text(json.dumps({**card, "files": {"../secret": "0" * 64}}))
+    with pytest.raises(WeightsRefused, match="a plain name"):
+        weights.verify(folder)
+    (folder / "metadata.json").unlink()
+    with pytest.raises(WeightsRefused, match="a readable file"):
+        weights.verify(folder)
+
+
+def test_weights_without_terms_cannot_be_made() -> None:
+    with pytest.raises(ValueError, match="without terms"):
+        Metadata(problem="grading", architecture="small", terms="", data=(), seed=1)

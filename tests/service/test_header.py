@@ -1,0 +1,96 @@
+"""The look into a data set: any bytes give a Header or Unusable, and nothing else."""
+
+from functools import cache
+
+import pydicom.uid as uids
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pynetdicom.dsutils import encode
+
+from service.conformance import CANNOT_PARSE, DOES_NOT_MATCH, MISSING_UID, TOO_LARGE, TOO_MANY_PIXELS
+from service.receiving.header import MAXIMUM_HEADER_BYTES, Header, Unusable, inspect
+from tests.factories import instance
+
+NATIVE = (uids.ImplicitVRLittleEndian, uids.ExplicitVRLittleEndian, uids.ExplicitVRBigEndian)
+
+
+def data_set(ds: Dataset) -> bytes:
+    """Encode without preamble and file meta information."""
+    syntax = uids.UID(ds.file_meta.TransferSyntaxUID)
+    data = encode(ds, syntax.is_implicit_VR, syntax.is_little_endian)
+    assert data is not None
+    return data
+
+
+@cache
+def beginning(syntax: uids.UID) -> bytes:
+    """Return the header and the first pixels."""
+    return data_set(instance(transfer_syntax=syntax))[:2000]
+
+
+def look(data: bytes, syntax: str, **changes: object) -> Header:
+    ds = instance()
+    options = {
+        "sop_class": ds.SOPClassUID,
+        "sop_instance": ds.SOPInstanceUID,
+        "maximum_pixels": 10**6,
+        "maximum_bytes": 10**7,
+    }
+    return inspect(memoryview(data), uids.UID(syntax), **{**options, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("syntax", NATIVE, ids=lambda uid: uid.name)
+def test_the_header_is_found_in_every_native_encoding(syntax: uids.UID) -> None:
+    ds = instance(transfer_syntax=syntax)
+    header = look(data_set(ds), syntax)
+    assert (header.Rows, header.Columns) == (240, 180)
+    assert header.StudyInstanceUID == ds.StudyInstanceUID
+
+
+def test_private_blocks_and_sequences_before_the_identifiers_are_stepped_over() -> None:
+    ds = instance(transfer_syntax=uids.ExplicitVRLittleEndian)
+    nested = Dataset()
+    nested.StudyInstanceUID = "9.9.9"
+    nested.Rows = 60_000
+    ds.ReferencedImageSequence = Sequence([nested])
+    ds["ReferencedImageSequence"].is_undefined_length = True
+    ds.private_block(0x0019, "TEST", create=True).add_new(1, "OB", bytes(3 * 1024**2))
+    header = look(data_set(ds), uids.ExplicitVRLittleEndian)
+    assert header.StudyInstanceUID == ds.StudyInstanceUID
+    assert header.Rows == 240
+
+
+def test_the_pixel_limit_counts_samples_and_frames() -> None:
+    ds = instance()
+    ds.NumberOfFrames = "24"
+    assert look(data_set(ds), uids.ExplicitVRLittleEndian, maximum_pixels=240 * 180 * 24).Rows == 240
+    with pytest.raises(Unusable, match="24 frames; the limit is 1036799") as caught:
+        look(data_set(ds), uids.ExplicitVRLittleEndian, maximum_pixels=240 * 180 * 24 - 1)
+    assert caught.value.status is TOO_MANY_PIXELS
+
+
+def test_a_header_without_end_is_refused() -> None:
+    ds = instance(without=("PixelData",))
+    ds.private_block(0x0029, "TEST", create=True).add_new(1, "OB", bytes(MAXIMUM_HEADER_BYTES))
+    with pytest.raises(Unusable, match=f"no PixelData within {MAXIMUM_HEADER_BYTES} bytes") as caught:
+        look(data_set(ds), uids.ExplicitVRLittleEndian)
+    assert caught.value.status is CANNOT_PARSE
+
+
+@pytest.mark.parametrize("syntax", [*NATIVE, uids.DeflatedExplicitVRLittleEndian], ids=lambda uid: uid.name)
+@settings(max_examples=40, deadline=None)
+@given(choice=st.data())
+def test_damaged_bytes_give_a_header_or_unusable_and_nothing_else(syntax: uids.UID, choice: st.DataObject) -> None:
+    data = bytearray(beginning(NATIVE[1] if syntax.is_deflated else syntax))
+    for _ in range(choice.draw(st.integers(1, 20))):
+        data[choice.draw(st.integers(0, len(data) - 1))] = choice.draw(st.integers(0, 255))
+    del data[choice.draw(st.integers(0, len(data))) :]
+    status = None
+    try:
+        look(bytes(data), syntax)
+    except Unusable as error:
+        status = error.status
+    assert status in (None, CANNOT_PARSE, MISSING_UID, DOES_NOT_MATCH, TOO_MANY_PIXELS, TOO_LARGE)

@@ -1,0 +1,363 @@
+import datetime as dt
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from service import db
+from service.jobs import DuplicateInstance, Jobs, LeaseLost, ReceivedInstance, ResultState, State, UnknownJob
+
+
+class Clock:
+    """A clock that only moves when told to."""
+
+    def __init__(self) -> None:
+        self.time = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+
+    def __call__(self) -> dt.datetime:
+        return self.time
+
+    def pass_seconds(self, seconds: float) -> None:
+        self.time += dt.timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = db.connect(f"sqlite:///{tmp_path / 'carpus.sqlite'}")
+    db.migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def jobs(engine: Engine, clock: Clock) -> Jobs:
+    return Jobs(engine, process="test", clock=clock, lease_seconds=60)
+
+
+def film(number: int = 1, sha256: str = "a" * 64) -> ReceivedInstance:
+    return ReceivedInstance(
+        SOPInstanceUID=f"2.25.{number}",
+        SOPClassUID="1.2.840.10008.5.1.4.1.1.1",
+        StudyInstanceUID="2.25.900",
+        SeriesInstanceUID="2.25.901",
+        TransferSyntaxUID="1.2.840.10008.1.2.1",
+        sha256=sha256,
+        byte_count=1000,
+        name=f"aa/{number}.dcm",
+        calling_ae_title="PACS",
+        called_ae_title="CARPUS",
+        address="127.0.0.1",
+    )
+
+
+def received(jobs: Jobs, number: int = 1) -> int:
+    jobs.record_instance(film(number))
+    return jobs.find(f"2.25.{number}")[0].id
+
+
+def advanced(jobs: Jobs, job_id: int, *states: State) -> int:
+    for state in states:
+        claim = jobs.claim(job_id, State(jobs.get(job_id).state))
+        assert claim is not None
+        jobs.advance(claim, state)
+    return job_id
+
+
+RESULT = {
+    "destination": "pacs",
+    "kind": "SR",
+    "SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.33",
+    "SOPInstanceUID": "2.25.5",
+    "SeriesInstanceUID": "2.25.6",
+    "name": "x.dcm",
+    "sha256": "c" * 64,
+}
+
+
+def test_the_migration_makes_exactly_the_tables_the_code_uses(engine: Engine) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), db.Table.metadata) == []
+    assert db.version(engine) == "0001"
+
+
+def test_migrating_twice_changes_nothing(engine: Engine) -> None:
+    db.migrate(engine)
+    assert db.version(engine) == "0001"
+
+
+def test_sqlite_syncs_every_commit_to_a_write_ahead_log(engine: Engine) -> None:
+    with engine.connect() as connection:
+        pragmas = [connection.execute(text(f"PRAGMA {name}")).scalar() for name in ("journal_mode", "synchronous")]
+        assert pragmas == ["wal", 2]
+        assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
+
+
+def test_a_job_goes_through_its_states_and_leaves_a_timeline(jobs: Jobs, clock: Clock) -> None:
+    job_id = received(jobs)
+    assert jobs.backlog() == 1
+    for state in (State.PREPARED, State.INFERRED, State.DELIVERED, State.CONFIRMED):
+        claim = jobs.claim(job_id, State(jobs.get(job_id).state))
+        assert claim is not None
+        clock.pass_seconds(0.25)
+        jobs.advance(claim, state)
+    assert jobs.get(job_id).state == State.CONFIRMED
+    assert jobs.backlog() == 0
+    events = [(event.code, event.milliseconds) for event in jobs.timeline(job_id)]
+    steps = [(name, 250.0) for name in ("prepared", "inferred", "delivered", "confirmed")]
+    assert events == [("received", None), *steps]
+
+
+@pytest.mark.parametrize(
+    ("before", "to"),
+    [
+        ((), State.DELIVERED),
+        ((), State.CONFIRMED),
+        ((State.PREPARED,), State.FILTERED),
+        ((State.PREPARED,), State.DELIVERED),
+        ((State.PREPARED, State.INFERRED), State.CONFIRMED),
+    ],
+)
+def test_a_step_cannot_be_skipped(jobs: Jobs, before: tuple[State, ...], to: State) -> None:
+    job_id = advanced(jobs, received(jobs), *before)
+    claim = jobs.claim(job_id, State(jobs.get(job_id).state))
+    assert claim is not None
+    with pytest.raises(ValueError, match="does not go from"):
+        jobs.advance(claim, to)
+
+
+def test_a_second_claim_gets_nothing(jobs: Jobs) -> None:
+    job_id = received(jobs)
+    assert jobs.claim(job_id, State.RECEIVED) is not None
+    assert jobs.claim(job_id, State.RECEIVED) is None
+
+
+def test_of_many_claimers_at_once_one_wins(engine: Engine) -> None:
+    job_id = received(Jobs(engine))
+    start = threading.Barrier(8)
+    wins: list[str] = []
+
+    def compete(name: str) -> None:
+        mine = Jobs(engine, process=name)
+        start.wait()
+        if mine.claim(job_id, State.RECEIVED) is not None:
+            wins.append(name)
+
+    threads = [threading.Thread(target=compete, args=(f"worker {n}",)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(wins) == 1
+    assert Jobs(engine).get(job_id).lease_owner == wins[0]
+
+
+def test_a_claim_of_a_step_that_is_done_gets_nothing(jobs: Jobs) -> None:
+    job_id = advanced(jobs, received(jobs), State.PREPARED, State.INFERRED)
+    assert jobs.claim(job_id, State.PREPARED) is None
+
+
+def test_a_heartbeat_keeps_the_lease_and_silence_loses_it(jobs: Jobs, clock: Clock) -> None:
+    claim = jobs.claim(received(jobs), State.RECEIVED)
+    assert claim is not None
+    clock.pass_seconds(50)
+    assert jobs.heartbeat(claim)
+    clock.pass_seconds(50)
+    assert jobs.sweep().released == ()
+    clock.pass_seconds(11)
+    assert jobs.sweep().released == (claim.job.id,)
+    assert not jobs.heartbeat(claim)
+    with pytest.raises(LeaseLost):
+        jobs.advance(claim, State.PREPARED)
+    assert jobs.get(claim.job.id).state == State.RECEIVED
+
+
+def test_the_late_worker_cannot_overwrite_the_one_that_took_over(jobs: Jobs, clock: Clock) -> None:
+    job_id = advanced(jobs, received(jobs), State.PREPARED)
+    late = jobs.claim(job_id, State.PREPARED)
+    clock.pass_seconds(61)
+    present = jobs.claim(job_id, State.PREPARED)
+    assert late is not None
+    assert present is not None
+    jobs.advance(present, State.INFERRED, reading="present")
+    with pytest.raises(LeaseLost):
+        jobs.advance(late, State.INFERRED, reading="late")
+    assert jobs.get(job_id).reading == "present"
+
+
+def test_a_job_that_kills_three_workers_is_taken_out_with_its_cause(jobs: Jobs, clock: Clock) -> None:
+    job_id = advanced(jobs, received(jobs), State.PREPARED)
+    for _ in range(3):
+        assert jobs.claim(job_id, State.PREPARED) is not None
+        clock.pass_seconds(61)
+        swept = jobs.sweep()
+    assert swept.abandoned == (job_id,)
+    job = jobs.get(job_id)
+    assert (job.state, job.cause_code) == (State.FAILED, "worker-lost")
+    assert jobs.retry(job_id) == State.PREPARED
+    assert jobs.claim(job_id, State.PREPARED) is not None
+
+
+def test_what_a_dead_worker_held_is_free_at_once(engine: Engine, clock: Clock) -> None:
+    dead, alive = Jobs(engine, process="dead", clock=clock), Jobs(engine, process="alive", clock=clock)
+    first, second = (advanced(alive, received(alive, number), State.PREPARED) for number in (1, 2))
+    assert dead.claim(first, State.PREPARED) is not None
+    assert alive.claim(second, State.PREPARED) is not None
+    assert alive.release("dead").released == (first,)
+    assert alive.claim(first, State.PREPARED) is not None
+    assert alive.claim(second, State.PREPARED) is None
+
+
+def test_a_failed_step_is_tried_again_only_after_its_delay(jobs: Jobs, clock: Clock) -> None:
+    job_id = advanced(jobs, received(jobs), State.PREPARED, State.INFERRED)
+    claim = jobs.claim(job_id, State.INFERRED)
+    assert claim is not None
+    jobs.published(job_id, State.INFERRED)
+    jobs.retry_later(claim, "pacs-away", "no answer", dt.timedelta(seconds=30))
+    assert jobs.claim(job_id, State.INFERRED) is None
+    assert jobs.unpublished() == []
+    clock.pass_seconds(31)
+    assert jobs.unpublished() == [(job_id, State.INFERRED)]
+    second = jobs.claim(job_id, State.INFERRED)
+    assert second is not None
+    assert second.job.attempts == 2
+    assert jobs.get(job_id).cause_code == "pacs-away"
+
+
+def test_a_permanent_failure_names_its_next_action_and_waits_for_a_person(jobs: Jobs) -> None:
+    job_id = advanced(jobs, received(jobs), State.PREPARED, State.INFERRED)
+    claim = jobs.claim(job_id, State.INFERRED)
+    assert claim is not None
+    jobs.fail(claim, "sop-class-refused", "no SR", "add the SOP class to the PACS")
+    job = jobs.get(job_id)
+    assert (job.state, job.resume_state) == (State.FAILED, State.INFERRED)
+    assert job.next_action == "add the SOP class to the PACS"
+    assert jobs.claim(job_id, State.INFERRED) is None
+    assert jobs.retry(job_id) == State.INFERRED
+    assert jobs.get(job_id).cause_code is None
+
+
+def test_cancelling_takes_the_job_from_whoever_works_on_it(jobs: Jobs) -> None:
+    job_id = received(jobs)
+    claim = jobs.claim(job_id, State.RECEIVED)
+    assert claim is not None
+    jobs.cancel(job_id)
+    with pytest.raises(LeaseLost):
+        jobs.advance(claim, State.PREPARED)
+    assert jobs.get(job_id).state == State.CANCELLED
+    assert jobs.retry(job_id) == State.RECEIVED
+
+
+@pytest.mark.parametrize("way", [(State.FILTERED,), (State.PREPARED, State.INFERRED, State.DELIVERED)])
+def test_a_finished_job_cannot_be_cancelled_or_retried(jobs: Jobs, way: tuple[State, ...]) -> None:
+    job_id = advanced(jobs, received(jobs), *way)
+    with pytest.raises(UnknownJob, match="nothing to cancel"):
+        jobs.cancel(job_id)
+    with pytest.raises(UnknownJob, match="nothing to retry"):
+        jobs.retry(job_id)
+    with pytest.raises(UnknownJob, match="no job 99"):
+        jobs.get(99)
+
+
+def test_reading_a_film_again_is_a_new_revision(jobs: Jobs) -> None:
+    first = advanced(jobs, received(jobs), State.PREPARED, State.INFERRED, State.DELIVERED, State.CONFIRMED)
+    second = jobs.requeue(first)
+    assert [(job.id, job.revision) for job in jobs.find("2.25.1")] == [(second, 2), (first, 1)]
+    assert jobs.get(first).state == State.CONFIRMED
+
+
+def test_an_overdue_job_is_marked_once_and_goes_on(jobs: Jobs, clock: Clock) -> None:
+    job_id = received(jobs)
+    clock.pass_seconds(301)
+    assert jobs.sweep().overdue == (job_id,)
+    assert jobs.sweep().overdue == ()
+    assert [job.id for job in jobs.overdue()] == [job_id]
+    assert jobs.oldest() == {State.RECEIVED: dt.timedelta(seconds=301)}
+    advanced(jobs, job_id, State.PREPARED)
+    assert jobs.overdue() == ()
+
+
+def test_a_message_is_sent_once_until_the_broker_is_known_to_be_empty(jobs: Jobs, clock: Clock) -> None:
+    job_id = advanced(jobs, received(jobs), State.PREPARED)
+    assert jobs.unpublished() == [(job_id, State.PREPARED)]
+    jobs.published(job_id, State.PREPARED)
+    assert jobs.unpublished() == []
+    clock.pass_seconds(6)
+    assert jobs.unpublished(older_than=dt.timedelta(seconds=5)) == [(job_id, State.PREPARED)]
+    assert jobs.unpublished(older_than=dt.timedelta(seconds=5), state=State.INFERRED) == []
+    clock.pass_seconds(601)
+    assert jobs.unpublished() == [(job_id, State.PREPARED)]
+
+
+def test_workers_can_take_jobs_without_a_message_urgent_ones_first(jobs: Jobs) -> None:
+    routine = advanced(jobs, received(jobs, 1), State.PREPARED)
+    jobs.record_instance(film(2), priority=1)
+    urgent = advanced(jobs, jobs.find("2.25.2")[0].id, State.PREPARED)
+    order = [jobs.claim_next(State.PREPARED) for _ in range(3)]
+    assert [claim.job.id if claim else None for claim in order] == [urgent, routine, None]
+
+
+def test_the_same_instance_twice_is_one_row_and_names_what_is_kept(jobs: Jobs) -> None:
+    instance_id = jobs.record_instance(film(1))
+    with pytest.raises(DuplicateInstance) as caught:
+        jobs.record_instance(film(1, sha256="b" * 64))
+    assert (caught.value.instance_id, caught.value.sha256) == (instance_id, "a" * 64)
+    assert len(jobs.list()) == 1
+    assert jobs.known_names(["aa/1.dcm", "aa/2.dcm"]) == {"aa/1.dcm"}
+
+
+def test_the_same_bytes_in_quarantine_for_the_same_cause_are_counted(jobs: Jobs) -> None:
+    cause = {"code": "no-study", "text": "StudyInstanceUID is missing", "name": "q.dcm", "sha256": "d" * 64}
+    where = {"SOPInstanceUID": None, "calling_ae_title": "PACS", "address": "127.0.0.1"}
+    first = jobs.record_quarantine(**cause, **where)
+    assert jobs.record_quarantine(**cause, **where) == first
+    assert [(row.id, row.count) for row in jobs.quarantined()] == [(first, 2)]
+
+
+def test_preparation_backs_off_and_gives_up_with_its_cause(jobs: Jobs, clock: Clock) -> None:
+    job_id = received(jobs)
+    outcomes = []
+    for _ in range(3):
+        assert jobs.claim(job_id, State.RECEIVED) is not None
+        outcomes.append(jobs.prepare_failed(job_id, "disk-full", "no space", permanent=False, maximum_attempts=3))
+        assert jobs.unprepared(clock(), 10) == []
+        clock.pass_seconds(300)
+    assert outcomes == [False, False, True]
+    assert jobs.get(job_id).state == State.FAILED
+
+
+def test_building_results_again_keeps_what_was_accepted(jobs: Jobs) -> None:
+    job_id = advanced(jobs, received(jobs), State.PREPARED, State.INFERRED)
+    claim = jobs.claim(job_id, State.INFERRED)
+    assert claim is not None
+    jobs.record_results(claim, [RESULT, RESULT | {"kind": "SC", "SOPInstanceUID": "2.25.7"}])
+    jobs.record_status(job_id, "pacs", "2.25.5", ResultState.ACCEPTED, 0)
+    jobs.record_results(claim, [RESULT])
+    assert [(r.kind, r.state, r.status_code) for r in jobs.results(job_id)] == [("SR", "accepted", 0)]
+
+
+def test_a_naive_time_is_refused(engine: Engine) -> None:
+    naive = Jobs(engine, clock=lambda: dt.datetime(2026, 1, 1))  # noqa: DTZ001 - the very thing that must be refused
+    with pytest.raises(Exception, match="naive time"):
+        naive.beat("scp")
+
+
+def test_processes_are_known_by_their_last_sign_of_life(jobs: Jobs, clock: Clock) -> None:
+    jobs.beat("scp")
+    clock.pass_seconds(5)
+    jobs.beat("scp")
+    assert [(row.process, row.at) for row in jobs.processes()] == [("scp", clock())]
+
+
+def test_counts_name_every_state(jobs: Jobs) -> None:
+    received(jobs)
+    assert jobs.counts() == dict.fromkeys(State, 0) | {State.RECEIVED: 1}

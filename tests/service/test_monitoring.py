@@ -1,0 +1,142 @@
+"""What monitors read: /metrics as Prometheus parses it, /health as an orchestrator uses it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import text
+from starlette.testclient import TestClient
+
+from service import metrics
+from service.jobs import Jobs
+from service.settings import Limits, WebSettings
+from service.web.app import create_app
+from service.web.credentials import Credentials
+from tests.service.installation import SECRETS, Installation
+
+HASH = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAA"
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Iterator[Installation]:
+    made = Installation(tmp_path)
+    yield made
+    made.jobs.engine.dispose()
+
+
+def client(installation: Installation, **limits: int) -> TestClient:
+    web = WebSettings(password_hash=HASH, secret_key="s" * 40)
+    settings = installation.settings.model_copy(update={"web": web, "limits": Limits(**limits)})
+    return TestClient(create_app(settings, installation.jobs, Credentials.open(settings)))
+
+
+def samples(page: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+
+
+def test_metrics_say_what_the_database_holds(installation: Installation) -> None:
+    installation.confirm()
+    installation.deliver(refused=True)
+    installation.receive(byte_count=1000)
+    installation.quarantine("no-study-uid", "none")
+    installation.quarantine("no-study-uid", "none")
+    installation.jobs.beat("worker inference 4712")
+    installation.clock.pass_by(30)
+    answer = client(installation).get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    found = samples(answer.text)
+    assert found["carpus_database_up", ()] == 1
+    assert found["carpus_jobs", (("state", "CONFIRMED"),)] == 1
+    assert found["carpus_jobs", (("state", "FAILED"),)] == 1
+    assert found["carpus_jobs", (("state", "PREPARED"),)] == 0
+    assert found["carpus_job_oldest_seconds", (("state", "RECEIVED"),)] == pytest.approx(30.6)
+    assert found["carpus_backlog", ()] == 1
+    assert found["carpus_instances_received_total", ()] == 3
+    assert found["carpus_received_bytes_total", ()] == 2 * 6_151_424 + 1000
+    assert found["carpus_quarantined_total", (("code", "no-study-uid"),)] == 2
+    assert found["carpus_result_objects", (("destination", "archive"), ("kind", "SEG"), ("state", "refused"))] == 1
+    assert found["carpus_store_responses", (("destination", "archive"), ("status", "0xA900"))] == 1
+    assert found["carpus_store_responses", (("destination", "archive"), ("status", "0x0000"))] == 7
+    assert found["carpus_heartbeat_age_seconds", (("process", "worker inference"),)] == 30
+    assert found["carpus_disk_free_bytes", (("store", "deidentified"),)] > 0
+
+
+def test_step_durations_form_a_cumulative_histogram(installation: Installation) -> None:
+    job_id = installation.receive()
+    for milliseconds in (4, 40, 400, 4000):
+        installation.jobs.note(job_id, "grade", "", milliseconds)
+    found = samples(client(installation).get("/metrics").text)
+    buckets = {
+        labels[0][1]: value
+        for (name, labels), value in found.items()
+        if name == "carpus_step_seconds_bucket" and labels[1] == ("step", "grade")
+    }
+    # 4 ms is within 0.01 s, 40 ms within 0.05 s, 400 ms within 0.5 s, 4 s within 5 s
+    assert [buckets[limit] for limit in ("0.01", "0.05", "0.25", "0.5", "2.5", "5.0", "+Inf")] == [1, 2, 2, 3, 3, 4, 4]
+    assert found["carpus_step_seconds_sum", (("step", "grade"),)] == pytest.approx(4.444)
+
+
+def test_metrics_and_health_hold_no_identifier(installation: Installation) -> None:
+    job_id = installation.confirm()
+    instance = installation.jobs.instance(installation.jobs.get(job_id).instance_id)
+    page = client(installation).get("/metrics").text + client(installation).get("/health/ready").text
+    assert [word for word in (*SECRETS, instance.SOPInstanceUID, instance.StudyInstanceUID) if word in page] == []
+
+
+def test_ready_says_what_is_missing(installation: Installation) -> None:
+    def answer(**limits: int) -> tuple[int, dict[str, bool]]:
+        got = client(installation, **limits).get("/health/ready")
+        return got.status_code, {check["name"]: check["ok"] for check in got.json()["checks"]}
+
+    assert answer() == (503, {"database": True, "processes": False, "disk": True})
+    for process in ("scp", "intake", "worker inference 1", "worker inference 2"):
+        installation.jobs.beat(process)
+    everything = {"database": True, "scp": True, "intake": True, "worker inference": True, "disk": True}
+    assert answer() == (200, everything)
+    assert answer(minimum_free_disk_bytes=1 << 60) == (503, everything | {"disk": False})
+    installation.clock.pass_by(61)
+    installation.jobs.beat("worker inference 2")  # one of two lives: inference goes on
+    assert answer() == (503, everything | {"scp": False, "intake": False})
+    installation.clock.pass_by(90_000)
+    installation.jobs.beat("scp")
+    assert answer() == (200, {"database": True, "scp": True, "disk": True})
+
+
+def test_without_a_database_the_service_is_alive_not_ready_and_says_why(installation: Installation) -> None:
+    with installation.jobs.engine.execution_options(write=True).begin() as connection:
+        for table in ("job_events", "result_objects", "jobs"):
+            connection.execute(text(f"DROP TABLE {table}"))
+    visitor = client(installation)
+    assert visitor.get("/health/live").text == "ok"
+    ready = visitor.get("/health/ready")
+    assert ready.status_code == 503
+    assert ready.json()["checks"][0]["text"].startswith("does not answer")
+    found = samples(visitor.get("/metrics").text)
+    assert found["carpus_database_up", ()] == 0
+    assert found["carpus_disk_free_bytes", (("store", "results"),)] > 0
+
+
+def test_the_web_gives_signs_of_life_while_it_runs(installation: Installation) -> None:
+    with client(installation) as running:
+        running.get("/health/live")
+    assert [beat.process for beat in installation.jobs.processes()] == ["web"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("scp", "scp"), ("worker inference 4711", "worker inference"), ("intake-7", "intake"), ("42", "42")],
+)
+def test_processes_are_counted_by_kind(name: str, kind: str) -> None:
+    assert metrics.kind_of_process(name) == kind
+
+
+def test_two_processes_read_the_same_figures(installation: Installation) -> None:
+    installation.receive()
+    other = Jobs(installation.jobs.engine, process="other", clock=installation.clock)
+    pages = {metrics.text(metrics.registry(jobs, (installation.store,))) for jobs in (installation.jobs, other)}
+    assert len({page.split(b"carpus_disk")[0] for page in pages}) == 1

@@ -1,0 +1,212 @@
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from pydicom import Dataset
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    SecondaryCaptureImageStorage,
+)
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import Verification
+
+from service.errors import Permanent, Retryable
+from service.scu import Address, echo, failure, store
+from tests.factories import instance
+
+Handler = Callable[[Any], Any]
+UNCOMPRESSED = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+
+
+@pytest.fixture
+def pacs() -> Iterator[Callable[..., Address]]:
+    """Start a storage SCP that answers as told; returns its address."""
+    with ExitStack() as stack:
+
+        def start(
+            on_store: Handler = lambda _event: 0x0000,
+            *,
+            classes: tuple[str, ...] = (ComputedRadiographyImageStorage, SecondaryCaptureImageStorage, Verification),
+            syntaxes: list[str] | None = None,
+            accept_calling: list[str] | None = None,
+            require_called: bool = False,
+            maximum_associations: int = 10,
+        ) -> Address:
+            ae = AE(ae_title="PACS")
+            ae.maximum_associations = maximum_associations
+            ae.require_called_aet = require_called
+            ae.require_calling_aet = accept_calling or []
+            for sop_class in classes:
+                ae.add_supported_context(sop_class, syntaxes or UNCOMPRESSED)
+            server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, on_store)])
+            stack.callback(server.shutdown)
+            return Address("PACS", "127.0.0.1", server.socket.getsockname()[1])
+
+        yield start
+
+
+def send(address: Address, *instances: Dataset, **options: Any) -> list[Any]:
+    return store(address, instances, calling_ae_title="CARPUS", timeout_seconds=5, **options)
+
+
+def test_an_echo_takes_a_measured_time(pacs: Callable[..., Address]) -> None:
+    assert 0 < echo(pacs(), calling_ae_title="CARPUS", timeout_seconds=5) < 5000
+
+
+def test_what_is_stored_is_what_was_sent_over_one_association(pacs: Callable[..., Address]) -> None:
+    kept: list[tuple[Any, Dataset]] = []
+
+    def keep(event: Any) -> int:
+        kept.append((event.assoc, event.dataset))
+        return 0x0000
+
+    first, second = instance(kind="CR", seed=1), instance(kind="SC", seed=2)
+    sent = send(pacs(keep), first, second)
+    assert [one.accepted for one in sent] == [True, True]
+    assert [one.status for one in sent] == [0, 0]
+    assert [ds.SOPInstanceUID for _, ds in kept] == [first.SOPInstanceUID, second.SOPInstanceUID]
+    assert kept[0][0] is kept[1][0]
+    assert kept[0][1].PixelData == first.PixelData
+
+
+def test_an_uncompressed_film_reaches_a_peer_that_knows_implicit_vr_only(pacs: Callable[..., Address]) -> None:
+    sent = send(pacs(syntaxes=[ImplicitVRLittleEndian]), instance(kind="CR"))
+    assert sent[0].accepted
+
+
+def test_a_compressed_film_is_not_sent_to_a_peer_that_cannot_take_it(pacs: Callable[..., Address]) -> None:
+    film = instance(kind="CR", transfer_syntax=JPEG2000Lossless)
+    sent = send(pacs(), film, instance(kind="CR", seed=1))
+    assert isinstance(sent[0].error, Permanent)
+    assert sent[0].error.code == "transfer-syntax-refused"
+    assert sent[1].accepted
+
+
+def test_a_refused_class_is_named_and_does_not_keep_the_others_back(pacs: Callable[..., Address]) -> None:
+    address = pacs(classes=(ComputedRadiographyImageStorage,))
+    sent = send(address, instance(kind="SC"), instance(kind="CR"))
+    assert [one.accepted for one in sent] == [False, True]
+    cause = failure(sent)
+    assert isinstance(cause, Permanent)
+    assert cause.code == "sop-class-refused"
+    assert "Secondary Capture Image Storage" in cause.next_action
+    assert "1.2.840.10008.5.1.4.1.1.7" in cause.next_action
+
+
+def test_a_peer_that_accepts_no_class_at_all_is_told_apart_from_one_that_is_away(pacs: Callable[..., Address]) -> None:
+    address = pacs(classes=(Verification,))
+    with pytest.raises(Permanent, match="Computed Radiography") as caught:
+        send(address, instance(kind="CR"))
+    assert caught.value.code == "sop-class-refused"
+
+
+def test_an_unregistered_calling_ae_names_the_entry_missing_in_the_pacs(pacs: Callable[..., Address]) -> None:
+    with pytest.raises(Permanent) as caught:
+        send(pacs(accept_calling=["SOMEBODY"]), instance(kind="CR"))
+    assert caught.value.code == "calling-ae-refused"
+    assert "register our AE title CARPUS" in caught.value.next_action
+
+
+def test_a_wrong_called_ae_names_the_setting_to_correct(pacs: Callable[..., Address]) -> None:
+    address = pacs(require_called=True)
+    with pytest.raises(Permanent) as caught:
+        echo(Address("WRONG", address.host, address.port), calling_ae_title="CARPUS", timeout_seconds=5)
+    assert caught.value.code == "called-ae-refused"
+    assert "ae_title" in caught.value.next_action
+
+
+def test_a_full_peer_is_asked_again_later(pacs: Callable[..., Address]) -> None:
+    address = pacs(maximum_associations=1)
+    ae = AE(ae_title="OTHER")
+    ae.add_requested_context(Verification)
+    other = ae.associate(address.host, address.port)
+    assert other.is_established
+    try:
+        with pytest.raises(Retryable) as caught:
+            send(address, instance(kind="CR"))
+        assert "limit" in str(caught.value).lower()
+    finally:
+        other.release()
+
+
+def test_nobody_at_the_address_is_retried(unused_port: int) -> None:
+    with pytest.raises(Retryable) as caught:
+        echo(Address("PACS", "127.0.0.1", unused_port), calling_ae_title="CARPUS", timeout_seconds=2)
+    assert caught.value.code == "peer-unreachable"
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (0x0000, None),
+        (0xB000, None),  # warning: coercion of data elements
+        (0xB006, None),
+        (0xB007, None),
+        (0x0111, None),  # duplicate: our UIDs are derived, so it is this very object
+        (0xA700, Retryable),
+        (0x0110, Retryable),
+        (0x0213, Retryable),
+        (0x0117, Permanent),
+        (0x0122, Permanent),
+        (0x0124, Permanent),
+        (0xA900, Permanent),
+        (0xC000, Permanent),
+    ],
+)
+def test_each_status_is_sorted_by_what_helps(
+    pacs: Callable[..., Address], status: int, outcome: type[Exception] | None
+) -> None:
+    sent = send(pacs(lambda _event: status), instance(kind="CR"))
+    assert sent[0].status == status
+    assert type(sent[0].error) is (outcome or type(None))
+    if isinstance(sent[0].error, Permanent):
+        assert sent[0].error.next_action
+
+
+def test_lack_of_resources_keeps_the_rest_back(pacs: Callable[..., Address]) -> None:
+    asked: list[str] = []
+
+    def full(event: Any) -> int:
+        asked.append(event.request.AffectedSOPInstanceUID)
+        return 0xA700
+
+    sent = send(pacs(full), instance(kind="CR", seed=1), instance(kind="CR", seed=2))
+    assert len(asked) == 1
+    assert [one.accepted for one in sent] == [False, False]
+    assert isinstance(failure(sent), Retryable)
+
+
+def test_an_association_aborted_half_way_is_never_a_success(pacs: Callable[..., Address]) -> None:
+    count = iter(range(9))
+
+    def abort_on_the_second(event: Any) -> int:
+        if next(count) == 1:
+            event.assoc.abort()
+        return 0x0000
+
+    films = [instance(kind="CR", seed=seed) for seed in range(3)]
+    sent = send(pacs(abort_on_the_second), *films)
+    assert [one.accepted for one in sent] == [True, False, False]
+    cause = failure(sent)
+    assert isinstance(cause, Retryable)
+    assert cause.code == "association-aborted"
+
+
+def test_each_answer_is_told_before_the_next_instance_goes_out(pacs: Callable[..., Address]) -> None:
+    told: list[str] = []
+    films = [instance(kind="CR", seed=seed) for seed in range(2)]
+    send(pacs(), *films, on_sent=lambda sent: told.append(sent.SOPInstanceUID))
+    assert told == [film.SOPInstanceUID for film in films]

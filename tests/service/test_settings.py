@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import pytest
+
+from service import settings
+from service.errors import InvalidConfiguration
+from service.settings import Peer, load
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(settings, "SECRETS_DIRECTORY", tmp_path / "secrets")
+    for name in ("CARPUS_AE_TITLE", "CARPUS_CONFIG", "CARPUS_LIMITS__MAXIMUM_ASSOCIATIONS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def _file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "carpus.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_environment_wins_over_the_file_and_leaves_its_other_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CARPUS_LIMITS__MAXIMUM_ASSOCIATIONS", "7")
+    path = _file(tmp_path, "ae_title: BONEAGE\nlimits: {maximum_associations: 3, maximum_pdu_size: 16384}\n")
+    loaded = load(path)
+    assert loaded.ae_title == "BONEAGE"
+    assert loaded.limits.maximum_associations == 7
+    assert loaded.limits.maximum_pdu_size == 16384
+
+
+def test_a_secret_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "carpus_web__secret_key").write_text("k" * 40)
+    assert load().web.secret_key.get_secret_value() == "k" * 40
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("ae_tilte: X\n", "ae_tilte"),
+        ("ae_title: A-TITLE-LONGER-THAN-16\n", "ae_title"),
+        ("scp_port: 70000\n", "scp_port"),
+        ("peers: [{ae_title: PACS, addresses: [300.1.1.1]}]\n", "peers.0.addresses"),
+        ("web: {secret_key: change-me}\n", "web.secret_key"),
+        ("limits: {maximum_instance_bytes: 5}\n", "limits.maximum_instance_bytes"),
+        ("- a list\n", "a mapping of settings is needed"),
+        ("ae_title: [\n", "is not YAML"),
+    ],
+)
+def test_a_fault_names_the_setting(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(InvalidConfiguration, match=named):
+        load(_file(tmp_path, text))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfiguration, match=r"nowhere\.yaml"):
+        load(tmp_path / "nowhere.yaml")
+
+
+def test_two_destinations_cannot_share_a_name(tmp_path: Path) -> None:
+    pacs = "{name: pacs, ae_title: PACS, host: h, port: 104}"
+    with pytest.raises(InvalidConfiguration, match="same name twice: pacs, pacs"):
+        load(_file(tmp_path, f"destinations: [{pacs}, {pacs}]\n"))
+
+
+def test_a_peer_is_admitted_from_its_networks_alone() -> None:
+    peer = Peer(ae_title="PACS", addresses=("10.1.0.0/16", "::1/128"))
+    assert peer.admits("10.1.200.3")
+    assert peer.admits("::1")
+    assert not peer.admits("10.2.0.1")
+    assert not peer.admits("127.0.0.1")

@@ -1,0 +1,99 @@
+import errno
+import os
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from service.errors import Permanent
+from service.storage import DiskFull, Store, Stores
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "identified")
+
+
+def test_a_written_file_is_complete_and_read_back_by_its_name(store: Store) -> None:
+    stored = store.write([b"abc", memoryview(b"def")])
+    assert store.read(stored.name) == b"abcdef"
+    assert (stored.sha256, stored.byte_count) == (sha256(b"abcdef").hexdigest(), 6)
+    assert list(store.names()) == [stored.name]
+
+
+def test_the_file_and_its_folder_are_flushed_before_write_returns(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    real = os.fsync
+
+    def note(descriptor: int) -> None:
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    shard, name = store.write(b"x").name.split("/")
+    part = next(entry for entry in flushed if entry.endswith(".part"))
+    assert flushed.index(part) < flushed.index(shard)
+    assert name not in flushed  # it was flushed under its .part name, before it got its own
+
+
+def test_a_name_given_by_the_caller_is_replaced_not_doubled(store: Store) -> None:
+    first = store.write(b"1", name="result-7")
+    second = store.write(b"2", name="result-7")
+    assert first.name == second.name
+    assert store.read(second.name) == b"2"
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "1.2.840/..", "A", "", "a" * 97, "x\x00y"])
+def test_an_unsafe_name_is_refused(store: Store, name: str) -> None:
+    with pytest.raises(Permanent, match="cannot name a file"):
+        store.write(b"x", name=name)
+
+
+@pytest.mark.parametrize("name", ["../quarantine/ab.dcm", "/etc/passwd", "ab/../../x.dcm", ".writers"])
+def test_a_name_that_leads_out_of_the_store_is_refused(store: Store, name: str) -> None:
+    with pytest.raises(Permanent, match="not a name of the identified store"):
+        store.path(name)
+
+
+def test_below_the_reserve_nothing_is_written(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s", minimum_free_bytes=1 << 60)
+    with pytest.raises(DiskFull, match=f"{1 << 60} are kept in reserve"):
+        store.write(b"x")
+    assert list(store.root.rglob("*.*")) == []
+
+
+def test_a_disk_that_fills_up_while_writing_leaves_nothing_behind(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFull, match="No space left"):
+        store.write(b"x" * 100, name="ab")
+    assert [path for path in store.root.rglob("*") if path.is_file()] == []
+
+
+def test_a_sweep_removes_parts_and_keeps_files(store: Store) -> None:
+    kept = store.write(b"x").name
+    (store.root / kept[:2] / "0123.part").write_bytes(b"half")
+    assert store.sweep(older_than_seconds=3600) == 0
+    assert store.sweep() == 1
+    assert list(store.names()) == [kept]
+
+
+def test_only_a_writer_that_is_alone_recovers(store: Store) -> None:
+    calls: list[str] = []
+    with store.writing(lambda: calls.append("first")), store.writing(lambda: calls.append("second")):
+        assert calls == ["first"]
+    with store.writing(lambda: calls.append("third")):
+        assert calls == ["first", "third"]
+
+
+def test_stores_are_private_to_their_owner(tmp_path: Path) -> None:
+    stores = Stores.open(tmp_path)
+    stored = stores.identified.write(b"x")
+    assert stores.identified.path(stored.name).stat().st_mode & 0o077 == 0
+    assert stores.identified.root.stat().st_mode & 0o077 == 0

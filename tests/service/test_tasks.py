@@ -1,0 +1,272 @@
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from service import db
+from service.errors import Permanent, Retryable
+from service.jobs import Claim, Jobs, State
+from service.settings import Settings
+from service.tasks import Publisher, Steps, Sweeper, create_app, delay
+from tests.service.test_jobs import Clock, film
+
+
+class FakePipeline:
+    """Advances each job as the real one does, or raises what it is told to."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self.jobs = jobs
+        self.raises: Exception | None = None
+        self.calls: list[str] = []
+        self.before: Callable[[Claim], None] = lambda _claim: None
+
+    def _do(self, name: str, claim: Claim, to: State) -> None:
+        self.calls.append(name)
+        self.before(claim)
+        if self.raises is not None:
+            raise self.raises
+        self.jobs.advance(claim, to)
+
+    def prepare(self, claim: Claim) -> None:
+        self._do("prepare", claim, State.PREPARED)
+
+    def infer(self, claim: Claim) -> None:
+        self._do("infer", claim, State.INFERRED)
+
+    def deliver(self, claim: Claim) -> None:
+        self._do("deliver", claim, State.DELIVERED)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = db.connect(f"sqlite:///{tmp_path / 'carpus.sqlite'}")
+    db.migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+class House:
+    """Jobs, steps and the messages that were sent."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.clock = Clock()
+        self.jobs = Jobs(engine, process="test", clock=self.clock)
+        self.pipeline = FakePipeline(self.jobs)
+        self.sent: list[tuple[int, State]] = []
+        self.settings = Settings(retry_delays_seconds=(5, 30), retry_for_hours=1)
+        self.steps = Steps(self.jobs, self.pipeline, lambda *message: self.sent.append(message), self.settings)
+
+    def received(self, number: int = 1) -> int:
+        self.jobs.record_instance(film(number))
+        return self.jobs.find(f"2.25.{number}")[0].id
+
+    def prepared(self) -> int:
+        job_id = self.received()
+        self.steps.prepare(job_id)
+        self.sent.clear()
+        self.pipeline.calls.clear()
+        return job_id
+
+
+@pytest.fixture
+def house(engine: Engine) -> House:
+    return House(engine)
+
+
+def test_each_step_sends_the_message_of_the_next_one(house: House) -> None:
+    job_id = house.received()
+    house.steps.prepare(job_id)
+    house.steps.infer(job_id)
+    house.steps.deliver(job_id)
+    assert house.jobs.get(job_id).state == State.DELIVERED
+    assert house.sent == [(job_id, State.PREPARED), (job_id, State.INFERRED)]
+
+
+def test_a_message_delivered_twice_works_once(house: House) -> None:
+    job_id = house.prepared()
+    house.steps.infer(job_id)
+    house.steps.infer(job_id)
+    assert house.pipeline.calls == ["infer"]
+    assert house.sent == [(job_id, State.INFERRED)]
+
+
+def test_a_message_that_comes_too_early_does_nothing(house: House) -> None:
+    job_id = house.received()
+    house.steps.deliver(job_id)
+    assert house.pipeline.calls == []
+    assert house.jobs.get(job_id).state == State.RECEIVED
+
+
+def test_two_workers_with_one_message_make_one_call(engine: Engine, house: House) -> None:
+    job_id = house.prepared()
+    other = Steps(Jobs(engine, process="other", clock=house.clock), house.pipeline, lambda *_: None, house.settings)
+    house.pipeline.before = lambda _claim: other.infer(job_id)
+    house.steps.infer(job_id)
+    assert house.pipeline.calls == ["infer"]
+    assert house.jobs.get(job_id).state == State.INFERRED
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "code", "waits"),
+    [
+        (Retryable("away", code="peer-unreachable"), State.PREPARED, "peer-unreachable", True),
+        (Permanent("refused", code="sop-class-refused", next_action="x"), State.FAILED, "sop-class-refused", False),
+        (ZeroDivisionError("Smith^John"), State.PREPARED, "unexpected-error", True),
+    ],
+)
+def test_an_error_is_recorded_by_what_helps(
+    house: House, error: Exception, state: State, code: str, waits: bool
+) -> None:
+    job_id = house.prepared()
+    house.pipeline.raises = error
+    house.steps.infer(job_id)
+    job = house.jobs.get(job_id)
+    assert (job.state, job.cause_code, job.not_before > house.clock()) == (state, code, waits)
+    assert "Smith" not in (job.cause_text or "") + "".join(event.text for event in house.jobs.timeline(job_id))
+    assert house.sent == []
+
+
+def test_an_unforeseen_error_is_a_dead_letter_at_the_third_attempt(house: House) -> None:
+    job_id = house.prepared()
+    house.pipeline.raises = ZeroDivisionError("x")
+    states = []
+    for _ in range(3):
+        house.steps.infer(job_id)
+        states.append(house.jobs.get(job_id).state)
+        house.clock.pass_seconds(60)
+    assert states == [State.PREPARED, State.PREPARED, State.FAILED]
+    job = house.jobs.get(job_id)
+    assert job.cause_text is not None
+    assert job.cause_text.startswith("ZeroDivisionError at test_tasks.py:")
+    assert job.next_action
+    house.pipeline.raises = None
+    assert house.jobs.retry(job_id) == State.PREPARED
+    house.steps.infer(job_id)
+    assert house.jobs.get(job_id).state == State.INFERRED
+
+
+def test_a_transient_error_is_given_up_after_the_set_time_with_its_cause(house: House) -> None:
+    job_id = house.prepared()
+    house.pipeline.raises = Retryable("no answer", code="peer-unreachable")
+    house.steps.infer(job_id)
+    house.clock.pass_seconds(3601)
+    house.steps.infer(job_id)
+    job = house.jobs.get(job_id)
+    assert (job.state, job.cause_code) == (State.FAILED, "peer-unreachable")
+    assert "given up after 1 hours and 2 attempts" in (job.cause_text or "")
+
+
+def test_preparing_leaves_its_errors_to_the_caller(house: House) -> None:
+    job_id = house.received()
+    house.pipeline.raises = Retryable("disk full", code="disk-full")
+    with pytest.raises(Retryable):
+        house.steps.prepare(job_id)
+    assert not house.jobs.prepare_failed(job_id, "disk-full", "disk full", permanent=False)
+    assert house.jobs.get(job_id).not_before > house.clock()
+
+
+def test_a_long_step_keeps_its_lease(engine: Engine) -> None:
+    jobs = Jobs(engine, process="slow", lease_seconds=0.4)
+    pipeline = FakePipeline(jobs)
+    jobs.record_instance(film(1))
+    job_id = jobs.find("2.25.1")[0].id
+    stolen: list[Any] = []
+
+    def work(_claim: Claim) -> None:
+        time.sleep(1.0)
+        stolen.extend(jobs.sweep().released)
+
+    pipeline.before = work
+    Steps(jobs, pipeline, lambda *_: None, Settings()).prepare(job_id)
+    assert stolen == []
+    assert jobs.get(job_id).state == State.PREPARED
+
+
+def test_a_worker_that_lost_its_lease_changes_nothing(house: House) -> None:
+    job_id = house.prepared()
+    house.pipeline.before = lambda _claim: house.jobs.cancel(job_id)
+    house.steps.infer(job_id)
+    assert house.jobs.get(job_id).state == State.CANCELLED
+    assert house.sent == []
+
+
+def test_waiting_grows_as_listed_and_the_last_delay_repeats() -> None:
+    delays = (5.0, 30.0)
+    for attempt, seconds in ((1, 5), (2, 30), (3, 30), (40, 30)):
+        waited = delay(delays, attempt).total_seconds()
+        assert 0.8 * seconds <= waited <= 1.2 * seconds
+
+
+class FakePublisher(Publisher):
+    """A broker that holds what it was given, or loses it."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self.jobs = jobs
+        self.messages: list[tuple[int, State]] = []
+        self.away = False
+
+    def publish(self, job_id: int, state: State) -> bool:
+        if self.away:
+            return False
+        self.messages.append((job_id, state))
+        self.jobs.published(job_id, state)
+        return True
+
+    def waiting(self, state: State) -> int | None:
+        return None if self.away else sum(1 for _, each in self.messages if each == state)
+
+
+def test_messages_a_broker_lost_are_sent_again(house: House) -> None:
+    job_id = house.prepared()
+    broker = FakePublisher(house.jobs)
+    sweeper = Sweeper(house.jobs, broker)
+    assert sweeper.round() == 0  # whoever prepared it is about to send the message
+    house.clock.pass_seconds(2)
+    assert sweeper.round() == 1
+    house.clock.pass_seconds(6)
+    assert sweeper.round() == 0
+    broker.messages.clear()  # the broker's data was wiped
+    assert sweeper.round() == 1
+    assert broker.messages == [(job_id, State.PREPARED)]
+
+
+def test_while_the_broker_is_away_jobs_wait_and_then_go_on(house: House) -> None:
+    house.prepared()
+    house.clock.pass_seconds(2)
+    broker = FakePublisher(house.jobs)
+    broker.away = True
+    sweeper = Sweeper(house.jobs, broker)
+    assert sweeper.round() == 0
+    broker.away = False
+    assert sweeper.round() == 1
+
+
+def test_the_sweeper_outlives_an_error(house: House) -> None:
+    calls = []
+
+    class Broken(Sweeper):
+        def round(self) -> int:
+            calls.append(1)
+            if len(calls) == 3:
+                stop.set()
+            raise OSError("the database is away")
+
+    stop = threading.Event()
+    Broken(house.jobs, FakePublisher(house.jobs)).run(stop, interval_seconds=0.001)
+    assert len(calls) == 3
+
+
+def test_a_broker_that_is_away_is_an_outcome_not_an_error(house: House, tmp_path: Path) -> None:
+    job_id = house.prepared()
+    settings = Settings(broker_url=f"redis+socket://{tmp_path / 'nobody.sock'}")
+    publisher = Publisher(create_app(settings), house.jobs)
+    assert not publisher.publish(job_id, State.PREPARED)
+    started = time.monotonic()
+    assert not any(publisher.publish(job_id, State.PREPARED) for _ in range(100))
+    assert time.monotonic() - started < 1  # a backlog does not wait for the broker job by job
+    assert publisher.waiting(State.PREPARED) is None
+    assert house.jobs.unpublished() == [(job_id, State.PREPARED)]

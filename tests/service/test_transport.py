@@ -1,0 +1,283 @@
+"""What hostile and broken peers may do to the listener: nothing that another peer would notice."""
+
+import socket
+import struct
+import threading
+import time
+from pathlib import Path
+from statistics import median
+
+import psutil
+import pytest
+from pydicom.uid import ComputedRadiographyImageStorage as CR
+from structlog.testing import capture_logs
+
+from service.conformance import CONTEXT_UNKNOWN, VERSION_UNKNOWN
+from service.receiving.places import MAXIMUM_PENDING
+from service.receiving.transport import MAXIMUM_REQUEST_BYTES
+from tests import raw_peer
+from tests.factories import instance
+from tests.listening import LIMITS, Running, start
+from tests.raw_peer import IMPLICIT, RawPeer, associate_rq, p_data, pdu
+
+TLS_CLIENT_HELLO = bytes.fromhex("1603010200010001fc0303") + bytes(100)
+
+
+def echo_seconds(scp: Running) -> float:
+    """Return the median of five: connection, association, C-ECHO, release."""
+    return median(raw_peer.echo(scp.port) for _ in range(5))
+
+
+def test_a_tls_client_on_the_plain_port_is_named(scp: Running) -> None:
+    with capture_logs() as logs, RawPeer(scp.port) as peer:
+        peer.send(TLS_CLIENT_HELLO)
+        assert peer.closed()
+    assert [entry["event"] for entry in logs] == ["peer speaks TLS on the plain port"]
+    assert scp.echo() == 0x0000
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 64, b"\xff" * 64, b"\x04\x00\x00\x00\x00\x02ab"]
+)
+def test_garbage_is_answered_with_an_abort(scp: Running, garbage: bytes) -> None:
+    with capture_logs() as logs, RawPeer(scp.port) as peer:
+        peer.send(garbage)
+        kind, body = peer.read()
+        assert kind == 0x07
+        assert body[2:] == b"\x02\x02"  # PS3.8 9.3.8: by the service provider, unexpected PDU
+    (entry,) = [entry for entry in logs if "first_byte" in entry]
+    assert entry["first_byte"] == garbage[0]
+    assert scp.echo() == 0x0000
+
+
+@pytest.mark.parametrize("length", [1, 5, 6, 40, 100])
+def test_a_truncated_association_request_is_logged_and_harms_nobody(scp: Running, length: int) -> None:
+    with capture_logs() as logs:
+        with RawPeer(scp.port) as peer:
+            peer.send(associate_rq()[:length])
+            peer.socket.shutdown(socket.SHUT_WR)
+            assert peer.closed()
+        assert scp.echo() == 0x0000
+    assert "connection ended inside a PDU" in [entry["event"] for entry in logs]
+
+
+def test_a_request_that_does_not_parse_is_aborted(scp: Running) -> None:
+    with capture_logs() as logs, RawPeer(scp.port) as peer:
+        peer.send(pdu(0x01, b"\xff" * 300))
+        assert peer.read()[0] in (0x03, 0x07)
+    assert {entry["event"] for entry in logs} <= {"association request cannot be parsed", "association rejected"}
+    assert logs
+    assert scp.echo() == 0x0000
+
+
+def test_another_protocol_version_or_application_is_rejected_with_the_reason(scp: Running) -> None:
+    for request, expected in (
+        (associate_rq(version=2), VERSION_UNKNOWN),
+        (associate_rq(application_context="1.2.3"), CONTEXT_UNKNOWN),
+    ):
+        with RawPeer(scp.port) as peer:
+            peer.send(request)
+            kind, body = peer.read()
+        assert (kind, tuple(body[1:])) == (0x03, (expected.result, expected.source, expected.reason))
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["before the association", "inside it"])
+def test_a_pdu_that_claims_400_mb_is_not_believed(scp: Running, inside: bool) -> None:
+    process, block = psutil.Process(), bytes(1024**2)
+    with capture_logs() as logs, RawPeer(scp.port) as peer:
+        if inside:
+            assert peer.associate()[0] == 0x02
+        before = process.memory_info().rss
+        peer.send(struct.pack(">BBI", 0x04 if inside else 0x01, 0, 400 * 1024**2))
+        try:
+            for _ in range(400):
+                peer.socket.sendall(block)
+        except OSError:
+            pass  # the other side has had enough
+        growth = process.memory_info().rss - before
+    assert growth < 20 * 1024**2
+    (entry,) = [entry for entry in logs if "longer than the limit" in entry["event"]]
+    assert entry["bytes"] == 400 * 1024**2
+    assert entry["limit"] < 1024**2
+    assert scp.echo() == 0x0000
+
+
+def test_silent_connections_hold_up_nobody_and_the_oldest_go_first(scp: Running) -> None:
+    silent = [socket.create_connection(("127.0.0.1", scp.port)) for _ in range(3 * MAXIMUM_PENDING)]
+    try:
+        assert echo_seconds(scp) < 1
+        silent[0].settimeout(5)
+        assert silent[0].recv(1) == b""  # made room
+        assert scp.send(instance()) == [0x0000]
+    finally:
+        for connection in silent:
+            connection.close()
+
+
+def test_a_silent_connection_is_closed_when_its_time_is_over(scp: Running) -> None:
+    with capture_logs() as logs, RawPeer(scp.port) as peer:
+        started = time.monotonic()
+        assert peer.closed()
+        assert time.monotonic() - started == pytest.approx(LIMITS.association_timeout_seconds, abs=1)
+    (entry,) = [entry for entry in logs if entry["event"] == "no association request in time"]
+    assert entry["limit_seconds"] == LIMITS.association_timeout_seconds
+
+
+def test_a_request_that_trickles_in_is_cut_off_at_the_same_time(scp: Running) -> None:
+    request = associate_rq()
+    with RawPeer(scp.port) as peer:
+        started = time.monotonic()
+        try:
+            for byte in request:
+                peer.socket.sendall(bytes([byte]))
+                time.sleep(0.1)
+        except OSError:
+            pass  # broken pipe or reset, as the kernel has it
+        assert time.monotonic() - started < LIMITS.association_timeout_seconds + 2
+
+
+def test_a_pdu_that_stops_half_way_frees_its_place(tmp_path: Path) -> None:
+    limits = LIMITS.model_copy(update={"maximum_associations": 1, "network_timeout_seconds": 0.5})
+    running = start(tmp_path, limits=limits)
+    with running.server, RawPeer(running.port) as peer:
+        assert peer.associate((CR, IMPLICIT))[0] == 0x02
+        peer.send(pdu(0x04, b"half", length=1000))
+        assert peer.closed()
+        running.wait_until_free()
+        assert running.send(instance()) == [0x0000]
+
+
+def test_an_idle_association_is_ended_and_frees_its_place(tmp_path: Path) -> None:
+    limits = LIMITS.model_copy(update={"maximum_associations": 1, "network_timeout_seconds": 0.5})
+    running = start(tmp_path, limits=limits)
+    with running.server, RawPeer(running.port) as peer:
+        assert peer.associate((CR, IMPLICIT))[0] == 0x02
+        assert peer.closed()
+        running.wait_until_free()
+        assert running.send(instance()) == [0x0000]
+
+
+def test_idle_associations_cost_little_and_do_not_slow_an_echo(scp: Running) -> None:
+    peers = []
+    try:
+        for _ in range(40):
+            peers.append(RawPeer(scp.port))
+            assert peers[-1].associate((CR, IMPLICIT))[0] == 0x02
+        assert echo_seconds(scp) < 1
+    finally:
+        for peer in peers:
+            peer.socket.close()
+
+
+def test_one_address_cannot_take_every_place(tmp_path: Path) -> None:
+    limits = LIMITS.model_copy(update={"maximum_associations": 10, "maximum_associations_per_address": 3})
+    running = start(tmp_path, limits=limits)
+    with running.server:
+        peers = [RawPeer(running.port) for _ in range(4)]
+        answers = [peer.associate((CR, IMPLICIT))[0] for peer in peers]
+        assert answers == [0x02, 0x02, 0x02, 0x03]
+        for peer in peers:
+            peer.socket.close()
+
+
+def test_garbage_inside_an_association_ends_it_alone(scp: Running) -> None:
+    with RawPeer(scp.port) as other, RawPeer(scp.port) as peer:
+        assert other.associate()[0] == 0x02
+        assert peer.associate()[0] == 0x02
+        peer.send(b"\xee" * 1000)
+        assert peer.closed()
+        echo = raw_peer.command_set(
+            AffectedSOPClassUID=raw_peer.VERIFICATION, CommandField=0x0030, MessageID=1, CommandDataSetType=0x0101
+        )
+        other.send(p_data(1, echo, command=True, last=True))
+        assert raw_peer.status(other.read()[1]) == 0x0000
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        p_data(99, b"x" * 20, command=True, last=True),  # a presentation context that does not exist
+        p_data(1, b"\xff" * 50, command=True, last=True),  # a command set that is none
+        p_data(
+            1,
+            raw_peer.command_set(CommandField=0x7777, MessageID=1, CommandDataSetType=0x0101),
+            command=True,
+            last=True,
+        ),
+        pdu(0x04, b""),  # no fragment at all
+        pdu(0x04, struct.pack(">IBB", 0xFFFFFFF0, 1, 3)),  # a fragment that claims 4 GB
+        pdu(0x04, struct.pack(">IBB", 0, 1, 3)),  # a fragment of no length
+        pdu(0x02, bytes(100)),  # an answer to nothing
+    ],
+    ids=["context", "command", "field", "empty", "4 GB", "no length", "answer"],
+)
+def test_a_malformed_message_ends_its_association_alone(scp: Running, payload: bytes) -> None:
+    with RawPeer(scp.port, timeout_s=6) as peer:
+        assert peer.associate((CR, IMPLICIT))[0] == 0x02
+        peer.send(payload)
+        peer.socket.shutdown(socket.SHUT_WR)
+        assert peer.closed()
+    assert scp.echo() == 0x0000
+    assert scp.jobs.backlog() == 0
+
+
+def test_requests_sent_without_waiting_for_responses_end_the_association(
+    scp: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(type(scp.jobs), "backlog", lambda _self: release.wait(3) or 0)
+    command = p_data(1, raw_peer.c_store_rq(CR, "1.2.3"), command=True, last=True)
+    message = command + p_data(1, bytes(100), command=False, last=True)
+    with capture_logs() as logs, RawPeer(scp.port) as peer:
+        assert peer.associate((CR, IMPLICIT))[0] == 0x02
+        for _ in range(10):
+            peer.send_until_closed(message)
+        time.sleep(0.3)
+        release.set()
+        assert peer.closed()
+    assert "requests sent without waiting for responses" in [entry["event"] for entry in logs]
+
+
+def test_a_flood_of_header_elements_is_refused_quickly(scp: Running) -> None:
+    element = struct.pack("<HHI", 0x0008, 0x1155, 4) + b"1.2\0"
+    data = element * 30_000
+    with RawPeer(scp.port) as peer:
+        assert peer.associate((CR, IMPLICIT))[0] == 0x02
+        peer.send(p_data(1, raw_peer.c_store_rq(CR, "1.2.3"), command=True, last=True))
+        for begin in range(0, len(data), 100_000):
+            piece = data[begin : begin + 100_000]
+            peer.send(p_data(1, piece, command=False, last=begin + 100_000 >= len(data)))
+        assert raw_peer.status(peer.read()[1]) == 0xC000
+    assert scp.jobs.quarantined()[0].cause_code == "header-too-long"
+
+
+def test_all_peers_together_have_a_limit_of_what_is_under_way(tmp_path: Path) -> None:
+    limits = LIMITS.model_copy(update={"maximum_instance_bytes": 1024**2})
+    running = start(tmp_path, limits=limits)
+    peers = []
+    with capture_logs() as logs, running.server:
+        for _ in range(8):
+            peer = RawPeer(running.port)
+            peers.append(peer)
+            assert peer.associate((CR, IMPLICIT))[0] == 0x02
+            peer.send(p_data(1, raw_peer.c_store_rq(CR, "1.2.3"), command=True, last=True))
+            for _ in range(7):
+                peer.send_until_closed(p_data(1, bytes(100_000), command=False, last=False))
+        deadline = time.monotonic() + 5
+        while (
+            not [e for e in logs if e["event"] == "too much under way from all peers"] and time.monotonic() < deadline
+        ):
+            time.sleep(0.05)
+        assert running.echo() == 0x0000
+        for peer in peers:
+            peer.socket.close()
+        while running.server.listener.server.places.bytes_under_way and time.monotonic() < deadline + 5:
+            time.sleep(0.05)
+        assert running.server.listener.server.places.bytes_under_way == 0
+    (first, *_) = [entry for entry in logs if entry["event"] == "too much under way from all peers"]
+    assert first["limit"] == 4 * 1024**2
+
+
+def test_the_longest_legal_request_is_within_the_limit() -> None:
+    # PS3.8: 128 presentation contexts; ours lists 15 transfer syntaxes, each item 4 bytes and at most 64 characters.
+    assert MAXIMUM_REQUEST_BYTES > 128 * (8 + 68 + 15 * 68)

@@ -1,0 +1,17 @@
+"""Find the real peers and judges; a test that needs one that is missing says so and skips, never in CI."""
+
+import os
+import shutil
+
+import pytest
+
+
+def tool(program: str, package: str) -> str:
+    """Return the path of a program of a Debian package, or skip the test."""
+    found = shutil.which(program)
+    if found is None:
+        message = f"{program} is not installed (Debian: {package})"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return found

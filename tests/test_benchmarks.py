@@ -1,0 +1,17 @@
+from pathlib import Path
+
+import pytest
+
+from benchmarks import results
+
+PAGE = Path(results.FOLDER) / "README.md"
+
+
+def test_the_results_page_is_what_the_stored_results_say() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert results.render(text) == text, "run python -m benchmarks.results"
+
+
+def test_a_page_without_the_mark_is_refused() -> None:
+    with pytest.raises(ValueError, match="no line"):
+        results.render("# Results\n")

@@ -1,0 +1,87 @@
+"""The composition is checked against the compose specification and against what the code really reads."""
+
+import json
+import typing
+from importlib.resources import files
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from argon2 import PasswordHasher
+from click.testing import CliRunner
+from pydantic import BaseModel
+
+from service.__main__ import COMMANDS, cli
+from service.settings import Settings, load
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+OURS = {name: service for name, service in COMPOSE["services"].items() if str(service["image"]).startswith("carpus:")}
+
+
+def _setting_exists(key: str, model: type[BaseModel]) -> bool:
+    head, _, rest = key.partition("__")
+    field = model.model_fields.get(head)
+    if field is None:
+        return False
+    annotation = field.annotation
+    return not rest or (
+        isinstance(annotation, type) and issubclass(annotation, BaseModel) and _setting_exists(rest, annotation)
+    )
+
+
+def _setting_names(names: typing.Iterable[str]) -> list[str]:
+    return [name[7:].lower() for name in names if name.upper().startswith("CARPUS_")]
+
+
+def test_the_composition_follows_the_compose_specification() -> None:
+    schema = json.loads((files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text())
+    jsonschema.validate(COMPOSE, schema)
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_every_variable_of_the_composition_is_a_setting(name: str) -> None:
+    variables = set(_setting_names(OURS[name]["environment"])) - {"config"}
+    assert {key for key in variables if not _setting_exists(key, Settings)} == set()
+
+
+def test_every_secret_is_a_setting_or_the_database_s_own() -> None:
+    secrets = set(COMPOSE["secrets"]) - {"postgres_password"}
+    assert {key for key in _setting_names(secrets) if not _setting_exists(key, Settings)} == set()
+    assert all(key.startswith("carpus_") for key in secrets)
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_every_container_runs_a_command_that_exists(name: str) -> None:
+    program, command, *_ = OURS[name]["command"]
+    assert program == "carpus"
+    assert command in COMMANDS
+
+
+def test_inference_reaches_neither_the_identified_store_nor_the_pacs() -> None:
+    inference = OURS["inference"]
+    mounts = [str(volume).split(":")[1] for volume in inference["volumes"]]
+    assert "/var/lib/carpus/identified" not in mounts
+    assert "/var/lib/carpus/keys" not in mounts
+    assert inference["networks"] == ["inference"]
+    assert COMPOSE["networks"]["inference"]["internal"] is True
+
+
+def test_the_sample_configuration_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CARPUS_CONFIG", raising=False)
+    settings = load(ROOT / "deploy" / "carpus.yaml")
+    assert settings.destinations[0].host in COMPOSE["services"]
+
+
+def test_no_container_runs_as_root_or_writes_to_its_image() -> None:
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+    assert "\nUSER carpus\n" in dockerfile
+    assert all(service["read_only"] and service["cap_drop"] == ["ALL"] for service in OURS.values())
+
+
+def test_the_command_of_the_deployment_page_prints_a_hash_that_verifies() -> None:
+    password = "a long password"
+    result = CliRunner().invoke(cli, ["web", "--hash-password"], input=f"{password}\n{password}\n")
+    assert result.exit_code == 0, result.output
+    assert PasswordHasher().verify(result.stdout.strip().splitlines()[-1], password)
