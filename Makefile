@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check bench format
+.PHONY: install demo test check bench format sbom
 
 install: $(STAMP)
 
@@ -33,3 +33,7 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.end_to_end
+
+# The bill of materials (CycloneDX) of the default install; fails on a licence that it may not hold.
+sbom: $(STAMP)
+	$(BIN)/python deploy/bill_of_materials.py

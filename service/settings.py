@@ -11,6 +11,7 @@ import os
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -146,6 +147,13 @@ class Settings(BaseSettings):
     web: WebSettings = WebSettings()
     log_level: str = "INFO"
     log_json: bool = True
+
+    @field_validator("database_url", "broker_url")
+    @classmethod
+    def _no_example_password(cls, value: str) -> str:
+        if (urlsplit(value).password or "").lower() in EXAMPLE_SECRETS:
+            raise ValueError("the password in this address is an example; set one of your own")
+        return value
 
     @model_validator(mode="after")
     def _unique_names(self) -> Self:

@@ -85,3 +85,12 @@ def test_the_command_of_the_deployment_page_prints_a_hash_that_verifies() -> Non
     result = CliRunner().invoke(cli, ["web", "--hash-password"], input=f"{password}\n{password}\n")
     assert result.exit_code == 0, result.output
     assert PasswordHasher().verify(result.stdout.strip().splitlines()[-1], password)
+
+
+def test_the_image_takes_neither_secrets_nor_state() -> None:
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+    copied = {word for line in dockerfile.splitlines() if line.startswith("COPY ") for word in line.split()[1:-1]}
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert "*" in ignored
+    assert {line[1:] for line in ignored if line.startswith("!")} == copied
+    assert "secret" not in dockerfile.lower().replace("no secret in the image", "")

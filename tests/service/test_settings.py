@@ -72,3 +72,14 @@ def test_a_peer_is_admitted_from_its_networks_alone() -> None:
     assert peer.admits("::1")
     assert not peer.admits("10.2.0.1")
     assert not peer.admits("127.0.0.1")
+
+
+@pytest.mark.parametrize("setting", ["database_url", "broker_url"])
+@pytest.mark.parametrize(("password", "refused"), [("change-me", True), ("Secret", True), ("kMu8-2c", False)])
+def test_an_example_password_in_an_address_refuses_to_start(setting: str, password: str, refused: bool) -> None:
+    address = f"postgresql+psycopg://carpus:{password}@db/carpus"
+    if refused:
+        with pytest.raises(InvalidConfiguration, match=setting):
+            load(None, **{setting: address})
+    else:
+        assert getattr(load(None, **{setting: address}), setting) == address
