@@ -13,7 +13,6 @@ from typing import Final, Protocol
 
 from models.image import Image
 from models.reading import (
-    Agreement,
     Bundle,
     ImageFacts,
     Mask,
@@ -25,12 +24,9 @@ from models.reading import (
     Verdict,
 )
 from models.regions import SEGMENTED, Sex
-from models.standards import STANDARDS, TopN, Weighting
-from models.standards import greulich_pyle as brush
+from models.scoring import SEXES, WEIGHTING, Intervals, Scoring, agreement
+from models.standards import STANDARDS, Weighting
 
-SEXES: Final[tuple[Sex, ...]] = ("F", "M")
-WEIGHTING: Final = TopN()
-BY_STAGES: Final = tuple(standard.name for standard in STANDARDS)
 REGRESSION: Final = "regression"  # the name of the method while no regressor is there to give its own
 
 
@@ -80,13 +76,6 @@ class Regressor(Protocol):
         """Return one result for the given sex, or one for each sex where it is unknown."""
 
 
-class Intervals(Protocol):
-    """Conformal intervals measured on films that were not trained on."""
-
-    def interval(self, method: str, sex: Sex, bone_age_years: float) -> tuple[float, float] | None:
-        """Return the interval around a bone age in years, or None where it was not measured."""
-
-
 @dataclass(frozen=True, slots=True)
 class Reader:
     """The chain of one bundle.
@@ -113,6 +102,11 @@ class Reader:
     default_method: str | None = None
     threshold_years: float | None = None
     absences: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def scoring(self) -> Scoring:
+        """The rules from stages to bone ages."""
+        return Scoring(self.weighting, self.intervals, self.threshold_years)
 
     def read(self, image: Image, sex: Sex | None, chronological_age: float | None = None) -> Reading:
         """Read one film.
@@ -151,7 +145,7 @@ class Reader:
             results = self._by_stages(stages, sexes)
         with _timed(timings, "regression"):
             results += self._by_film(image, reading, sexes)
-        results = tuple(self._complete(result, reading.chronological_age_years) for result in results)
+        results = tuple(self.scoring.complete(result, reading.chronological_age_years) for result in results)
         return dataclasses.replace(
             reading,
             verdict=self._remarked(reading, masks),
@@ -165,10 +159,7 @@ class Reader:
         if self.grader is None:
             reason = self.absences.get("grading", "the bundle holds no weights for grading")
             return tuple(_not_applicable(standard.name, sex, reason) for standard in STANDARDS for sex in sexes)
-        chances = {bone: stage.probabilities for bone, stage in stages.items()}
-        return tuple(
-            standard.read_probabilities(chances, sex, self.weighting) for standard in STANDARDS for sex in sexes
-        )
+        return self.scoring.by_stages(stages, sexes)
 
     def _by_film(self, image: Image, reading: Reading, sexes: Sequence[Sex]) -> tuple[MethodResult, ...]:
         if not self.regressors:
@@ -178,26 +169,6 @@ class Reader:
             result
             for regressor in self.regressors
             for result in regressor.estimate(image, reading.sex, reading.image, reading.regions)
-        )
-
-    def _complete(self, result: MethodResult, chronological_age: float | None) -> MethodResult:
-        """Add the interval, and where age and reference are known the standard deviation score."""
-        age = result.bone_age_years
-        if age is None:
-            return result
-        if result.interval_years is None and self.intervals is not None:
-            result = dataclasses.replace(result, interval_years=self.intervals.interval(result.name, result.sex, age))
-        # The Brush Foundation deviations are those of Greulich-Pyle ages; for the ages by stages no reference is at hand.
-        if chronological_age is None or result.name in BY_STAGES:
-            return result
-        position = brush.position(12 * age, 12 * chronological_age, result.sex)
-        if position is None:
-            return result
-        return dataclasses.replace(
-            result,
-            sds=round(position.sds, 2),
-            percentile=round(position.percentile, 1),
-            reference="; ".join(filter(None, (brush.REFERENCE, result.reference))),
         )
 
     def _remarked(self, reading: Reading, masks: Mapping[str, Mask]) -> Verdict:
@@ -211,19 +182,6 @@ class Reader:
             why = "the bone was not found in its region"
         remark = Reason("not-outlined", f"no outline of {' and '.join(missing)}: {why}")
         return Verdict(reading.verdict.accepted, (*reading.verdict.reasons, remark))
-
-
-def agreement(results: Sequence[MethodResult], threshold_years: float | None) -> Agreement:
-    """Return the widest spread between the methods on one curve; two methods that give an age are needed."""
-    spreads = []
-    for sex in SEXES:
-        ages = [r.bone_age_years for r in results if r.sex == sex and r.bone_age_years is not None]
-        if len(ages) > 1:
-            spreads.append(max(ages) - min(ages))
-    if not spreads:
-        return Agreement(None, alarm=False, threshold_years=threshold_years)
-    spread = round(max(spreads), 3)
-    return Agreement(spread, threshold_years is not None and spread > threshold_years, threshold_years)
 
 
 def _not_applicable(name: str, sex: Sex, reason: str) -> MethodResult:

@@ -16,6 +16,7 @@ from models import weights
 from models.metrics.conformal import Intervals
 from models.reader import Reader
 from models.reading import Bundle
+from models.scoring import Scoring
 from models.standards import Classic, Top2, TopN, Weighting
 from models.weights import Metadata
 
@@ -58,6 +59,11 @@ class Description:
     intended_use: str
     parts: tuple[tuple[str, Path, Metadata], ...] = ()
     absent: tuple[str, ...] = ()
+
+    @property
+    def scoring(self) -> Scoring:
+        """The rules from stages to bone ages; they need none of the weights."""
+        return Scoring(self.weighting, self.intervals, self.threshold_years)
 
     @property
     def identity(self) -> Bundle:

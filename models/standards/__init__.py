@@ -20,6 +20,7 @@ from models.standards.rus import (
     MissingBones,
     RusStandard,
     fine_levels,
+    labels_of,
     letter_of,
 )
 from models.standards.weighting import Classic, Top2, TopN, Weighting
@@ -38,6 +39,7 @@ __all__ = [
     "TopN",
     "Weighting",
     "fine_levels",
+    "labels_of",
     "letter_of",
     "sds",
 ]

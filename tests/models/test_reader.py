@@ -7,9 +7,10 @@ import pytest
 
 from models import standards
 from models.image import Image
-from models.reader import Reader, agreement
+from models.reader import Reader
 from models.reading import Bundle, ImageFacts, Mask, MethodResult, Reading, Reason, Region, Stage, Verdict
 from models.regions import REGIONS, RUS, Sex
+from models.scoring import agreement
 
 FILM = Image(np.zeros((64, 48), np.float32))
 FACTS = ImageFacts(64, 48, None, "L", None, "bone bright", "MONOCHROME2", 0.0)

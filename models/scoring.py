@@ -1,0 +1,144 @@
+"""Turn stages into bone ages by the tables of a bundle: the part of a Reader that needs no pixels and no weights.
+
+The Reader runs it after grading; a radiologist's correction runs it again with other stages. One code path, so that a corrected
+bone age differs from the first one by the correction and by nothing else.
+"""
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from models.reading import Agreement, MethodResult, Reading, Region, Stage
+from models.regions import RUS, Sex
+from models.standards import STANDARDS, TopN, Weighting, fine_levels, labels_of, letter_of
+from models.standards import greulich_pyle as brush
+
+SEXES: Final[tuple[Sex, ...]] = ("F", "M")
+WEIGHTING: Final = TopN()
+BY_STAGES: Final = tuple(standard.name for standard in STANDARDS)
+FINE: Final = "RUS-CHN"  # the standard whose labels a Stage carries
+
+
+class Intervals(Protocol):
+    """Conformal intervals measured on films that were not trained on."""
+
+    def interval(self, method: str, sex: Sex, bone_age_years: float) -> tuple[float, float] | None:
+        """Return the interval around a bone age in years, or None where it was not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """The rules of one bundle.
+
+    Parameters
+    ----------
+    intervals
+        None where none were measured.
+    threshold_years
+        Spread between methods on one curve beyond which the Reading raises its alarm.
+    """
+
+    weighting: Weighting = WEIGHTING
+    intervals: Intervals | None = None
+    threshold_years: float | None = None
+
+    def by_stages(self, stages: Mapping[str, Stage], sexes: Sequence[Sex]) -> tuple[MethodResult, ...]:
+        """Read the stages of the bones by every standard, on the curve of each sex."""
+        chances = {bone: stage.probabilities for bone, stage in stages.items()}
+        return tuple(
+            standard.read_probabilities(chances, sex, self.weighting) for standard in STANDARDS for sex in sexes
+        )
+
+    def complete(self, result: MethodResult, chronological_age: float | None) -> MethodResult:
+        """Add the interval, and where age and reference are known the standard deviation score."""
+        age = result.bone_age_years
+        if age is None:
+            return result
+        if result.interval_years is None and self.intervals is not None:
+            result = dataclasses.replace(result, interval_years=self.intervals.interval(result.name, result.sex, age))
+        # The Brush Foundation deviations are those of Greulich-Pyle ages; for the ages by stages no reference is at hand.
+        if chronological_age is None or result.name in BY_STAGES:
+            return result
+        position = brush.position(12 * age, 12 * chronological_age, result.sex)
+        if position is None:
+            return result
+        return dataclasses.replace(
+            result,
+            sds=round(position.sds, 2),
+            percentile=round(position.percentile, 1),
+            reference="; ".join(filter(None, (brush.REFERENCE, result.reference))),
+        )
+
+    def restage(self, reading: Reading, stages: Mapping[str, str], rejected: Collection[str] = ()) -> Reading:
+        """Return the Reading as it would be with these stages given and these regions rejected by a person.
+
+        The methods by stages are read again; those that look at the film itself stay as they are. A stage that was given has
+        probability 1. A rejected region is no longer in the Reading, nor is its outline, and its bone counts as missing.
+
+        Parameters
+        ----------
+        stages
+            Region -> RUS-CHN label, or a TW3 letter that stands for one label only.
+
+        Raises
+        ------
+        ValueError
+            When the Reading is of a film that was not read; when a name is no region found on the film, a bone has no such
+            stage, or a region is both staged and rejected. The text names value and limit.
+        """
+        if not reading.verdict.accepted:
+            raise ValueError("the film was not read; there is nothing to correct")
+        for name in (*stages, *rejected):
+            if reading.region(name) is None:
+                found = ", ".join(region.name for region in reading.regions) or "none"
+                raise ValueError(f"region {name!r} is not on this film; found were {found}")
+        if both := sorted(set(stages) & set(rejected)):
+            raise ValueError(f"{', '.join(both)}: either a stage is given or the region is rejected, not both")
+        given = {name: _given(name, label) for name, label in stages.items()}
+        regions = tuple(_with_stage(r, given) for r in reading.regions if r.name not in rejected)
+        sexes: tuple[Sex, ...] = SEXES if reading.sex is None else (reading.sex,)
+        staged = {region.name: region.stage for region in regions if region.stage is not None}
+        results = (
+            *(self.complete(result, reading.chronological_age_years) for result in self.by_stages(staged, sexes)),
+            *(method for method in reading.methods if method.name not in BY_STAGES),
+        )
+        return dataclasses.replace(
+            reading,
+            regions=regions,
+            masks={name: mask for name, mask in reading.masks.items() if name not in rejected},
+            methods=results,
+            agreement=agreement(results, self.threshold_years),
+        )
+
+
+def agreement(results: Sequence[MethodResult], threshold_years: float | None) -> Agreement:
+    """Return the widest spread between the methods on one curve; two methods that give an age are needed."""
+    spreads = []
+    for sex in SEXES:
+        ages = [r.bone_age_years for r in results if r.sex == sex and r.bone_age_years is not None]
+        if len(ages) > 1:
+            spreads.append(max(ages) - min(ages))
+    if not spreads:
+        return Agreement(None, alarm=False, threshold_years=threshold_years)
+    spread = round(max(spreads), 3)
+    return Agreement(spread, threshold_years is not None and spread > threshold_years, threshold_years)
+
+
+def _given(bone: str, label: str) -> Stage:
+    """Return the stage a person gave, certain and without a runner-up."""
+    if bone not in RUS:
+        raise ValueError(f"region {bone!r} carries no stage; the staged bones are {', '.join(RUS)}")
+    levels = fine_levels(bone)
+    fine = label
+    if label not in levels and label.upper() in "ABCDEFGHI" and len(label) == 1:
+        labels = labels_of(bone, label.upper())
+        if len(labels) > 1:
+            raise ValueError(f"{bone}={label}: TW3 stage {label.upper()} is {' or '.join(labels)} in {FINE}; name one")
+        fine = labels[0]
+    letter = letter_of(bone, fine)  # refuses an unknown label with those there are
+    return Stage(FINE, fine, letter, 1.0, probabilities=tuple(1.0 if level == fine else 0.0 for level in levels))
+
+
+def _with_stage(region: Region, given: Mapping[str, Stage]) -> Region:
+    return dataclasses.replace(region, stage=given[region.name]) if region.name in given else region
