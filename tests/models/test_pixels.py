@@ -1,5 +1,6 @@
 """Real files through the public door: `models.pixels.load` and `from_dataset`."""
 
+import base64
 import io
 import zlib
 from pathlib import Path
@@ -10,11 +11,15 @@ import PIL.Image
 import pydicom
 import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    HTJ2K,
     JPEG2000,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
@@ -25,6 +30,21 @@ from models import pixels
 from models.pixels import guards
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
+# `film()` as high-throughput JPEG 2000 (OpenJPH through imagecodecs 2026.3.6: htj2k_encode(film(), reversible=True), and with
+# a step of 1e-4, reversible=False): nothing installed here writes it.
+HTJ2K_LOSSLESS_RAMP = (
+    "/0//UQApQAAAAAAwAAAAQAAAAAAAAAAAAAAAMAAAAEAAAAAAAAAAAAABDwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB/1wAEyCIkJCQkJCQkJCQ"
+    "kJCQiIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAKEAAf+TwAArAGEAwwAW0hfSAWGUAMAAEwDFxQELdADAABVANrbRRhuX4ot1"
+    "AMAAFogYMWLEiBEjRozeCnp6cgJ4AMAAFuiGhoaGhoaGhoaGhoaGhoaG8/4Kenp6enp6cYJ9AMAALsQul8vlcrlcLpfL5XK5XC6Xy+VyuVwul8vl"
+    "crlc/X/6enp6enp6enp6enp6enpxAnUB/9k="
+)
+HTJ2K_LOSSY_RAMP = (
+    "/0//UQApQAAAAAAwAAAAQAAAAAAAAAAAAAAAMAAAAEAAAAAAAAAAAAABDwEB/1AACAACAAAAJ/9SAAwAAgABAAUEBEAA/1wAIyKcXZw3nDecEpRJ"
+    "lEmUMYyIjIiMnIUhhSGFjXz2fPZ8mf9kABcAAU9wZW5KUEggVmVyIDAuMjYuMy7/kAAKAAAAAAD/AAH/k8AACuCbGW1mdPyY48f8A0G0AMAACYDT"
+    "TwILdADAABaw9PQTE5RSSg89E01EKaUAf+hhAPq4AMAALqhAgCCWljQ1AYAglpY0NQGAIJaWNDUBgCCWljQ1AEmgeTQPJoHGFYRJngDAAF2wUqII"
+    "BEVGEQiKjCIQFBlFICgyikBQZBSBoMgoAkGRUQSCc/0lfyV/JX8lfyV/JX8lfhCvC3UBwAC9PGSGCM4QwRkiOEMEZ4jgDBGcIYIzRHCGCM4QwRki"
+    "OEMEZ4jgDBGcIYIzRH4/9JX8lfyV/JX8lfyV/JX8lfyV/JX8lfyV/JX8lfyV/iuLdQL/2Q=="
+)
 
 
 def film(rows: int = 64, columns: int = 48, bits: int = 12) -> np.ndarray:
@@ -81,6 +101,22 @@ def test_every_lossless_transfer_syntax_gives_the_same_pixels(syntax: str, tmp_p
     image = pixels.load(path)
     assert np.array_equal(image.pixels, plain.pixels)
     assert image.bits_stored == 12
+
+
+@pytest.mark.parametrize(
+    ("syntax", "stream", "levels_off"),
+    [
+        (HTJ2KLossless, HTJ2K_LOSSLESS_RAMP, 0),
+        (HTJ2KLosslessRPCL, HTJ2K_LOSSLESS_RAMP, 0),
+        (HTJ2K, HTJ2K_LOSSY_RAMP, 2),
+    ],
+)
+def test_high_throughput_jpeg_2000_decodes(syntax: str, stream: str, levels_off: int) -> None:
+    ds = dataset(film(), syntax)
+    ds.PixelData = encapsulate([base64.b64decode(stream)])
+    ds["PixelData"].VR = "OB"
+    plain = pixels.from_dataset(dataset(film()))
+    assert np.abs(pixels.from_dataset(ds).pixels - plain.pixels).max() <= levels_off / 4095
 
 
 def test_jpeg_lossless_decodes(tmp_path: Path) -> None:
