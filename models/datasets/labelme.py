@@ -61,9 +61,10 @@ def read(
     for key in ("shapes", "imagePath", "imageHeight", "imageWidth"):
         if key not in document:
             raise BadData(path, 1, key, "is missing")
-    image = (images or path.parent) / Path(str(document["imagePath"]).replace("\\", "/")).name
-    if not image.is_file():
-        raise BadData(path, _line(text, r'"imagePath"', 0), document["imagePath"], f"the film is not in {image.parent}")
+    folder, named = images or path.parent, Path(str(document["imagePath"]).replace("\\", "/"))
+    image = next((film for film in (folder / named, folder / named.name) if film.is_file()), None)
+    if image is None:
+        raise BadData(path, _line(text, r'"imagePath"', 0), document["imagePath"], f"the film is not in {folder}")
     rows, columns = int(document["imageHeight"]), int(document["imageWidth"])
     found = []
     for index, shape in enumerate(document["shapes"]):
