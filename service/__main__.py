@@ -20,6 +20,7 @@ COMMANDS = {
     "report": "service.commands.report",
     "models": "service.commands.models",
     "web": "service.commands.web",
+    "tls": "service.commands.tls",
     "phantom": "service.commands.phantom",
     "deidentify": "service.commands.deidentify",
 }

@@ -128,6 +128,10 @@ class Rejection:
 CALLED_UNKNOWN: Final = Rejection(1, 1, 7, "called-ae-title", "the called AE title is not ours")
 CALLING_UNKNOWN: Final = Rejection(1, 1, 3, "calling-ae-title", "the calling AE title is no listed peer")
 ADDRESS_UNKNOWN: Final = Rejection(1, 1, 1, "peer-address", "the peer may not call from this address")
+TLS_WANTED: Final = Rejection(1, 1, 1, "tls-required", "the peer may not call over plain DICOM")
+CERTIFICATE_UNKNOWN: Final = Rejection(
+    1, 1, 3, "peer-certificate", "the certificate does not stand for the calling AE title"
+)
 VERSION_UNKNOWN: Final = Rejection(1, 2, 2, "protocol-version", "the protocol version is not 1")
 CONTEXT_UNKNOWN: Final = Rejection(1, 1, 2, "application-context", "the application context is not DICOM's")
 FULL: Final = Rejection(2, 3, 2, "association-limit", "as many associations as we admit are open")
@@ -137,6 +141,8 @@ REJECTIONS: Final = (
     CALLED_UNKNOWN,
     CALLING_UNKNOWN,
     ADDRESS_UNKNOWN,
+    TLS_WANTED,
+    CERTIFICATE_UNKNOWN,
     VERSION_UNKNOWN,
     CONTEXT_UNKNOWN,
     FULL,

@@ -22,6 +22,7 @@ from service.receiving.transport import MAXIMUM_REQUEST_BYTES
 from service.routing import RULES, Outcome
 from service.scu import PERMANENT_RANGES, PERMANENT_STATUSES
 from service.settings import Limits
+from service.tls import SUITES
 
 _FATE = {Outcome.FILTER: "filtered: nothing is sent", Outcome.REJECT: "rejected: the reason is sent as a report"}
 
@@ -105,7 +106,17 @@ The identity of the patient and the study goes into the results byte for byte, w
 
 ## Security
 
-Plain DICOM. A peer that speaks TLS to the port is named in the log. Use a TLS terminating proxy or a private network."""
+Plain DICOM on one port and, where certificates are set, secure connections on another (registered: 2762), or on that alone.
+Secure connections follow the BCP 195 profile (PS3.15 B.12): TLS 1.2 or 1.3, both sides show a certificate, as requestor and as
+acceptor. A certificate must be signed by a configured authority and carry the AE title, or the name configured for the peer, as
+subject CN or subject alternative name; it may be pinned by SHA-256; a revocation list is optional. Cipher suites with TLS 1.2:
+
+| Suite |
+|---|"""
+    yield from _rows((f"`{suite}`",) for suite in SUITES)
+    yield """
+A handshake has the time of an association request. Who speaks TLS on the plain port, or plain DICOM on the other, is named in the
+log."""
 
 
 def _associations(limits: Limits) -> str:

@@ -15,8 +15,10 @@ from sqlalchemy import case, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from service import certificates
 from service.db import Instance, JobEvent, Quarantined, ResultObject
 from service.jobs import Jobs
+from service.settings import Settings
 from service.storage import Store
 
 STEP_BUCKETS_SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -31,10 +33,11 @@ def kind_of_process(name: str) -> str:
 class ServiceCollector(Collector):
     """Reads the database and the disk whenever it is asked."""
 
-    def __init__(self, jobs: Jobs, stores: Sequence[Store]) -> None:
+    def __init__(self, jobs: Jobs, stores: Sequence[Store], settings: Settings | None = None) -> None:
         """Keep what is to be measured; nothing is read yet."""
         self.jobs = jobs
         self.stores = stores
+        self.settings = settings
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """Tell the registry nothing in advance, so that registering reads no database."""
@@ -51,6 +54,8 @@ class ServiceCollector(Collector):
         yield up
         yield from families
         yield self._disk()
+        if self.settings is not None:
+            yield self._certificates(self.settings)
 
     def _jobs(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         by_state = GaugeMetricFamily("carpus_jobs", "Jobs by the state they are in.", labels=["state"])
@@ -118,6 +123,16 @@ class ServiceCollector(Collector):
             beats.add_metric([kind], age)
         return beats
 
+    def _certificates(self, settings: Settings) -> GaugeMetricFamily:
+        expiry = GaugeMetricFamily(
+            "carpus_certificate_expires_timestamp_seconds",
+            "When each of our TLS certificates expires; 0 when it cannot be read.",
+            labels=["certificate"],
+        )
+        for each in certificates.in_use(settings):
+            expiry.add_metric([each.name], each.expires_at.timestamp() if each.expires_at else 0)
+        return expiry
+
     def _disk(self) -> GaugeMetricFamily:
         free = GaugeMetricFamily("carpus_disk_free_bytes", "Free space of the disk of each store.", labels=["store"])
         for store in self.stores:
@@ -135,10 +150,10 @@ def heartbeat_ages(jobs: Jobs) -> dict[str, float]:
     return dict(sorted(ages.items()))
 
 
-def registry(jobs: Jobs, stores: Sequence[Store]) -> CollectorRegistry:
+def registry(jobs: Jobs, stores: Sequence[Store], settings: Settings | None = None) -> CollectorRegistry:
     """Return a registry of our own; the global one would mix several services of one process."""
     own = CollectorRegistry()
-    own.register(ServiceCollector(jobs, stores))
+    own.register(ServiceCollector(jobs, stores, settings))
     return own
 
 

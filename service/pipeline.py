@@ -221,7 +221,7 @@ class Pipeline:
                 self.jobs.record_status(job_id, destination.name, sent.SOPInstanceUID, state, sent.status)
 
         sent = self.send(
-            scu.Address(destination.ae_title, destination.host, destination.port),
+            scu.address_of(destination, self.settings),
             [self.stores.results.path(row.name) for row in waiting],
             calling_ae_title=self.settings.ae_title,
             timeout_seconds=destination.timeout_seconds,

@@ -20,6 +20,8 @@ from pynetdicom.status import code_to_category
 from pynetdicom.transport import AssociationSocket
 
 from service.errors import CarpusError, Permanent, Retryable
+from service.settings import Destination, Settings
+from service.tls import ClientTls, explain
 
 MAXIMUM_CONTEXTS: Final = 128  # PS3.8 9.3.2.2: odd identifiers 1..255
 
@@ -80,11 +82,18 @@ AssociationSocket._shutdown_socket = _close_socket  # type: ignore[method-assign
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a peer is and what it is called."""
+    """Where a peer is, what it is called and how it is spoken to."""
 
     ae_title: str
     host: str
     port: int
+    tls: ClientTls | None = None  # None: plain DICOM
+
+
+def address_of(destination: Destination, settings: Settings) -> Address:
+    """Return the address of a destination as the settings describe it."""
+    tls = ClientTls.of(destination, settings.dicom_tls)
+    return Address(destination.ae_title, destination.host, destination.port, tls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +121,8 @@ def echo(address: Address, *, calling_ae_title: str, timeout_seconds: float = 30
         With the cause and what to change.
     """
     started = time.perf_counter()
-    with _association(address, [(Verification, ImplicitVRLittleEndian)], calling_ae_title, timeout_seconds) as peer:
+    contexts = [(Verification, ImplicitVRLittleEndian)]
+    with associate(address, contexts, calling_ae_title=calling_ae_title, timeout_seconds=timeout_seconds) as peer:
         if not peer.accepted_contexts:
             raise _class_refused(UID(Verification), address)
         status = _status(peer.send_c_echo())
@@ -153,7 +163,13 @@ def store(
     datasets = [instance if isinstance(instance, Dataset) else dcmread(instance) for instance in instances]
     results: list[Sent] = []
     broken: Retryable | None = None
-    with _association(address, _contexts(datasets), calling_ae_title, timeout_seconds, maximum_pdu_size) as peer:
+    with associate(
+        address,
+        _contexts(datasets),
+        calling_ae_title=calling_ae_title,
+        timeout_seconds=timeout_seconds,
+        maximum_pdu_size=maximum_pdu_size,
+    ) as peer:
         for ds in datasets:
             started = time.perf_counter()
             status, error = (None, broken) if broken else _store_one(peer, ds, address)
@@ -190,21 +206,46 @@ def _contexts(datasets: Sequence[Dataset]) -> list[tuple[UID, UID]]:
 
 
 @contextmanager
-def _association(
+def associate(
     address: Address,
     contexts: Sequence[tuple[UID, UID]],
+    *,
     calling_ae_title: str,
-    timeout_seconds: float,
+    timeout_seconds: float = 30,
     maximum_pdu_size: int = 131_072,
+    **options: Any,
 ) -> Iterator[Any]:
+    """Hold an association for the block, plain or over TLS as the address says; released at the end.
+
+    Parameters
+    ----------
+    contexts
+        (abstract syntax, transfer syntax) of each presentation context to propose.
+    options
+        Go to pynetdicom's `AE.associate`: `ext_neg`, `evt_handlers`.
+
+    Raises
+    ------
+    Retryable, Permanent
+        When no association came about, with the cause and what to change.
+    """
     ae = AE(ae_title=calling_ae_title)
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout_seconds
     ae.maximum_pdu_size = maximum_pdu_size
     requested = [build_context(sop_class, syntax) for sop_class, syntax in contexts]
+    secure = address.tls.context() if address.tls else None
     peer = ae.associate(
-        address.host, address.port, contexts=requested, ae_title=address.ae_title, max_pdu=maximum_pdu_size
+        address.host,
+        address.port,
+        contexts=requested,
+        ae_title=address.ae_title,
+        max_pdu=maximum_pdu_size,
+        tls_args=(secure, address.host) if secure else None,
+        **options,
     )
     if not peer.is_established:
+        if secure and secure.faults:
+            raise explain(secure.faults[0], f"{address.ae_title} at {address.host}:{address.port}")
         raise _no_association(peer, address, calling_ae_title, requested)
     try:
         yield peer
@@ -240,7 +281,7 @@ def _no_association(peer: Any, address: Address, calling_ae_title: str, requeste
     return Retryable(
         f"{where} does not answer, or closed the connection before the association",
         code="peer-unreachable",
-        next_action="check that the PACS runs, and the destination's host and port",
+        next_action="check that the PACS runs, the destination's host and port, and whether it wants TLS",
     )
 
 

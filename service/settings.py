@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -38,6 +39,12 @@ AETitle = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[\x20-\x5b\x5d-\x7e]+$")
 ]
 Port = Annotated[int, Field(ge=1, le=65535)]
+# SHA-256 of a certificate in DER, as `openssl x509 -fingerprint -sha256` and `carpus tls show` print it.
+Fingerprint = Annotated[
+    str,
+    BeforeValidator(lambda text: str(text).replace(":", "").lower()),
+    StringConstraints(pattern=r"^[0-9a-f]{64}$"),
+]
 ResultKind = Literal["SR", "SEG", "GSPS", "SC"]
 Language = Literal["en", "zh"]
 MAXIMUM_SOCKET_PATH = 100  # unix(7): 108 bytes with the final zero, on some systems 104
@@ -49,11 +56,49 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class DicomTls(_Frozen):
+    """TLS of DICOM connections in both directions (PS3.15 B.12: BCP 195, mutual); without a certificate there is none."""
+
+    certificate: Path | None = None  # PEM, with its chain; renewed files are taken at the next connection
+    key: Path | None = None  # PEM, without a pass phrase, readable by this user alone
+    authorities: Path | None = None  # PEM of every authority whose certificates are believed
+    revocation_list: Path | None = (
+        None  # PEM; a revoked certificate is refused, and so is every one once the list is too old
+    )
+    port: Port | None = None  # a listener for TLS; 2762 is registered for it (PS3.15 B.1)
+    only: bool = False  # no plain listener beside it
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        given = [name for name in ("certificate", "key", "authorities") if getattr(self, name) is not None]
+        if given and len(given) < 3:
+            raise ValueError(f"certificate, key and authorities belong together; given: {', '.join(given)}")
+        if (self.port or self.only or self.revocation_list) and not given:
+            raise ValueError("port, only and revocation_list need certificate, key and authorities")
+        if self.only and self.port is None:
+            raise ValueError("only: without a port nobody could connect")
+        return self
+
+
+class DestinationTls(_Frozen):
+    """How a destination is spoken to over TLS; whatever is empty is taken from `dicom_tls`."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+    authorities: Path | None = None
+    certificate_names: tuple[str, ...] = ()  # one of them is CN or SAN of its certificate; empty: its host must be
+    certificate_sha256: tuple[Fingerprint, ...] = ()  # empty: any certificate of the authorities
+
+
 class Peer(_Frozen):
     """A remote AE that may associate with us. Whoever is not listed is refused."""
 
     ae_title: AETitle
     addresses: tuple[str, ...] = ("127.0.0.1/32", "::1/128")
+    tls_required: bool = False  # not admitted on the plain port
+    certificate_names: tuple[str, ...] = ()  # over TLS one of them is CN or SAN of its certificate; empty: the AE title
+    certificate_sha256: tuple[Fingerprint, ...] = ()  # empty: any certificate of the authorities that carries the name
+    maximum_associations: int | None = Field(default=None, ge=1, description="at once; none: `limits` alone hold")
 
     @field_validator("addresses")
     @classmethod
@@ -78,6 +123,7 @@ class Destination(_Frozen):
     objects: tuple[ResultKind, ...] = ("SR", "SC", "GSPS", "SEG")
     language: Language = "en"
     timeout_seconds: float = Field(default=30, gt=0)
+    tls: DestinationTls | None = None  # none: plain DICOM
 
 
 class Limits(_Frozen):
@@ -144,6 +190,7 @@ class Settings(BaseSettings):
     retry_delays_seconds: tuple[float, ...] = (5, 30, 120, 600, 1800, 3600)  # the last one repeats
     retry_for_hours: float = Field(default=72, gt=0)
     limits: Limits = Limits()
+    dicom_tls: DicomTls = DicomTls()
     web: WebSettings = WebSettings()
     log_level: str = "INFO"
     log_json: bool = True
@@ -160,6 +207,16 @@ class Settings(BaseSettings):
         names = [destination.name for destination in self.destinations]
         if len(set(names)) != len(names):
             raise ValueError(f"destinations carry the same name twice: {', '.join(sorted(names))}")
+        return self
+
+    @model_validator(mode="after")
+    def _tls_where_it_is_asked_for(self) -> Self:
+        needy = [f"peers.{peer.ae_title}.tls_required" for peer in self.peers if peer.tls_required]
+        if needy and self.dicom_tls.port is None:
+            raise ValueError(f"{', '.join(needy)}: dicom_tls.port is not set, so this peer could not connect at all")
+        for destination in self.destinations:
+            if destination.tls and not (destination.tls.authorities or self.dicom_tls.authorities):
+                raise ValueError(f"destinations.{destination.name}.tls: neither it nor dicom_tls names authorities")
         return self
 
     @classmethod
@@ -185,6 +242,11 @@ class Settings(BaseSettings):
     def resolved_database_url(self) -> str:
         """The database in use."""
         return self.database_url or f"sqlite:///{(self.data_directory / 'carpus.sqlite').resolve()}"
+
+    @property
+    def dicom_port(self) -> int:
+        """The port that is open in any case: the plain one, or the one for TLS where there is no other."""
+        return self.dicom_tls.port if self.dicom_tls.only and self.dicom_tls.port else self.scp_port
 
     @property
     def redis_socket(self) -> Path:

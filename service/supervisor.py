@@ -198,7 +198,7 @@ def children_of(settings: Settings, config: Path | None, jobs: Jobs) -> list[Chi
     # One thread for each library unless told otherwise: the processes share the cores.
     quiet = {"OMP_NUM_THREADS": "1"}
     children = [
-        Child("scp", command("scp"), listens(settings.scp_host, settings.scp_port), environment=quiet),
+        Child("scp", command("scp"), listens(settings.scp_host, settings.dicom_port), environment=quiet),
         Child("intake", command("intake"), beats("intake"), environment=quiet),
         Child(
             "worker inference",

@@ -31,6 +31,10 @@ class Running:
     def port(self) -> int:
         return self.server.port
 
+    @property
+    def tls_port(self) -> int:
+        return self.server.tls_port
+
     def associate(self, *datasets: Dataset, calling: str = "PACS", called: str = "CARPUS", **options: Any) -> Any:
         """Return an association, established or not, that offers C-ECHO and what the data sets need."""
         ae = AE(calling)
@@ -50,7 +54,7 @@ class Running:
 
     def wait_until_free(self) -> None:
         """Wait until no association holds a place: a peer sees the end of its connection a moment earlier."""
-        places, deadline = self.server.listener.server.places, time.monotonic() + 5
+        places, deadline = self.server.places, time.monotonic() + 5
         while places.associations.total() and time.monotonic() < deadline:
             time.sleep(0.01)
 

@@ -1,9 +1,10 @@
 """`carpus send` and `carpus echo`: be the sender, to try a connection or to bring films in by hand."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from service.scu import Address, Sent
+    from service.tls import ClientTls
     from service.wrap import Patient
 
+_PEM: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
 FILES_AT_ONCE = 32  # over one association; what is sent is held in memory until it is sent
 
@@ -34,17 +37,55 @@ class HostPort(click.ParamType[tuple[str, int]]):
         return host.strip("[]"), int(port)
 
 
+_TLS_OPTIONS: Final = (
+    click.option("--tls", is_flag=True, help="Speak TLS; needs --authorities, as a rule --certificate and --key too."),
+    click.option("--authorities", type=_PEM, help="PEM file of who may have signed the peer's certificate."),
+    click.option("--certificate", type=_PEM, help="PEM file of the certificate to show."),
+    click.option("--key", type=_PEM, help="PEM file of its key."),
+    click.option("--certificate-name", help="A name the peer's certificate must carry; without it: HOST."),
+)
+
+
+def tls_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a TLS connection; the command gets them as one `tls`, None for plain DICOM."""
+
+    @functools.wraps(command)
+    def run(
+        *,
+        tls: bool,
+        authorities: Path | None,
+        certificate: Path | None,
+        key: Path | None,
+        certificate_name: str | None,
+        **others: object,
+    ) -> None:
+        from service.tls import ClientTls
+
+        if (authorities or certificate or key or certificate_name) and not tls:
+            raise click.UsageError("--authorities, --certificate, --key and --certificate-name need --tls")
+        if tls and authorities is None:
+            raise click.UsageError("--tls needs --authorities: whose signature is believed")
+        names = (certificate_name,) if certificate_name else ()
+        command(tls=ClientTls(authorities, certificate, key, names) if authorities else None, **others)
+
+    for option in reversed(_TLS_OPTIONS):
+        run = option(run)
+    return run
+
+
 @click.command()
 @click.argument("to", type=HostPort())
 @click.option("--called", default="CARPUS", show_default=True, help="AE title of the peer.")
 @click.option("--calling", default="CARPUS-SEND", show_default=True, help="AE title to call by.")
 @click.option("--timeout", default=10.0, show_default=True, help="Seconds to wait for each answer.")
-def echo(to: tuple[str, int], called: str, calling: str, timeout: float) -> None:
+@tls_options
+def echo(to: tuple[str, int], called: str, calling: str, timeout: float, tls: "ClientTls | None") -> None:
     """Send C-ECHO to HOST:PORT and say how long the answer took, or why there was none."""
     from service import scu
 
-    milliseconds = scu.echo(_address(to, called), calling_ae_title=calling, timeout_seconds=timeout)
-    click.echo(f"{called} at {to[0]}:{to[1]} answered in {milliseconds:.0f} ms")
+    milliseconds = scu.echo(_address(to, called, tls), calling_ae_title=calling, timeout_seconds=timeout)
+    over = " over TLS" if tls else ""
+    click.echo(f"{called} at {to[0]}:{to[1]} answered in {milliseconds:.0f} ms{over}")
 
 
 @click.command()
@@ -57,6 +98,7 @@ def echo(to: tuple[str, int], called: str, calling: str, timeout: float) -> None
 @click.option("--id", "patient_id", default="TEST-1", show_default=True, help="PatientID of a wrapped picture.")
 @click.option("--sex", type=click.Choice(["F", "M", "O", ""]), default="", help="PatientSex of a wrapped picture.")
 @click.option("--born", type=click.DateTime(["%Y-%m-%d"]), help="PatientBirthDate of a wrapped picture.")
+@tls_options
 def send(
     paths: tuple[Path, ...],
     to: tuple[str, int],
@@ -67,6 +109,7 @@ def send(
     patient_id: str,
     sex: str,
     born: datetime | None,
+    tls: "ClientTls | None",
 ) -> None:
     """Send DICOM files, or PNG, JPEG and WebP pictures wrapped as CR, and print the status of each.
 
@@ -81,7 +124,7 @@ def send(
     accepted = 0
     for first in range(0, len(files), FILES_AT_ONCE):
         films = _films(files[first : first + FILES_AT_ONCE], patient)
-        for (file, _), sent in zip(films, _store(films, _address(to, called), calling, timeout), strict=True):
+        for (file, _), sent in zip(films, _store(films, _address(to, called, tls), calling, timeout), strict=True):
             accepted += sent.accepted
             status = "none" if sent.status is None else f"0x{sent.status:04X}"
             click.echo(f"{status:6}  {sent.milliseconds:6.0f} ms  {file}" + (f"  {sent.error}" if sent.error else ""))
@@ -141,7 +184,7 @@ def _files(path: Path) -> Iterator[Path]:
     return iter([path]) if path.is_file() else (file for file in sorted(path.rglob("*")) if file.is_file())
 
 
-def _address(to: tuple[str, int], called: str) -> "Address":
+def _address(to: tuple[str, int], called: str, tls: "ClientTls | None") -> "Address":
     from service.scu import Address
 
-    return Address(called, *to)
+    return Address(called, *to, tls)

@@ -25,7 +25,7 @@ def supervise(settings: Settings, jobs: Jobs, children: Sequence[Child]) -> None
 
     def announce() -> None:
         click.echo(
-            f"carpus is ready: {settings.ae_title} at {settings.scp_host}:{settings.scp_port}, "
+            f"carpus is ready: {settings.ae_title} at {settings.scp_host}:{settings.dicom_port}, "
             f"admin page http://{settings.web.host}:{settings.web.port}/, data in {settings.data_directory.resolve()}"
         )
 

@@ -7,6 +7,7 @@ oldest makes room for the newest. Who is not let in is told why, and the log say
 
 import ipaddress
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -30,9 +31,9 @@ from service.receiving.transport import (
     GuardedSocket,
 )
 from service.settings import Limits
+from service.tls import HANDSHAKE_RECORD, ServerTls, Shown
 
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
-_TLS_HANDSHAKE: Final = 0x16
 
 _config.LOG_HANDLER_LEVEL = "none"
 _config.LOG_REQUEST_IDENTIFIERS = False
@@ -48,50 +49,85 @@ class _Handler(RequestHandler):
 
     def handle(self) -> None:
         """Serve one connection from its first byte to its end."""
-        connection: socket.socket = self.request
-        address = _plain(str(self.client_address[0]))
+        accepted: socket.socket = self.request
+        connection: socket.socket | None = accepted
+        address = plain(str(self.client_address[0]))
         limits = self.server.places.limits
+        deadline = time.monotonic() + limits.association_timeout_seconds
         try:
-            connection.settimeout(limits.association_timeout_seconds)
             with suppress(OSError):
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            pdu = self._read_request(connection, address)
-            self.server.places.spoke(connection)
-            caller = pdu and self._parse(connection, pdu, address)
-            if caller:
-                self._associate(connection, bytes(pdu or b""), caller)
+                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if self.server.tls is not None:
+                connection = self._secure(accepted, self.server.tls.context(), address, deadline)
+            pdu = connection and self._read_request(connection, address, deadline)
+            caller = connection and pdu and self._parse(connection, pdu, address)
+            if connection and caller:
+                self._associate(accepted, connection, bytes(pdu or b""), caller)
         except OSError as error:
             log.info("connection failed", address=address, error=type(error).__name__)
         finally:
-            self.server.places.spoke(connection)
+            self.server.places.left(accepted)
             with suppress(OSError):
-                connection.close()
+                (connection or accepted).close()
 
-    def _associate(self, connection: socket.socket, pdu: bytes, caller: Caller) -> None:
+    def _secure(
+        self, accepted: socket.socket, context: ssl.SSLContext, address: str, deadline: float
+    ) -> ssl.SSLSocket | None:
+        """Shake hands over TLS before the deadline; None when nothing came of it, and the log says why."""
+        limit = self.server.places.limits.association_timeout_seconds
+        try:
+            accepted.settimeout(max(deadline - time.monotonic(), 0.001))
+            first = accepted.recv(1, socket.MSG_PEEK)
+            if not first:
+                return None
+            if first[0] != HANDSHAKE_RECORD:
+                spoken = "plain DICOM" if first[0] == ASSOCIATE_RQ else "no TLS"
+                log.warning(f"peer speaks {spoken} on the TLS port", address=address, first_byte=first[0])
+                if first[0] == ASSOCIATE_RQ:
+                    _say_and_close(accepted, ABORT_UNEXPECTED)
+                return None
+            # The accepted socket gives its descriptor away here.
+            connection = context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
+        except TimeoutError:
+            log.info("no TLS handshake in time", address=address, limit_seconds=limit)
+            return None
+        try:
+            if not self.server.places.secured(accepted, connection):
+                raise ConnectionAbortedError
+            connection.settimeout(max(deadline - time.monotonic(), 0.001))
+            connection.do_handshake()
+        except TimeoutError:
+            log.info("no TLS handshake in time", address=address, limit_seconds=limit)
+        except ssl.SSLError as error:
+            reason = getattr(error, "verify_message", "") or (error.reason or type(error).__name__)
+            log.warning("TLS handshake failed", address=address, reason=reason.replace("_", " ").lower())
+        except OSError as error:
+            log.info("connection ended inside the TLS handshake", address=address, error=type(error).__name__)
+        else:
+            return connection
+        with suppress(OSError):
+            connection.close()
+        return None
+
+    def _associate(self, accepted: socket.socket, connection: socket.socket, pdu: bytes, caller: Caller) -> None:
+        places = self.server.places
         peer = f"{caller.calling_ae_title}@{caller.address}"
         rejection = STOPPING if self.server.stopping else self.server.admit(caller)
-        with self.server.places.associate(caller) as place:
-            if rejection is None and not place:
-                rejection = FULL
-            if rejection is not None:
-                log.warning(
-                    "association rejected",
-                    code=rejection.code,
-                    reason=rejection.meaning,
-                    calling_ae_title=caller.calling_ae_title,
-                    called_ae_title=caller.called_ae_title,
-                    address=caller.address,
-                    open=self.server.places.associations.total(),
-                )
-                _say_and_close(
-                    connection, bytes([3, 0, 0, 0, 0, 4, 0, rejection.result, rejection.source, rejection.reason])
-                )
+        if rejection is not None:
+            self._reject(connection, caller, rejection)
+            return
+        with places.associate(caller, self.server.maximum_of(caller)) as place:
+            if not place:
+                self._reject(connection, caller, FULL)
                 return
-            connection.settimeout(self.server.places.limits.network_timeout_seconds)
+            places.left(accepted)
+            secured = {"tls": connection.version()} if isinstance(connection, ssl.SSLSocket) else {}
+            connection.settimeout(places.limits.network_timeout_seconds)
+            self.request = connection
             association = self._create_association()
             association.dul.event_queue.get()  # the plain socket made there has announced itself; the guarded one does again
-            guarded = GuardedSocket(association, connection, pdu, self.server.places, peer)
+            guarded = GuardedSocket(association, connection, pdu, places, peer)
             association.dul.socket = guarded
             # An attribute of this object alone: pynetdicom has no hook between the PDU and the message.
             vars(association.dimse)["receive_primitive"] = guarded.tolerant(association.dimse.receive_primitive)
@@ -100,11 +136,22 @@ class _Handler(RequestHandler):
             association.start()
             association.join()
             guarded.close()
-            log.info("association ended", peer=peer, seconds=round(time.monotonic() - started, 3))
+            log.info("association ended", peer=peer, seconds=round(time.monotonic() - started, 3), **secured)
 
-    def _read_request(self, connection: socket.socket, address: str) -> bytearray | None:
+    def _reject(self, connection: socket.socket, caller: Caller, rejection: Rejection) -> None:
+        log.warning(
+            "association rejected",
+            code=rejection.code,
+            reason=rejection.meaning,
+            calling_ae_title=caller.calling_ae_title,
+            called_ae_title=caller.called_ae_title,
+            address=caller.address,
+            open=self.server.places.associations.total(),
+        )
+        _say_and_close(connection, bytes([3, 0, 0, 0, 0, 4, 0, rejection.result, rejection.source, rejection.reason]))
+
+    def _read_request(self, connection: socket.socket, address: str, deadline: float) -> bytearray | None:
         """Return the first PDU, or None when it is none of ours; the peer is told where it can understand it."""
-        deadline = time.monotonic() + self.server.places.limits.association_timeout_seconds
         pdu = bytearray()
         wanted = 6
         while len(pdu) < wanted:
@@ -122,7 +169,7 @@ class _Handler(RequestHandler):
                     log.info("connection ended inside a PDU", peer=address, bytes=len(pdu), of=wanted)
                 return None
             pdu += piece
-            if pdu[0] == _TLS_HANDSHAKE:
+            if pdu[0] == HANDSHAKE_RECORD and self.server.tls is None:
                 log.warning("peer speaks TLS on the plain port", address=address)
                 return None
             if pdu[0] != ASSOCIATE_RQ:
@@ -152,6 +199,7 @@ class _Handler(RequestHandler):
                 calling_ae_title=request.calling_ae_title.strip(),
                 address=address,
                 abstract_syntaxes=tuple(str(item.abstract_syntax) for item in request.presentation_context),
+                certificate=Shown.of(connection) if isinstance(connection, ssl.SSLSocket) else None,
             )
             version, context = request.protocol_version, str(request.application_context_name)
         except Exception as error:  # noqa: BLE001  # whatever a parser makes of hostile bytes, it is the same outcome
@@ -173,8 +221,14 @@ class GuardedServer(ThreadedAssociationServer):
 
     Parameters
     ----------
+    places
+        Where connections are counted.
     admit
         Judges who may associate; None admits.
+    maximum_of
+        Says how many associations a caller may have at once; None for as many as there are places.
+    tls
+        Speaks TLS and nothing else; None for plain DICOM.
     """
 
     request_queue_size = 128
@@ -187,11 +241,15 @@ class GuardedServer(ThreadedAssociationServer):
         address: tuple[str, int],
         handlers: Sequence[tuple[Any, Callable[..., Any]]],
         *,
-        limits: Limits,
+        places: Places,
         admit: Callable[[Caller], Rejection | None],
+        maximum_of: Callable[[Caller], int | None],
+        tls: ServerTls | None,
     ) -> None:
-        self.places = Places(limits)
+        self.places = places
         self.admit = admit
+        self.maximum_of = maximum_of
+        self.tls = tls
         self.stopping = False
         super().__init__(
             ae, address, ae.ae_title, ae.supported_contexts, evt_handlers=list(handlers), request_handler=_Handler
@@ -199,11 +257,11 @@ class GuardedServer(ThreadedAssociationServer):
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Make room for the newest connection: the longest silent one goes."""
-        leaving = self.places.wait(request)
+        leaving = self.places.wait(request, plain(str(client_address[0])))
         if leaving is not None:
-            log.warning("silent connection closed to make room", limit=MAXIMUM_PENDING, address=client_address[0])
+            log.warning("silent connection closed to make room", limit=MAXIMUM_PENDING, address=leaving.address)
             with suppress(OSError):
-                leaving.shutdown(socket.SHUT_RDWR)
+                leaving.connection.shutdown(socket.SHUT_RDWR)
         return True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -213,7 +271,15 @@ class GuardedServer(ThreadedAssociationServer):
 
 
 class Listener:
-    """A guarded server in a thread of its own, from `start` to `stop`."""
+    """A guarded server in a thread of its own, from `start` to `stop`.
+
+    Parameters
+    ----------
+    tls
+        Speaks TLS and nothing else; None for plain DICOM.
+    places
+        Shared with another listener; None for places of its own.
+    """
 
     def __init__(
         self,
@@ -224,13 +290,18 @@ class Listener:
         limits: Limits,
         admit: Callable[[Caller], Rejection | None],
         handlers: Sequence[tuple[Any, Callable[..., Any]]],
+        maximum_of: Callable[[Caller], int | None] = lambda _caller: None,
+        tls: ServerTls | None = None,
+        places: Places | None = None,
     ) -> None:
         ae.maximum_pdu_size = limits.maximum_pdu_size
         ae.maximum_associations = limits.maximum_associations + ECHO_RESERVE + MAXIMUM_PENDING  # `Places` is the judge
         ae.acse_timeout = limits.association_timeout_seconds
         ae.network_timeout = limits.network_timeout_seconds
         ae.dimse_timeout = limits.network_timeout_seconds
-        self.server = GuardedServer(ae, (host, port), handlers, limits=limits, admit=admit)
+        self.server = GuardedServer(
+            ae, (host, port), handlers, places=places or Places(limits), admit=admit, maximum_of=maximum_of, tls=tls
+        )
         ae._servers.append(self.server)
         self.port: int = self.server.server_address[1]
         self._thread = threading.Thread(
@@ -260,7 +331,7 @@ class Listener:
         self._thread.join(timeout=2)
 
 
-def _plain(address: str) -> str:
+def plain(address: str) -> str:
     """Write an IPv4 address that a dual-stack listener sees as ::ffff:a.b.c.d as what it is."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None

@@ -6,6 +6,7 @@ Needs neither the broker nor a model: a PACS is not refused because a GPU is awa
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -19,8 +20,10 @@ from service.conformance import (
     ADDRESS_UNKNOWN,
     CALLED_UNKNOWN,
     CALLING_UNKNOWN,
+    CERTIFICATE_UNKNOWN,
     REFUSED_TRANSFER_SYNTAXES,
     STORAGE_CLASSES,
+    TLS_WANTED,
     TRANSFER_SYNTAXES,
     VERIFICATION,
     Rejection,
@@ -29,10 +32,11 @@ from service.errors import Permanent
 from service.jobs import Jobs
 from service.log import get_logger
 from service.receiving.listener import Listener
-from service.receiving.places import Caller
+from service.receiving.places import Caller, Places
 from service.receiving.receiver import Receiver
 from service.settings import Settings
 from service.storage import Stores
+from service.tls import EXPIRY_WARNING_DAYS, ServerTls
 
 BEAT_SECONDS: Final = 5.0
 
@@ -48,45 +52,91 @@ class StorageServer(AbstractContextManager["StorageServer"]):
         AE title, address, peers, limits.
     stores, jobs
         See `Receiver`.
-    port
-        Port to listen on; None takes that of the settings, 0 any free one (then see `port`).
+    port, tls_port
+        Ports to listen on; None for `port` takes both from the settings, 0 any free one (then see `port`, `tls_port`).
     """
 
-    def __init__(self, settings: Settings, stores: Stores, jobs: Jobs, *, port: int | None = None) -> None:
+    def __init__(
+        self, settings: Settings, stores: Stores, jobs: Jobs, *, port: int | None = None, tls_port: int = 0
+    ) -> None:
         self.settings = settings
         self.stores = stores
         self.jobs = jobs
-        receiver = Receiver(settings, stores, jobs)
-        ae = AE(ae_title=settings.ae_title)
+        handlers = [(evt.EVT_C_STORE, Receiver(settings, stores, jobs).store), (evt.EVT_C_ECHO, _echo)]
+        self._handlers = [*handlers, (evt.EVT_ACCEPTED, _negotiated)]
+        self._places = Places(settings.limits)
+        self.listener: Listener | None = None
+        self.tls_listener: Listener | None = None
+        if not settings.dicom_tls.only:
+            self.listener = self._listen("scp_port", settings.scp_port if port is None else port)
+        if settings.dicom_tls.port is not None:
+            tls = ServerTls(settings.dicom_tls)
+            at = settings.dicom_tls.port if port is None else tls_port
+            self.tls_listener = self._listen("dicom_tls.port", at, tls)
+        self._writing = stores.identified.writing(self.recover)
+
+    @property
+    def port(self) -> int:
+        """The plain port in use; 0 where there is none."""
+        return self.listener.port if self.listener else 0
+
+    @property
+    def tls_port(self) -> int:
+        """The port for TLS in use; 0 where there is none."""
+        return self.tls_listener.port if self.tls_listener else 0
+
+    @property
+    def places(self) -> Places:
+        """Where the connections of both listeners are counted."""
+        return self._places
+
+    def _listen(self, setting: str, port: int, tls: ServerTls | None = None) -> Listener:
+        ae = AE(ae_title=self.settings.ae_title)
         ae.add_supported_context(VERIFICATION)
         for storage_class in STORAGE_CLASSES:
             ae.add_supported_context(storage_class, list(TRANSFER_SYNTAXES))
         try:
-            self.listener = Listener(
+            return Listener(
                 ae,
-                settings.scp_host,
-                settings.scp_port if port is None else port,
-                limits=settings.limits,
+                self.settings.scp_host,
+                port,
+                limits=self.settings.limits,
                 admit=self.admit,
-                handlers=[(evt.EVT_C_STORE, receiver.store), (evt.EVT_C_ECHO, _echo), (evt.EVT_ACCEPTED, _negotiated)],
+                maximum_of=self._maximum_of,
+                handlers=self._handlers,
+                tls=tls,
+                places=self._places,
             )
         except OSError as error:
             raise Permanent(
-                f"cannot listen on {settings.scp_host}:{settings.scp_port}: {error.strerror or error}",
+                f"cannot listen on {self.settings.scp_host}:{port}: {error.strerror or error}",
                 code="cannot-listen",
-                next_action="see what uses the port, or change scp_host and scp_port",
+                next_action=f"see what uses the port, or change scp_host and {setting}",
             ) from error
-        self.port = self.listener.port
-        self._writing = stores.identified.writing(self.recover)
 
     def admit(self, caller: Caller) -> Rejection | None:
-        """Admit listed peers that call us by our name from their address; None admits."""
+        """Admit listed peers that call us by our name, from their address, with a certificate of theirs; None admits."""
         if caller.called_ae_title != self.settings.ae_title:
             return CALLED_UNKNOWN
         named = [peer for peer in self.settings.peers if peer.ae_title == caller.calling_ae_title]
         if not named:
             return CALLING_UNKNOWN
-        return None if any(peer.admits(caller.address) for peer in named) else ADDRESS_UNKNOWN
+        placed = [peer for peer in named if peer.admits(caller.address)]
+        if not placed:
+            return ADDRESS_UNKNOWN
+        if caller.certificate is None:
+            return TLS_WANTED if all(peer.tls_required for peer in placed) else None
+        shown = caller.certificate
+        if not any(shown.stands_for(p.certificate_names or (p.ae_title,), p.certificate_sha256) for p in placed):
+            return CERTIFICATE_UNKNOWN
+        days = (shown.expires_at - time.time()) / 86_400
+        if days < EXPIRY_WARNING_DAYS:
+            log.warning("certificate of a peer expires soon", peer=caller.calling_ae_title, days=round(days, 1))
+        return None
+
+    def _maximum_of(self, caller: Caller) -> int | None:
+        limits = [p.maximum_associations for p in self.settings.peers if p.ae_title == caller.calling_ae_title]
+        return max((limit for limit in limits if limit is not None), default=None) if all(limits) else None
 
     def recover(self) -> None:
         """Remove what a crash left: unfinished files, and files that were never recorded and so never acknowledged."""
@@ -101,17 +151,23 @@ class StorageServer(AbstractContextManager["StorageServer"]):
     def __enter__(self) -> Self:
         """Start listening."""
         self._writing.__enter__()
-        self.listener.start()
-        log.info("listening", ae_title=self.settings.ae_title, host=self.settings.scp_host, port=self.port)
+        for listener in self._listeners():
+            listener.start()
+        ports = {"port": self.port or None, "tls_port": self.tls_port or None}
+        log.info("listening", ae_title=self.settings.ae_title, host=self.settings.scp_host, **ports)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop listening; transfers under way end first."""
-        self.listener.stop()
+        for listener in self._listeners():
+            listener.stop()
         self._writing.__exit__(kind, error, trace)
-        log.info("stopped listening", port=self.port)
+        log.info("stopped listening", port=self.port or self.tls_port)
+
+    def _listeners(self) -> list[Listener]:
+        return [listener for listener in (self.listener, self.tls_listener) if listener is not None]
 
 
 def serve(settings: Settings, stores: Stores, jobs: Jobs, *, ready: Callable[[int], None] | None = None) -> None:
@@ -123,7 +179,7 @@ def serve(settings: Settings, stores: Stores, jobs: Jobs, *, ready: Callable[[in
         signal.signal(number, lambda *_: stop.set())
     with StorageServer(settings, stores, jobs) as server:
         if ready is not None:
-            ready(server.port)
+            ready(server.port or server.tls_port)
         while not stop.is_set():
             try:
                 jobs.beat("scp")

@@ -7,6 +7,7 @@ refused is logged with the value and the limit.
 
 import select
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -61,6 +62,9 @@ class GuardedSocket(AssociationSocket):
             return False
         idle = time.monotonic() - self._used_at > _IDLE_AFTER_S and not self.answering
         try:
+            # A TLS record holds up to 16 KiB: what it brought beyond the last PDU waits where no poll sees it.
+            if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
+                return True
             return bool(self._poll.poll(_IDLE_WAIT_S * 1000 if idle else 0))
         except (OSError, ValueError):
             self.event_queue.put("Evt17")  # PS3.8 9.2.2: transport connection closed

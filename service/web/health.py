@@ -1,13 +1,15 @@
 """Tell a monitor whether the service works, and if not, what is wrong: database, processes, disk."""
 
+import datetime as dt
 from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from service import db, metrics
+from service import certificates, db, metrics
 from service.jobs import Jobs
+from service.settings import Settings
 from service.storage import Store
 from service.web import display
 
@@ -22,6 +24,7 @@ class Check:
     name: str
     ok: bool
     text: str
+    warning: bool = False  # works, and somebody should look at it
 
 
 def checks(jobs: Jobs, store: Store, minimum_free_bytes: int) -> list[Check]:
@@ -30,6 +33,17 @@ def checks(jobs: Jobs, store: Store, minimum_free_bytes: int) -> list[Check]:
     if found[0].ok:
         found += _processes(jobs)
     found.append(_disk(store, minimum_free_bytes))
+    return found
+
+
+def certificate_checks(settings: Settings, now: dt.datetime) -> list[Check]:
+    """Return one line for each TLS certificate of ours; one that expires soon is a warning and no fault."""
+    found = []
+    for each in certificates.in_use(settings):
+        fault = each.fault(now)
+        until = f"valid until {each.expires_at:%Y-%m-%d}" if each.expires_at else ""
+        broken = each.expires_at is None or each.expires_at < now
+        found.append(Check(f"certificate {each.name}", not broken, fault or until, warning=bool(fault) and not broken))
     return found
 
 

@@ -53,7 +53,7 @@ class Pages:
     def __post_init__(self) -> None:
         """Open what is read through."""
         self.overview = Overview(self.jobs)
-        self.registry = metrics.registry(self.jobs, self.stores)
+        self.registry = metrics.registry(self.jobs, self.stores, self.settings)
 
     def page(self, request: Request, name: str, status_code: int = 200, **context: Any) -> Response:
         """Render a template with what every page needs."""
@@ -143,7 +143,7 @@ class Pages:
             oldest=self.jobs.oldest(),
             moving=MOVING,
             attention=self.overview.attention(),
-            broken=[check for check in self._checks() if not check.ok],
+            broken=[check for check in self._checks() if check.warning or not check.ok],
         )
 
     def film(self, request: Request) -> Response:
@@ -219,7 +219,8 @@ class Pages:
         return JSONResponse(body, status_code=200 if body["ready"] else 503)
 
     def _checks(self) -> list[health.Check]:
-        return health.checks(self.jobs, self.deidentified, self.settings.limits.minimum_free_disk_bytes)
+        found = health.checks(self.jobs, self.deidentified, self.settings.limits.minimum_free_disk_bytes)
+        return [*found, *health.certificate_checks(self.settings, self.jobs.now())]
 
     # -- faults -------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from service.db import Heartbeat, Job
 from service.jobs import Jobs
 from service.settings import Settings
 from service.storage import Store
-from service.web.health import OLDEST_HEARTBEAT_SECONDS, Check, checks
+from service.web.health import OLDEST_HEARTBEAT_SECONDS, Check, certificate_checks, checks
 from service.web.overview import reading_of
 
 LIBRARIES: Final = ("pydicom", "pynetdicom", "highdicom", "torch", "celery", "sqlalchemy")
@@ -56,7 +56,7 @@ class SystemFacts:
 def facts(jobs: Jobs, stores: Sequence[Store], settings: Settings) -> SystemFacts:
     """Read everything once."""
     now = jobs.now()
-    found = checks(jobs, stores[0], settings.limits.minimum_free_disk_bytes)
+    found = checks(jobs, stores[0], settings.limits.minimum_free_disk_bytes) + certificate_checks(settings, now)
     processes = []
     for beat in jobs.processes():
         age = now - beat.at

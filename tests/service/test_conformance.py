@@ -14,7 +14,7 @@ def test_the_page_is_the_one_the_tables_give() -> None:
 
 def test_every_status_and_rejection_is_given_once() -> None:
     assert len({status.code for status in STATUSES}) == len(STATUSES)
-    assert len({(r.result, r.source, r.reason) for r in REJECTIONS}) == len(REJECTIONS)
+    assert len({r.code for r in REJECTIONS}) == len(REJECTIONS)  # PS3.8 has fewer reasons than there are causes
 
 
 def test_statuses_lie_in_the_ranges_of_the_standard() -> None:

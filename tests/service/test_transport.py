@@ -271,9 +271,9 @@ def test_all_peers_together_have_a_limit_of_what_is_under_way(tmp_path: Path) ->
         assert running.echo() == 0x0000
         for peer in peers:
             peer.socket.close()
-        while running.server.listener.server.places.bytes_under_way and time.monotonic() < deadline + 5:
+        while running.server.places.bytes_under_way and time.monotonic() < deadline + 5:
             time.sleep(0.05)
-        assert running.server.listener.server.places.bytes_under_way == 0
+        assert running.server.places.bytes_under_way == 0
     (first, *_) = [entry for entry in logs if entry["event"] == "too much under way from all peers"]
     assert first["limit"] == 4 * 1024**2
 

@@ -1,14 +1,19 @@
 """DCMTK's clients against our listener: `echoscu` and `storescu` in the transfer syntaxes they can send."""
 
 import os
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pydicom.uid as uids
 import pytest
 
+from service import scu
+from service.errors import CarpusError, Permanent
 from service.wrap import Kind, save
+from tests.certificates import folder, ours, theirs
 from tests.factories import CHINESE_CHILD, instance
 from tests.listening import Running, start
 
@@ -30,8 +35,8 @@ OPTIONS = {
 
 def dcmtk(name: str) -> str:
     """Return the path of a tool of DCMTK; other packages install programs of the same name."""
-    for folder in os.environ.get("PATH", "").split(os.pathsep):
-        path = Path(folder) / name
+    for directory in os.environ.get("PATH", "").split(os.pathsep):
+        path = Path(directory) / name
         if path.is_file():
             shown = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
             if "$dcmtk" in shown.stdout:
@@ -109,3 +114,56 @@ def test_storescu_that_aborts_leaves_nothing_half_done(scp: Running, tmp_path: P
     store(scp, [path], "--abort")
     assert scp.jobs.backlog() == 1  # it aborts after the response, so the film had been acknowledged
     assert scp.echo() == 0x0000
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_dcmtk_stores_over_tls_with_its_certificate_and_not_without(tmp_path: Path, version: str) -> None:
+    running = start(tmp_path / "data", dicom_tls=ours())
+    path = save(instance(seed=5), tmp_path / "film.dcm")
+    trust = ["+cf", folder() / "authority.pem"]
+    # Debian's DCMTK: +px is the extended BCP 195 profile (TLS 1.2 alone), +py the BCP 195 one.
+    profile = ["+px"] if version == "1.2" else ["+py"]
+    shown = ["+tls", folder() / "PACS.key", folder() / "PACS.pem"]
+    to = ["-aet", "PACS", "-aec", "CARPUS", "127.0.0.1", str(running.tls_port)]
+    with running.server:
+        done = call("storescu", *shown, *trust, *profile, *to, path)
+        refused = call("echoscu", "+tla", *trust, *profile, *to)
+        assert done.returncode == 0, done.stderr
+        assert refused.returncode != 0
+        assert running.jobs.backlog() == 1
+    running.jobs.engine.dispose()
+
+
+def test_dcmtk_receives_over_tls_from_us(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [
+        dcmtk("storescp"),
+        "+tls",
+        folder() / "PACS.key",
+        folder() / "PACS.pem",
+        "+cf",
+        folder() / "authority.pem",
+    ]
+    command += ["-rc", "-od", tmp_path / "archive", str(port)]
+    process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        address = scu.Address("PACS", "127.0.0.1", port, theirs("CARPUS"))
+        while True:
+            try:
+                scu.echo(address, calling_ae_title="CARPUS", timeout_seconds=5)
+                break
+            except CarpusError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        (sent,) = scu.store(address, [instance()], calling_ae_title="CARPUS", timeout_seconds=10)
+        assert sent.status == 0
+        with pytest.raises(Permanent) as refused:
+            scu.echo(scu.Address("PACS", "127.0.0.1", port, theirs(None)), calling_ae_title="CARPUS", timeout_seconds=5)
+        assert refused.value.code in ("tls-certificate-wanted", "tls-suites")
+    finally:
+        process.terminate()
+        process.wait(10)
+    assert len(list((tmp_path / "archive").iterdir())) == 1
