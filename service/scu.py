@@ -5,6 +5,7 @@ change a setting or an object first. Nothing counts as stored without a response
 """
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from typing import Any, Final
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context
+from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import time
 from pynetdicom.status import code_to_category
 from pynetdicom.transport import AssociationSocket
@@ -78,6 +80,48 @@ def _close_socket(self: Any) -> None:
 
 
 AssociationSocket._shutdown_socket = _close_socket  # type: ignore[method-assign]  # the repair above
+
+
+class _Gate(threading.Event):
+    """Where the thread of an association is held while another sends a request and waits for the response.
+
+    In pynetdicom 3.0.4 that thread says "no longer held" some moments after it has passed: a sender that closes the gate in
+    between believes it held, and loses the response to it ("Received unexpected C-STORE service message", then a time-out). Here
+    passing and saying so are one step.
+    """
+
+    def __init__(self, association: Any) -> None:
+        super().__init__()
+        self._association = association
+        self._one = threading.Lock()
+        self.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the gate is open, and pass."""
+        while True:
+            passed = super().wait(timeout)
+            with self._one:
+                if self.is_set():
+                    self._association._is_paused = False
+                    return True
+                if not passed:
+                    return False
+
+    def clear(self) -> None:
+        """Close the gate: who has not passed by now will not."""
+        with self._one:
+            super().clear()
+
+
+def _with_gate(make: Callable[..., None]) -> Callable[..., None]:
+    def made(self: Any, *arguments: Any, **options: Any) -> None:
+        make(self, *arguments, **options)
+        self._reactor_checkpoint = _Gate(self)
+
+    return made
+
+
+Association.__init__ = _with_gate(Association.__init__)  # type: ignore[method-assign]  # the repair above
 
 
 @dataclass(frozen=True, slots=True)

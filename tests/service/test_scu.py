@@ -1,6 +1,7 @@
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from pydicom.uid import (
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification
 
+from service import scu
 from service.errors import Permanent, Retryable
 from service.scu import Address, echo, failure, store
 from tests.factories import instance
@@ -210,3 +212,14 @@ def test_each_answer_is_told_before_the_next_instance_goes_out(pacs: Callable[..
     films = [instance(kind="CR", seed=seed) for seed in range(2)]
     send(pacs(), *films, on_sent=lambda sent: told.append(sent.SOPInstanceUID))
     assert told == [film.SOPInstanceUID for film in films]
+
+
+def test_who_closes_the_gate_knows_whether_the_other_thread_has_passed() -> None:
+    association = SimpleNamespace(_is_paused=True)
+    gate = scu._Gate(association)
+    assert gate.wait(0)
+    assert association._is_paused is False  # with the library's event it would say "held" here, and take the response
+    association._is_paused = True
+    gate.clear()
+    assert not gate.wait(0.01)
+    assert association._is_paused is True
