@@ -18,6 +18,7 @@ COMMANDS = {
     "echo": "service.commands.send",
     "read": "service.commands.read",
     "report": "service.commands.report",
+    "amend": "service.commands.amend",
     "models": "service.commands.models",
     "web": "service.commands.web",
     "tls": "service.commands.tls",

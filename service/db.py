@@ -96,7 +96,13 @@ class Table(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {dt.datetime: UtcDateTime, dict[str, Any]: JSON, list[dict[str, Any]]: JSON, str: Text}  # noqa: RUF012 - SQLAlchemy's own hook
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own hook
+        dt.datetime: UtcDateTime,
+        dict[str, Any]: JSON,
+        list[dict[str, Any]]: JSON,
+        list[str]: JSON,
+        str: Text,
+    }
 
 
 class Instance(Table):
@@ -159,6 +165,22 @@ class Job(Table):
     updated_at: Mapped[dt.datetime]
     state_since: Mapped[dt.datetime]
     first_failed_at: Mapped[dt.datetime | None]  # of the present step
+
+
+class AmendedJob(Table):
+    """A person's correction of one job's reading; the corrected reading stands with the job it made (identified side)."""
+
+    __tablename__ = "amendments"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    amended_job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    observer: Mapped[str]  # person name
+    organisation: Mapped[str]
+    verified: Mapped[bool]
+    at: Mapped[dt.datetime]
+    stages: Mapped[dict[str, Any]]  # region -> RUS-CHN label, all since the algorithm's own reading
+    rejected: Mapped[list[str]]  # regions, all since the algorithm's own reading
+    original: Mapped[str]  # Reading.to_json() of the algorithm's own reading
 
 
 class JobEvent(Table):

@@ -14,7 +14,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from service.db import Job, Quarantined, ResultObject, ResultState, State
+from service.db import AmendedJob, Job, Quarantined, ResultObject, ResultState, State
 from service.errors import CarpusError
 from service.ledger import DEADLINES, FINAL, UnknownJob
 from service.reception import DuplicateInstance, ReceivedInstance, Reception
@@ -225,21 +225,53 @@ class Jobs(Reception):
 
     def requeue(self, job_id: int) -> int:
         """Read the film of a job once more as a new revision; return the id of the new job."""
-        now = self.now()
         with self._write() as session:
-            old = self._locked(session, job_id)
-            last = session.scalar(select(func.max(Job.revision)).where(Job.instance_id == old.instance_id)) or 0
-            job = Job(
-                instance_id=old.instance_id,
-                revision=last + 1,
-                priority=old.priority,
-                created_at=now,
-                **self._entered(State.RECEIVED, now),
-            )
-            session.add(job)
-            session.flush()
+            job = self._revised(session, self._locked(session, job_id), State.RECEIVED)
             self._note(session, job.id, "received", f"revision {job.revision} of the film of job {job_id}, asked for")
             return job.id
+
+    def amend(self, job_id: int, amendment: Mapping[str, Any], reading: str, text: str) -> int:
+        """Add a person's correction of a delivered reading as a new revision, to be delivered; return the id of its job.
+
+        Parameters
+        ----------
+        amendment
+            Columns of `AmendedJob` but the two ids.
+        reading
+            The corrected Reading as JSON.
+        text
+            For both timelines.
+
+        Raises
+        ------
+        UnknownJob
+            When the job is in no state that allows it, or another correction that stands was made from it.
+        """
+        with self._write() as session:
+            old = self._locked(session, job_id)
+            if old.state not in (State.DELIVERED, State.CONFIRMED) or old.outcome != "reading":
+                raise UnknownJob(f"job {job_id} is {old.state}; a reading is corrected once it has been delivered")
+            query = select(Job).join(AmendedJob, AmendedJob.job_id == Job.id)
+            for later in session.scalars(query.where(AmendedJob.amended_job_id == job_id)):
+                if later.state != State.CANCELLED:
+                    raise UnknownJob(f"job {job_id} was corrected by job {later.id}; correct that one")
+            kept = ("outcome", "deidentified_name", "sex", "age_days", "bundle_sha256")
+            fields = {name: getattr(old, name) for name in kept} | {"reading": reading, "read_at": amendment["at"]}
+            job = self._revised(session, old, State.INFERRED, **fields)
+            session.add(AmendedJob(job_id=job.id, amended_job_id=job_id, **amendment))
+            self._note(session, job.id, "amended", f"revision {job.revision}, from job {job_id}: {text}")
+            self._note(session, job_id, "amended", f"by job {job.id}: {text}")
+            return job.id
+
+    def _revised(self, session: Session, old: Job, state: State, **fields: Any) -> Job:
+        """Add the next revision of a film's job."""
+        now = self.now()
+        last = session.scalar(select(func.max(Job.revision)).where(Job.instance_id == old.instance_id)) or 0
+        entered = self._entered(state, now) | fields
+        job = Job(instance_id=old.instance_id, revision=last + 1, priority=old.priority, created_at=now, **entered)
+        session.add(job)
+        session.flush()
+        return job
 
     def record_results(self, claim: Claim, built: Sequence[Mapping[str, Any]]) -> None:
         """Record the objects built for the claimed delivery; a repeat replaces rows, never adds any.

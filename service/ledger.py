@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Engine, and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from service.db import Heartbeat, Instance, Job, JobEvent, Quarantined, ResultObject, State
+from service.db import AmendedJob, Heartbeat, Instance, Job, JobEvent, Quarantined, ResultObject, State
 from service.errors import Permanent
 
 # By when a state should have been left; an overdue job is shown with an alert, it is not abandoned (field lesson 8).
@@ -137,6 +137,11 @@ class Ledger:
         """Return the objects made for a job."""
         with self._read() as session:
             return tuple(session.scalars(self._results(job_id)))
+
+    def amendment(self, job_id: int) -> AmendedJob | None:
+        """Return the correction that made a job, None for the algorithm's own reading."""
+        with self._read() as session:
+            return session.get(AmendedJob, job_id)
 
     def backlog(self) -> int:
         """Count the jobs received and not yet prepared."""

@@ -21,6 +21,7 @@ from models.reader import Reader
 from models.reading import Reading, Reason, Verdict
 from models.regions import Sex
 from service import scu
+from service.amendments import amendment_of
 from service.db import Job
 from service.deidentification.deidentify import age_days, for_inference
 from service.errors import CarpusError, InvalidInstance, Permanent
@@ -200,6 +201,7 @@ class Pipeline:
             software_version=self.software_version,
             profile=destination.name,
             revision=job.revision,
+            amendment=amendment_of(self.jobs, job, destination.name),
         )
 
     def _stored(self, destination: str, kind: str, ds: Dataset) -> dict[str, str]:

@@ -155,6 +155,17 @@ QUALIFIERS: Final = {
 REGION_FLAG: Final = _private("REGIONFLAG", "Remark on the region", "区域提示")
 REGION_FLAGGED: Final = _private("ANATOMY", "Contradicts the anatomy: check the region", "与解剖结构不符，请核对")
 
+# A person's correction, and the algorithm's own values beside it.
+STAGE_ORIGIN: Final = _private("STAGEORIGIN", "Origin of the stage", "分期来源")
+BY_OBSERVER: Final = _private("BYOBSERVER", "Given by the observer", "医师给定")
+ALGORITHM_STAGE: Final = _private("AISTAGE", "Stage by the algorithm, before correction", "修改前自动分期")
+ALGORITHM_STAGE_PROBABILITY: Final = _private(
+    "AISTAGEPROB", "Probability of the stage by the algorithm", "修改前自动分期概率"
+)
+ALGORITHM_AGE: Final = _private("AIBONEAGE", "Bone age by the algorithm, before correction", "修改前自动骨龄")
+ALGORITHM_SCORE: Final = _private("AISCORE", "Total score by the algorithm, before correction", "修改前自动总分")
+REGION_REJECTED: Final = _private("REJECTED", "Rejected by the observer: not used", "医师否定，未采用")
+
 # Over the whole film.
 METHOD_AGREEMENT: Final = _private("METHODAGREE", "Agreement of the methods", "各方法一致性")
 SPREAD: Final = _private("SPREAD", "Spread of bone age over the methods", "各方法骨龄极差")

@@ -26,6 +26,7 @@ from highdicom.sr import (
     NumContentItem,
     ObservationContext,
     ObserverContext,
+    PersonObserverIdentifyingAttributes,
     PlanarROIMeasurementsAndQualitativeEvaluations,
     RelationshipTypeValues,
     SourceImageForMeasurementGroup,
@@ -163,8 +164,10 @@ def assemble(
     sop_instance_uid: str,
     series_instance_uid: str,
 ) -> Dataset:
-    """Return the finished report: COMPLETE, UNVERIFIED, PRELIMINARY."""
+    """Return the finished report: COMPLETE, UNVERIFIED, PRELIMINARY; FINAL and VERIFIED where a person verified it."""
     language = results.language_for(source, context)
+    amendment = context.amendment
+    verified = amendment is not None and amendment.verified
     header = _library_header(source)
     content = MeasurementReport(
         observation_context=_observers(context),
@@ -185,8 +188,11 @@ def assemble(
         sop_instance_uid=sop_instance_uid,
         instance_number=1,
         is_complete=True,
-        is_final=False,
-        is_verified=False,
+        is_final=verified,
+        is_verified=verified,
+        verifying_observer_name=amendment.observer if amendment is not None and verified else None,
+        verifying_organization=amendment.organisation if amendment is not None and verified else None,
+        previous_versions=_predecessors(source, context),
         performed_procedure_codes=[coded(codes.PROCEDURE, language)],
         specific_character_set=None,
     )
@@ -194,7 +200,7 @@ def assemble(
     for more in groups[1:]:
         measurements.ContentSequence.extend(more)
     conclusions = ContainerContentItem(coded(codes.CONCLUSIONS, language), relationship_type=CONTAINS)
-    if "ISO 2022 IR 58" in (results.character_set_for(source, language) or ()):
+    if "ISO 2022 IR 58" in results.character_set(source, context):
         # PS3.5 6.1.2.5.3: a line break ends the escape into GB 2312, and pydicom escapes once a value.
         conclusion = conclusion.replace("\n", " ")
     conclusions.ContentSequence = _sequence([text(codes.CONCLUSION, conclusion, language)])
@@ -202,6 +208,8 @@ def assemble(
     first_container = next(i for i, item in enumerate(report.ContentSequence) if item.ValueType == "CONTAINER")
     report.ContentSequence.insert(first_container, conclusions)
     separate(report)
+    for observer in report.get("VerifyingObserverSequence", ()):
+        observer.VerificationDateTime = f"{results.local_time(source, context):%Y%m%d%H%M%S.%f%z}"
     return results.finish(report, source, "SR", context)
 
 
@@ -213,6 +221,19 @@ def separate(item: Dataset) -> None:
         separate(child)
 
 
+def _predecessors(source: Source, context: ResultContext) -> list[Dataset] | None:
+    """PS3.3 C.17.2: name the report that this one takes the place of; it belongs to the same study."""
+    predecessor = None if context.amendment is None else context.amendment.predecessor
+    if predecessor is None:
+        return None
+    item = Dataset()
+    item.StudyInstanceUID = source.header.StudyInstanceUID
+    item.SeriesInstanceUID = predecessor.SeriesInstanceUID
+    item.SOPClassUID = predecessor.SOPClassUID
+    item.SOPInstanceUID = predecessor.SOPInstanceUID
+    return [item]
+
+
 def _observers(context: ResultContext) -> ObservationContext:
     device = DeviceObserverIdentifyingAttributes(
         uid=context.device_uid,
@@ -222,7 +243,13 @@ def _observers(context: ResultContext) -> ObservationContext:
         serial_number=context.device_serial_number,
     )
     observer = ObserverContext(observer_type=dicom_codes.DCM.Device, observer_identifying_attributes=device)
-    return ObservationContext(observer_device_context=observer)
+    if context.amendment is None:
+        return ObservationContext(observer_device_context=observer)
+    person = PersonObserverIdentifyingAttributes(
+        name=context.amendment.observer, organization_name=context.amendment.organisation or None
+    )
+    corrected_by = ObserverContext(observer_type=dicom_codes.DCM.Person, observer_identifying_attributes=person)
+    return ObservationContext(observer_person_context=corrected_by, observer_device_context=observer)
 
 
 def _site(site: Concept, laterality: str | None, language: Language) -> FindingSite:

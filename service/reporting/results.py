@@ -13,9 +13,11 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from models.reading import Reading
 from service import uids
-from service.errors import InvalidConfiguration
+from service.errors import InvalidConfiguration, Permanent
 from service.reporting import codes
+from service.reporting.amendment import Amendment
 from service.reporting.codes import Language
+from service.reporting.history import Prior
 from service.reporting.source import STUDY_LEVEL, Source
 
 Kind = Literal["SR", "SEG", "GSPS", "SC"]
@@ -31,6 +33,7 @@ SERIES: Final[dict[Kind, tuple[int, str, str]]] = {
 }
 # What a result is derived from, in place of a bundle's hash, when routing turned a film away before any model saw it.
 NO_BUNDLE: Final = "no-model"
+_ASCII_SETS: Final = ("", "ISO_IR 6", "ISO 2022 IR 6")
 # Our own implementation, written into the file meta information (PS3.10 7.1).
 IMPLEMENTATION_CLASS_UID: Final = uids.derive("implementation", MODEL_NAME)
 IMPLEMENTATION_VERSION_NAME: Final = "CARPUS"
@@ -52,6 +55,10 @@ class ResultContext:
         What distinguishes the results of one destination from those of another; part of every derived UID.
     revision
         Counts deliberate re-issues of results for the same film, bundle and profile.
+    priors
+        Earlier bone ages of the patient, the latest last; kept with the job, as `created_at` is.
+    amendment
+        What a person corrected in the reading; None for the algorithm's own.
     """
 
     device_uid: str
@@ -62,6 +69,8 @@ class ResultContext:
     software_version: str = "0.1.0"
     profile: str = "default"
     revision: int = 0
+    priors: tuple[Prior, ...] = ()
+    amendment: Amendment | None = None
 
     def __post_init__(self) -> None:
         """Refuse a time without a zone: it would be written as local time and mean another moment."""
@@ -94,11 +103,33 @@ def character_set_for(source: Source, language: Language) -> tuple[str, ...] | N
     return (*(("" if value == "ISO 2022 IR 6" else value) for value in extended), "ISO 2022 IR 58")
 
 
+def character_set(source: Source, context: ResultContext) -> tuple[str, ...]:
+    """Return the Specific Character Set of a result: holds our text, and the observer's name where a person corrected it.
+
+    Raises
+    ------
+    Permanent
+        When no set leaves the identity's bytes as they are and holds the observer's name.
+    """
+    language = language_for(source, context)
+    own = character_set_for(source, language) or source.character_set
+    names = () if context.amendment is None else (context.amendment.observer, context.amendment.organisation)
+    for candidate in (own, character_set_for(source, "zh")):
+        if candidate is not None and all(_writable(name, candidate) for name in names):
+            return candidate
+    raise Permanent(
+        f"the observer's name cannot be written in the character set of this film ({', '.join(own) or 'the default one'})",
+        code="observer-not-writable",
+        next_action="cancel this job and correct the reading again with the observer's name in Latin letters",
+    )
+
+
 def result_uid(source: Source, sha256: str, kind: str, context: ResultContext, *parts: str) -> str:
     """Derive the UID of one result, or of a part of it, from what it was made of."""
+    amended = () if context.amendment is None else (context.amendment.key,)
     return uids.derive(
         *(source.SOPInstanceUID, sha256, kind, language_for(source, context), context.profile, str(context.revision)),
-        *parts,
+        *(*amended, *parts),
     )
 
 
@@ -114,10 +145,10 @@ def finish(dataset: Dataset, source: Source, kind: Kind, context: ResultContext)
     write such elements as they are; Explicit VR Little Endian is that encoding.
     """
     language = language_for(source, context)
-    character_set = character_set_for(source, language) or source.character_set
+    values = character_set(source, context)
     _, english, chinese = SERIES[kind]
-    if character_set:
-        dataset.SpecificCharacterSet = list(character_set) if len(character_set) > 1 else character_set[0]
+    if values:
+        dataset.SpecificCharacterSet = list(values) if len(values) > 1 else values[0]
     elif "SpecificCharacterSet" in dataset:
         del dataset.SpecificCharacterSet
     dataset.SeriesDescription = f"{chinese if language == 'zh' else english} - {DISCLAIMER[language]}"
@@ -126,7 +157,7 @@ def finish(dataset: Dataset, source: Source, kind: Kind, context: ResultContext)
     dataset.SoftwareVersions = context.software_version
     dataset.DeviceSerialNumber = context.device_serial_number
     dataset.pop("InstitutionName", None)
-    if context.institution_name and _writable(context.institution_name, character_set):
+    if context.institution_name and _writable(context.institution_name, values):
         dataset.InstitutionName = context.institution_name
     created_at = local_time(source, context)
     for stem in ("InstanceCreation", "Content", "Series"):
@@ -172,13 +203,17 @@ def local_time(source: Source, context: ResultContext) -> dt.datetime:
 
 
 def _writable(text: str, character_set: Sequence[str]) -> bool:
-    """Whether this character set can hold the text; what it cannot hold is left out rather than written as question marks."""
-    if text.isascii() or any(value in ("ISO_IR 192", "GB18030", "GBK") for value in character_set):
+    """Whether this character set can hold the text; what it cannot hold is never written as question marks."""
+    if text.isascii():
         return True
-    if "ISO 2022 IR 58" not in character_set:
-        return False
+    # pydicom reads the default repertoire as Latin-1; it is ASCII (PS3.5 6.1.2.1).
+    known = [value for value in character_set if value in python_encoding and value not in _ASCII_SETS]
+    return all(any(_holds(value, character) for value in known) for character in text)
+
+
+def _holds(value: str, character: str) -> bool:
     try:
-        text.encode("gb2312")
+        character.encode("gb2312" if value == "ISO 2022 IR 58" else python_encoding[value])
     except UnicodeEncodeError:
         return False
     return True

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from highdicom.sr import AlgorithmIdentification
 from pydicom.dataset import Dataset
 
-from models.reading import Box, Bundle, MethodResult, Reading, Reason, Region, Verdict
+from models.reading import Box, Bundle, MethodResult, Reading, Reason, Region, Stage, Verdict
 from models.regions import RUS
-from service.reporting import codes, results, wording
+from service.reporting import amendment_items, codes, results, wording
 from service.reporting.codes import Concept, Language
 from service.reporting.measurement_report import (
     MODIFIER,
@@ -109,6 +109,16 @@ def _reason(reason: Reason, language: Language) -> Iterator[ContentItem]:
     yield text(codes.COMMENT, wording.reason_sentence(reason, language), language)
 
 
+def _chances(stage: Stage, language: Language) -> list[ContentItem]:
+    """Return how sure the grader is of a stage, and what else it may be."""
+    items: list[ContentItem] = [number(codes.STAGE_PROBABILITY, stage.probability, codes.UNITY, language)]
+    if stage.runner_up is not None:
+        items.append(code(codes.RUNNER_UP, codes.STAGES[stage.runner_up], language))
+    if stage.runner_up_probability is not None:
+        items.append(number(codes.RUNNER_UP_PROBABILITY, stage.runner_up_probability, codes.UNITY, language))
+    return items
+
+
 class _Report:
     """The groups of one report; holds what all of them need."""
 
@@ -121,12 +131,13 @@ class _Report:
     def assemble(self) -> Dataset:
         groups = [self._method(method) for method in wording.in_order(self.reading)]
         groups += [self._bone(region) for name in RUS if (region := self.reading.region(name)) is not None]
+        groups += [self._rejected(region) for region in amendment_items.rejected(self.context.amendment)]
         groups.append(self._film())
         return assemble(
             self.source,
             self.context,
             groups=groups,
-            conclusion=wording.conclusion(self.reading, self.language),
+            conclusion=wording.conclusion(self.reading, self.language, self.context.amendment),
             sop_instance_uid=self._uid("instance"),
             series_instance_uid=self._uid("series"),
         )
@@ -178,6 +189,7 @@ class _Report:
         language = self.language
         items: list[ContentItem] = []
         items += self._age(method)
+        items += amendment_items.of_method(self.context.amendment, method, language)
         qualifier = method.qualifier or ("no result" if method.bone_age_years is None else None)
         if qualifier in codes.QUALIFIERS:
             items.append(code(codes.RESULT_QUALIFIER, codes.QUALIFIERS[qualifier], language))
@@ -225,21 +237,24 @@ class _Report:
     def _bone(self, region: Region) -> Group:
         language, items = self.language, list[ContentItem]()
         stage = region.stage
-        if stage is not None:
-            items.append(code(codes.STAGE, codes.STAGES[stage.label], language))
-            items.append(number(codes.STAGE_PROBABILITY, stage.probability, codes.UNITY, language))
-            if stage.runner_up is not None:
-                items.append(code(codes.RUNNER_UP, codes.STAGES[stage.runner_up], language))
-            if stage.runner_up_probability is not None:
-                items.append(number(codes.RUNNER_UP_PROBABILITY, stage.runner_up_probability, codes.UNITY, language))
-        else:
+        if stage is None:
             items.append(code(codes.RESULT_QUALIFIER, codes.QUALIFIERS["no result"], language))
+        else:
+            items.append(code(codes.STAGE, codes.STAGES[stage.label], language))
+            # A stage that a person gave has no probability.
+            items += amendment_items.of_bone(self.context.amendment, region.name, language) or _chances(stage, language)
         for method in wording.in_order(self.reading):
             if region.name in method.per_bone:
                 items += self._scores(method, region.name)
         if region.flags:
             items.append(code(codes.REGION_FLAG, codes.REGION_FLAGGED, language))
         return self._group(region.name, codes.BONES[region.name], items, box=region.box, site=codes.SITES[region.name])
+
+    def _rejected(self, region: Region) -> Group:
+        """Keep a region in sight that the observer rejected: where it was, and the stage the algorithm gave it."""
+        items = amendment_items.of_rejected(region, self.language)
+        finding, site = codes.BONES.get(region.name, codes.SITES[region.name]), codes.SITES[region.name]
+        return self._group(f"{region.name} rejected", finding, items, box=region.box, site=site)
 
     def _scores(self, method: MethodResult, bone: str) -> Iterator[ContentItem]:
         """One bone's score in one method's table, and the bone age that hangs on its stage."""

@@ -9,6 +9,7 @@ from typing import Final
 
 from models.reading import MethodResult, Reading, Reason
 from service.reporting import codes
+from service.reporting.amendment import Amendment
 from service.reporting.codes import Language
 from service.reporting.results import DISCLAIMER
 
@@ -65,9 +66,10 @@ DEFAULT_ADVICE: Final = Advice(
 )
 
 
-def conclusion(reading: Reading, language: Language) -> str:
-    """Write the conclusion of the report: one line a method, then age, agreement, remarks and the disclaimer."""
-    lines = [method_sentence(method, language) for method in in_order(reading)]
+def conclusion(reading: Reading, language: Language, amendment: Amendment | None = None) -> str:
+    """Write the conclusion of the report: what a person corrected, one line a method, age, agreement, remarks, disclaimer."""
+    lines = [] if amendment is None else correction_sentences(amendment, reading, language)
+    lines += [method_sentence(method, language) for method in in_order(reading)]
     lines += [line for line in (age_sentence(reading, language), agreement_sentence(reading, language)) if line]
     if reading.sex is None:
         lines.append(
@@ -77,8 +79,49 @@ def conclusion(reading: Reading, language: Language) -> str:
         )
     for reason in reading.verdict.reasons:
         lines.append(("提示：" if language == "zh" else "Note: ") + reason_sentence(reason, language))
-    lines.append(_source_of(reading, language))
+    lines.append(_source_of(reading, language, amendment))
     return "\n".join(lines)
+
+
+def correction_sentences(amendment: Amendment, reading: Reading, language: Language) -> list[str]:
+    """Say who corrected what, and the default method's bone age before it."""
+    zh = language == "zh"
+    who = amendment.shown_observer
+    if amendment.organisation:
+        who += f"（{amendment.organisation}）" if zh else f" ({amendment.organisation})"
+    changes = corrections(amendment, language)
+    lines = [f"{who}修改：{'；'.join(changes)}。" if zh else f"Corrected by {who}: {'; '.join(changes)}."]
+    for method in in_order(reading):
+        before = amendment.before(method)
+        if method.name == reading.default_method and before is not None and before.bone_age_years is not None:
+            name, own = method_name(method.name, language), years(before.bone_age_years, language)
+            curve = "" if reading.sex else codes.CURVES[method.sex].code(language).meaning
+            curve = f"{'，' if zh else ', '}{curve if zh else curve.lower()}" if curve else ""
+            lines.append(f"修改前自动判读：{name}{curve} {own}。" if zh else f"Before correction: {name}{curve} {own}.")
+    return lines
+
+
+def corrections(amendment: Amendment, language: Language) -> list[str]:
+    """Return one phrase a correction: "MC5 stage 6 -> 7", "MP3 rejected"."""
+    zh = language == "zh"
+    phrases = []
+    for name, label in amendment.stages.items():
+        bone, before = _bone_name(name, language), amendment.stage_before(name)
+        if before == label:
+            phrases.append(f"{bone} {label}期予以确认" if zh else f"{bone} stage {label} confirmed")
+        elif before is None:
+            phrases.append(f"{bone}定为{label}期" if zh else f"{bone} given stage {label}")
+        else:
+            phrases.append(f"{bone}由{before}期改为{label}期" if zh else f"{bone} stage {before} -> {label}")
+    for name in amendment.rejected:
+        bone = _bone_name(name, language)
+        phrases.append(f"{bone}区域不予采用" if zh else f"{bone} rejected")
+    return phrases
+
+
+def _bone_name(name: str, language: Language) -> str:
+    bone = codes.BONES.get(name)
+    return bone.chinese if bone is not None and language == "zh" else name.upper()
 
 
 def rejection(reasons: Sequence[Reason], language: Language) -> str:
@@ -205,8 +248,17 @@ def reason_sentence(reason: Reason, language: Language) -> str:
     return f"{meaning}: {ascii_detail}." if known and ascii_detail else f"{meaning}."
 
 
-def _source_of(reading: Reading, language: Language) -> str:
+def _source_of(reading: Reading, language: Language, amendment: Amendment | None) -> str:
     bundle = f"{reading.bundle.name} {reading.bundle.version} ({reading.bundle.sha256[:12]})"
-    if language == "zh":
-        return f"由Carpus自动判读，模型 {bundle}，未经医师审核。{DISCLAIMER['zh']}。"
-    return f"Read automatically by Carpus, models {bundle}; not verified by a radiologist. {DISCLAIMER['en']}."
+    zh = language == "zh"
+    if amendment is None:
+        by = "由Carpus自动判读" if zh else "Read automatically by Carpus"
+    else:
+        by = "由Carpus自动判读后经人工修改" if zh else "Read automatically by Carpus, then corrected by a person"
+    if amendment is not None and amendment.verified:
+        checked = f"经{amendment.shown_observer}审核" if zh else f"verified by {amendment.shown_observer}"
+    else:
+        checked = "未经医师审核" if zh else "not verified by a radiologist"
+    if zh:
+        return f"{by}，模型 {bundle}，{checked}。{DISCLAIMER['zh']}。"
+    return f"{by}, models {bundle}; {checked}. {DISCLAIMER['en']}."

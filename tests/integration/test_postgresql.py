@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 from service import db
 from service.jobs import DuplicateInstance, Jobs, LeaseLost, State
 from tests.service import test_jobs as sqlite
-from tests.service.test_jobs import Clock, advanced, film, received
+from tests.service.test_jobs import HEAD, Clock, advanced, film, received
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -128,7 +128,7 @@ def test_processes_that_start_together_migrate_once(server: str, engine: Engine)
     for thread in threads:
         thread.join()
     assert errors == []
-    assert db.version(engine) == "0001"
+    assert db.version(engine) == HEAD
 
 
 def test_of_many_claimers_at_once_each_job_has_one(engine: Engine) -> None:

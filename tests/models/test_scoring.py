@@ -3,30 +3,12 @@ import dataclasses
 import pytest
 
 from models import standards
-from models.reading import BoneScore, Mask, MethodResult, Reading, Region, Stage, Verdict
+from models.reading import BoneScore, Mask, MethodResult, Reading, Region, Verdict
 from models.regions import RUS
 from models.scoring import Scoring
 from tests.service import readings
 
-# A total in the middle of the girls' table, so that one stage up or down stays inside it.
-MIDDLE = {bone: standards.fine_levels(bone)[len(standards.fine_levels(bone)) // 2] for bone in RUS}
-
-
-def _stage(bone: str, label: str) -> Stage:
-    levels = standards.fine_levels(bone)
-    chances = tuple(0.9 if level == label else 0.1 / (len(levels) - 1) for level in levels)
-    return Stage("RUS-CHN", label, standards.letter_of(bone, label), 0.9, probabilities=chances)
-
-
-def _read(sex: str | None = "F") -> Reading:
-    """Return a Reading whose methods by stages come from the tables, with one regression beside them."""
-    staged = {bone: _stage(bone, label) for bone, label in MIDDLE.items()}
-    sexes = (sex,) if sex else ("F", "M")
-    base = readings.reading(sex=sex)
-    regions = tuple(dataclasses.replace(region, stage=staged.get(region.name)) for region in base.regions)
-    scoring = Scoring()
-    results = (*scoring.by_stages(staged, sexes), *(MethodResult("rsna-cnn", s, 9.5) for s in sexes))
-    return dataclasses.replace(base, regions=regions, methods=results)
+MIDDLE = {bone: readings.middle(bone) for bone in RUS}
 
 
 def _method(reading: Reading, name: str, sex: str = "F") -> MethodResult:
@@ -34,14 +16,14 @@ def _method(reading: Reading, name: str, sex: str = "F") -> MethodResult:
 
 
 def test_without_a_change_the_same_tables_give_the_same_ages() -> None:
-    before = _read()
+    before = readings.staged()
     after = Scoring().restage(before, {})
     assert after.methods == before.methods
     assert after.regions == before.regions
 
 
 def test_one_stage_changes_the_total_by_the_difference_of_the_table() -> None:
-    before = _read()
+    before = readings.staged()
     levels = standards.fine_levels("mc5")
     up = levels[levels.index(MIDDLE["mc5"]) + 1]
     after = Scoring().restage(before, {"mc5": up})
@@ -62,18 +44,18 @@ def test_one_stage_changes_the_total_by_the_difference_of_the_table() -> None:
 
 
 def test_a_regression_looks_at_the_film_and_stays() -> None:
-    after = Scoring().restage(_read(), {"radius": standards.fine_levels("radius")[-1]})
+    after = Scoring().restage(readings.staged(), {"radius": standards.fine_levels("radius")[-1]})
     assert _method(after, "rsna-cnn").bone_age_years == 9.5
 
 
 def test_an_unknown_sex_is_recomputed_on_both_curves() -> None:
-    after = Scoring().restage(_read(None), {"dp1": standards.fine_levels("dp1")[-1]})
+    after = Scoring().restage(readings.staged(sex=None), {"dp1": standards.fine_levels("dp1")[-1]})
     assert [m.sex for m in after.methods if m.name == "RUS-CHN"] == ["F", "M"]
     assert _method(after, "RUS-CHN", "F").bone_age_years != _method(after, "RUS-CHN", "M").bone_age_years
 
 
 def test_a_rejected_region_leaves_with_its_outline_and_the_totals_say_which_bone_is_missing() -> None:
-    after = Scoring().restage(_read(), {}, ["radius"])
+    after = Scoring().restage(readings.staged(), {}, ["radius"])
     assert after.region("radius") is None
     assert set(after.masks) == {"ulna"}
     assert _method(after, "RUS-CHN").bone_age_years is None
@@ -82,14 +64,14 @@ def test_a_rejected_region_leaves_with_its_outline_and_the_totals_say_which_bone
 
 
 def test_a_rejected_region_without_stage_changes_no_age() -> None:
-    before = _read()
+    before = readings.staged()
     after = Scoring().restage(before, {}, ["pp2"])
     assert after.region("pp2") is None
     assert _method(after, "TW3") == _method(before, "TW3")
 
 
 def test_the_agreement_is_judged_again() -> None:
-    before = _read()
+    before = readings.staged()
     widest = Scoring(threshold_years=0.0).restage(before, {bone: standards.fine_levels(bone)[-2] for bone in RUS})
     assert widest.agreement.alarm
     assert widest.agreement != before.agreement
@@ -102,7 +84,7 @@ def test_a_tw3_letter_stands_for_its_only_label_and_is_refused_where_it_has_seve
         for letter in "BCDEFGHI"
         if letter in standards.TW3_RUS.levels(bone) and len(standards.labels_of(bone, letter)) == 1
     )
-    region = Scoring().restage(_read(), {single[0]: single[1].lower()}).region(single[0])
+    region = Scoring().restage(readings.staged(), {single[0]: single[1].lower()}).region(single[0])
     assert region is not None
     assert region.stage is not None
     assert region.stage.letter == single[1]
@@ -113,7 +95,7 @@ def test_a_tw3_letter_stands_for_its_only_label_and_is_refused_where_it_has_seve
         if letter in standards.TW3_RUS.levels(bone) and len(standards.labels_of(bone, letter)) > 1
     )
     with pytest.raises(ValueError, match="name one"):
-        Scoring().restage(_read(), {several[0]: several[1]})
+        Scoring().restage(readings.staged(), {several[0]: several[1]})
 
 
 @pytest.mark.parametrize(
@@ -128,18 +110,18 @@ def test_a_tw3_letter_stands_for_its_only_label_and_is_refused_where_it_has_seve
 )
 def test_a_bad_correction_names_value_and_limit(stages: dict[str, str], rejected: list[str], said: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the text is checked below
-        Scoring().restage(_read(), stages, rejected)
+        Scoring().restage(readings.staged(), stages, rejected)
     assert said in str(caught.value)
 
 
 def test_a_film_that_was_not_read_has_nothing_to_correct() -> None:
-    rejected = dataclasses.replace(_read(), verdict=Verdict(False))
+    rejected = dataclasses.replace(readings.staged(), verdict=Verdict(False))
     with pytest.raises(ValueError, match="nothing to correct"):
         Scoring().restage(rejected, {"mc5": "5"})
 
 
 def test_a_region_found_without_a_stage_can_be_given_one() -> None:
-    before = _read()
+    before = readings.staged()
     bare = dataclasses.replace(
         before, regions=tuple(Region(r.name, r.box, r.score) if r.name == "mp3" else r for r in before.regions)
     )

@@ -1,10 +1,12 @@
 """Readings as the models would return them, for tests of what is made of a Reading."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models import standards
 from models.image import Image
 from models.reading import (
     Agreement,
@@ -20,6 +22,7 @@ from models.reading import (
     Verdict,
 )
 from models.regions import REGIONS, RUS
+from models.scoring import Scoring
 
 ROWS, COLUMNS = 600, 450
 # Centre of each region as a fraction of (columns, rows), for a left hand, palm down: the thumb to the right.
@@ -124,3 +127,27 @@ def reading(*, sex: Any = "F", alarm: bool = False, reasons: tuple[Reason, ...] 
         "agreement": Agreement(1.9 if alarm else 0.75, alarm, 1.0),
     }
     return Reading(**{**fields, **changes})
+
+
+def staged(*, sex: Any = "F", **changes: Any) -> Reading:
+    """Return a reading whose methods by stages come from the tables: a middle stage in each bone, a regression beside them."""
+    base = reading(sex=sex)
+    stages = {bone: _graded(bone, middle(bone)) for bone in RUS}
+    sexes = (sex,) if sex else ("F", "M")
+    by_film = tuple(MethodResult("rsna-cnn", s, 9.5, (8.1, 10.9)) for s in sexes)
+    methods = Scoring().by_stages(stages, sexes) + by_film
+    regions = tuple(Region(r.name, r.box, r.score, stages.get(r.name)) for r in base.regions)
+    return dataclasses.replace(base, regions=regions, methods=methods, **changes)
+
+
+def middle(bone: str) -> str:
+    """Return the stage in the middle of a bone's levels: the total then lies inside every table."""
+    levels = standards.fine_levels(bone)
+    return levels[len(levels) // 2]
+
+
+def _graded(bone: str, label: str) -> Stage:
+    levels = standards.fine_levels(bone)
+    chances = tuple(0.9 if level == label else 0.1 / (len(levels) - 1) for level in levels)
+    runner_up = levels[levels.index(label) + 1]
+    return Stage("RUS-CHN", label, standards.letter_of(bone, label), 0.9, runner_up, chances[-1], chances)

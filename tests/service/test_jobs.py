@@ -81,18 +81,21 @@ RESULT = {
 }
 
 
+HEAD = max(path.name for path in (Path(db.__file__).parent / "migrations" / "versions").glob("m*.py"))[1:5]
+
+
 def test_the_migration_makes_exactly_the_tables_the_code_uses(engine: Engine) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), db.Table.metadata) == []
-    assert db.version(engine) == "0001"
+    assert db.version(engine) == HEAD
 
 
 def test_migrating_twice_changes_nothing(engine: Engine) -> None:
     db.migrate(engine)
-    assert db.version(engine) == "0001"
+    assert db.version(engine) == HEAD
 
 
 def test_sqlite_syncs_every_commit_to_a_write_ahead_log(engine: Engine) -> None:
