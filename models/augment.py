@@ -98,3 +98,31 @@ def hide(x: Tensor, generator: torch.Generator, *, chance: float = 0.3) -> Tenso
     mask = (down[:, :, None] * across[:, None, :])[:, None] * some(n, chance, generator)
     opaque = mask * uniform(n, 0.3, 1.0, generator)
     return x * (1 - opaque) + level * opaque
+
+
+def collimate(
+    x: Tensor, generator: torch.Generator, *, chance: float = 0.25, deepest: float = 0.45
+) -> tuple[Tensor, Tensor]:
+    """Lay an unexposed, mostly white border over one or two sides of some films, as a collimator or a scanned frame does.
+
+    Parameters
+    ----------
+    deepest
+        How far the border may reach into the crop, in crop sides.
+
+    Returns
+    -------
+        The films and (n, 1, rows, columns) ones where the film was left as it is.
+    """
+    n, side = x.shape[0], x.shape[-1]
+    line = (torch.arange(side) + 0.5) / side - 0.5
+    open_field = torch.ones(n, 1, side, side)
+    turn = 0.15 * torch.randn(n, generator=generator)
+    for _ in range(2):
+        angle = turn + math.pi / 2 * torch.randint(0, 4, (n,), generator=generator)
+        along = torch.cos(angle)[:, None, None] * line + torch.sin(angle)[:, None, None] * line[:, None]
+        edge = 0.5 - deepest * torch.rand(n, generator=generator)
+        covered = (along > edge[:, None, None]).float()[:, None] * some(n, chance, generator)
+        open_field = open_field * (1 - covered)
+    level = torch.where(some(n, 0.7, generator) > 0, uniform(n, 0.85, 1.2, generator), uniform(n, 0.0, 0.3, generator))
+    return x * open_field + level * (1 - open_field), open_field

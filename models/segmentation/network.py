@@ -1,4 +1,6 @@
-"""The segmentation networks: one channel of normalised grey levels in, one score map a class out, all of one size.
+"""The segmentation networks by name: one channel of normalised grey levels in, one score map a class out, all of one size.
+
+The default, a U-Net, stands here; the others are built by the modules they stand in, which the default does not load.
 
 Classes are those of P1: background, ulna, radius.
 """
@@ -9,7 +11,6 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models import vgg16
 
 CLASSES: Final = ("background", "ulna", "radius")
 
@@ -55,70 +56,71 @@ class UNet(nn.Module):
         return scores
 
 
-class Fcn(nn.Module):
-    """Fully convolutional VGG-16 (Long 2015; P1) whose skips reach down to a stride of `finest`.
-
-    The fully connected layers are convolutions of `hidden` channels; the score maps of coarser stages are enlarged by
-    transposed convolutions that start as bilinear interpolation, and fused by addition.
-    """
-
-    def __init__(self, finest: int, hidden: int = 1024) -> None:
-        """Build the variant; `finest` is 32, 16, 8, 4 or 2."""
-        super().__init__()
-        layers = list(vgg16(weights=None).features)
-        layers[0] = nn.Conv2d(1, 64, 3, padding=1)  # one channel of grey, not three of colour
-        cuts = [index + 1 for index, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
-        starts = [0, *cuts[:-1]]
-        self.stages = nn.ModuleList([nn.Sequential(*layers[a:b]) for a, b in zip(starts, cuts, strict=True)])
-        self.classifier = nn.Sequential(
-            nn.Conv2d(512, hidden, 7, padding=3), nn.ReLU(inplace=True), nn.Dropout2d(0.5),
-            nn.Conv2d(hidden, hidden, 1), nn.ReLU(inplace=True), nn.Dropout2d(0.5),
-            nn.Conv2d(hidden, len(CLASSES), 1),
-        )  # fmt: skip
-        self.finest = finest
-        channels = {16: 512, 8: 256, 4: 128, 2: 64}
-        strides = [stride for stride in (16, 8, 4, 2) if stride >= finest]
-        self.skips = nn.ModuleList([nn.Conv2d(channels[stride], len(CLASSES), 1) for stride in strides])
-        self.rise = nn.ModuleList([_bilinear(2) for _ in strides])
-        self.last = _bilinear(finest)
-        for parameter in self.skips.parameters():
-            nn.init.zeros_(parameter)  # a variant starts as the coarser one it refines
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (n, 1, size, size) to scores (n, 3, size, size); the side must be a multiple of 32."""
-        pools: list[Tensor] = []
-        for stage in self.stages:
-            x = stage(x)
-            pools.append(x)
-        scores: Tensor = self.classifier(pools.pop())
-        for skip, rise in zip(self.skips, self.rise, strict=True):
-            scores = rise(scores) + skip(pools.pop())
-        whole: Tensor = self.last(scores)
-        return whole
+Options = Mapping[str, Any]
 
 
-def _bilinear(stride: int) -> nn.ConvTranspose2d:
-    """Return a transposed convolution that starts as bilinear interpolation by `stride`."""
-    layer = nn.ConvTranspose2d(len(CLASSES), len(CLASSES), 2 * stride, stride, padding=stride // 2, bias=False)
-    line = 1 - (torch.arange(2 * stride) + 0.5 - stride).abs() / stride
-    with torch.no_grad():
-        layer.weight.zero_()
-        for index in range(len(CLASSES)):
-            layer.weight[index, index] = line[:, None] * line[None, :]
-    return layer
-
-
-def _unet(options: Mapping[str, Any]) -> nn.Module:
+def _unet(options: Options) -> nn.Module:
     return UNet(tuple(options.get("widths", (8, 16, 32, 64, 96))))
 
 
-def _fcn(finest: int) -> Callable[[Mapping[str, Any]], nn.Module]:
-    return lambda options: Fcn(finest, int(options.get("hidden", 1024)))
+def _fcn(finest: int) -> Callable[[Options], nn.Module]:
+    def made(options: Options) -> nn.Module:
+        from models.segmentation.fcn import Fcn
+
+        return Fcn(finest, len(CLASSES), int(options.get("hidden", 256)))
+
+    return made
 
 
-ARCHITECTURES: Final[Mapping[str, Callable[[Mapping[str, Any]], nn.Module]]] = {
+def _encoder_decoder(name: str) -> Callable[[Options], nn.Module]:
+    def made(_: Options) -> nn.Module:
+        from models.segmentation import encoder_decoder  # its ResNet is not needed to serve the default
+
+        net: nn.Module = getattr(encoder_decoder, name)(len(CLASSES))
+        return net
+
+    return made
+
+
+def _unet_plus_plus(options: Options) -> nn.Module:
+    from models.segmentation.monai_networks import UNetPlusPlus  # MONAI comes with the extra `train`
+
+    return UNetPlusPlus(len(CLASSES), int(options.get("depth", 4)))
+
+
+def _vnet(_: Options) -> nn.Module:
+    from models.segmentation.monai_networks import vnet
+
+    return vnet(len(CLASSES))
+
+
+def _auto_encoder(options: Options) -> nn.Module:
+    from models.segmentation.monai_networks import AutoEncoderRegularised
+
+    return AutoEncoderRegularised(len(CLASSES), int(options.get("size", 224)))
+
+
+def _classical(method: str) -> Callable[[Options], nn.Module]:
+    def made(options: Options) -> nn.Module:
+        from models.segmentation.classical import Classical
+
+        return Classical(method, int(options.get("size", 224)))
+
+    return made
+
+
+CLASSICAL: Final = ("threshold", "edge", "region-growing", "clustering", "graph-cut")
+ARCHITECTURES: Final[Mapping[str, Callable[[Options], nn.Module]]] = {
     "unet": _unet,
     **{f"fcn{stride}s": _fcn(stride) for stride in (32, 16, 8, 4, 2)},
+    "segnet": _encoder_decoder("SegNet"),
+    "deeplabv3+": _encoder_decoder("DeepLabV3Plus"),
+    "unet++": _unet_plus_plus,
+    "vnet": _vnet,
+    "dunet": _encoder_decoder("DeformableUNet"),
+    "segresnet-vae": _auto_encoder,
+    "patch-cnn": _encoder_decoder("PatchCnn"),
+    **{method: _classical(method) for method in CLASSICAL},
 }
 
 
@@ -133,3 +135,9 @@ def build(architecture: str, options: Mapping[str, Any] | None = None) -> nn.Mod
     if architecture not in ARCHITECTURES:
         raise ValueError(f"no segmentation network {architecture!r}; there are {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[architecture](options or {})
+
+
+def layout(net: nn.Module) -> torch.memory_format:
+    """Return how a network wants its tensors laid out: channels last, the faster one on CPUs, unless it says otherwise."""
+    wanted: torch.memory_format = getattr(net, "layout", torch.channels_last)
+    return wanted

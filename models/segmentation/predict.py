@@ -13,7 +13,7 @@ from models.image import Image
 from models.reading import Box, Mask, Region
 from models.regions import RADIUS, ULNA
 from models.segmentation.crop import Array, crop_of, cut, normalise, put_back
-from models.segmentation.network import ARCHITECTURES, CLASSES, build
+from models.segmentation.network import ARCHITECTURES, CLASSES, build, layout
 
 # A bone shows as at most two pieces, shaft and epiphysis; a second piece smaller than this share of the first is a speck.
 _SPECK: Final = 0.003
@@ -35,7 +35,7 @@ class Segmenter:
         tensors, self.metadata = weights.load(folder, problem="segmentation", architectures=ARCHITECTURES)
         self.net = build(self.metadata.architecture, self.metadata.hyperparameters)
         self.net.load_state_dict(tensors)
-        self.net.eval().to(memory_format=torch.channels_last)
+        self.net.eval().to(memory_format=layout(self.net))
         self.size = int(self.metadata.preprocessing["size"])
 
     def segment(self, image: Image, regions: tuple[Region, ...]) -> dict[str, Mask]:
@@ -65,7 +65,7 @@ class Segmenter:
     @torch.inference_mode()
     def probabilities(self, crop: Array) -> Array:
         """Map a normalised crop (size, size) to the probability of each class, (3, size, size)."""
-        scores = self.net(torch.from_numpy(crop)[None, None].to(memory_format=torch.channels_last))
+        scores = self.net(torch.from_numpy(crop)[None, None].to(memory_format=layout(self.net)))
         chances: Array = scores[0].float().softmax(dim=0).numpy()
         return chances
 

@@ -12,9 +12,10 @@ from models.metrics.overlap import mask_overlap
 from models.phantom import draw
 from models.segmentation.crop import crop_of, cut, normalise, put_back
 from models.segmentation.evaluate import hausdorff_95
-from models.segmentation.network import ARCHITECTURES, CLASSES, build
+from models.segmentation.losses import LOSSES, compound, total
+from models.segmentation.network import ARCHITECTURES, CLASSES, CLASSICAL, build, layout
 from models.segmentation.predict import Segmenter, tidied
-from models.segmentation.train import loss_of
+from models.segmentation.train import prepare
 from models.weights import FREE_TERMS, Metadata
 
 BOXES = {
@@ -77,23 +78,86 @@ def test_what_lies_off_the_film_is_zero_and_the_rest_is_standardised() -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_scores_each_class_at_every_pixel(architecture: str) -> None:
-    with torch.device("meta"):  # shapes only: VGG-16 is large
-        net = build(architecture).eval()
-        assert net(torch.zeros(1, 1, 64, 64)).shape == (1, len(CLASSES), 64, 64)
+    net = build(architecture, {"size": 64}).eval()
+    net = net.to(memory_format=layout(net))  # type: ignore[call-overload]
+    with torch.inference_mode():
+        assert net(torch.randn(1, 1, 64, 64)).shape == (1, len(CLASSES), 64, 64)
+
+
+@pytest.mark.parametrize("architecture", ["unet", "fcn2s", "unet++", "vnet", "dunet", "segresnet-vae", "patch-cnn"])
+def test_a_step_of_training_moves_every_kind_of_network(architecture: str) -> None:
+    torch.manual_seed(0)
+    net = build(architecture, {"size": 32}).train()
+    net = net.to(memory_format=layout(net))  # type: ignore[call-overload]
+    shares = torch.zeros(2, 3, 32, 32)
+    shares[:, 0, :, :16], shares[:, 1, :, 16:24], shares[:, 2, :, 24:] = 1, 1, 1
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = net(torch.randn(2, 1, 32, 32))
+    total(output, shares, compound).backward()  # type: ignore[no-untyped-call]
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is None or bool(torch.isfinite(parameter.grad).all()), name
+    assert any(parameter.grad is not None and float(parameter.grad.abs().sum()) > 0 for parameter in net.parameters())
+
+
+def test_a_pruned_unet_plus_plus_gives_what_its_head_gave_in_training() -> None:
+    torch.manual_seed(0)
+    whole, pruned = build("unet++", {"depth": 4}), build("unet++", {"depth": 2})
+    pruned.load_state_dict(whole.state_dict())
+    x = torch.randn(1, 1, 32, 32)
+    batch_statistics = [m for m in (*whole.modules(), *pruned.modules()) if isinstance(m, torch.nn.BatchNorm2d)]
+    for module in batch_statistics:
+        module.eval()
+    whole.training, pruned.training = True, False  # the heads of training, without its batch statistics
+    heads, _ = whole(x)
+    assert len(heads) == 4
+    torch.testing.assert_close(pruned(x), heads[1])
+
+
+@pytest.mark.parametrize("method", CLASSICAL)
+def test_a_classical_method_finds_two_bright_bars_where_the_prior_expects_them(method: str) -> None:
+    truth = torch.zeros(1, 3, 96, 96)
+    truth[:, 1, 20:, 20:36], truth[:, 2, 20:, 56:80] = 1, 1
+    truth[:, 0] = 1 - truth.sum(dim=1)
+    film = 2 * truth[:, 1:].sum(dim=1, keepdim=True) + 0.05 * torch.randn(1, 1, 96, 96, generator=torch.manual_seed(0))
+    net = build(method, {"size": 96})
+    soft = torch.nn.functional.avg_pool2d(truth, 9, stride=1, padding=4)  # bones do not all lie at one place
+    soft[:, 0] += 1 - soft.sum(dim=1)
+    net.prior.copy_(soft[0])  # type: ignore[union-attr, operator]  # a buffer
+    found = net(film).argmax(dim=1)[0].numpy()
+    for label in (1, 2):
+        # The closed edges lie a little outside of the bar.
+        assert mask_overlap(found == label, truth[0, label].numpy() > 0).iou > (0.6 if method == "edge" else 0.85)
+
+
+def test_a_white_border_takes_the_bone_it_covers_with_it() -> None:
+    films, truth = torch.full((64, 1, 40, 40), 0.5), torch.ones(64, 3, 40, 40)
+    truth[:, 0] = 0  # the crop is all radius
+    x, shares = prepare(films, truth, torch.Generator().manual_seed(0), 32)
+    covered = shares[:, 2] < 0.5
+    assert 0.02 < float(covered.float().mean()) < 0.6
+    assert x.shape == (64, 1, 32, 32)
 
 
 def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"no segmentation network 'segnet'; there are unet, fcn32s"):
-        build("segnet")
+    with pytest.raises(ValueError, match=r"no segmentation network 'pspnet'; there are unet, fcn32s"):
+        build("pspnet")
 
 
 def test_the_loss_is_zero_for_certain_and_right_scores_and_grows_when_wrong() -> None:
     shares = torch.zeros(1, 3, 8, 8)
     shares[:, 0, :4], shares[:, 1, 4:, :4], shares[:, 2, 4:, 4:] = 1, 1, 1
     right, wrong = 50 * shares, 50 * shares.roll(1, dims=1)
-    assert float(loss_of(right, shares)) == pytest.approx(0, abs=1e-4)
+    assert float(compound(right, shares)) == pytest.approx(0, abs=1e-4)
     # Cross-entropy 50 in every pixel; neither bone overlaps: Dice 1 / (16 + 16 + 1) for one, 1 / (32 + 16 + 1) for the other.
-    assert float(loss_of(wrong, shares)) == pytest.approx(50 + 1 - (1 / 33 + 1 / 49) / 2, rel=1e-3)
+    assert float(compound(wrong, shares)) == pytest.approx(50 + 1 - (1 / 33 + 1 / 49) / 2, rel=1e-3)
+
+
+def test_the_focal_loss_is_the_cross_entropy_weighed_by_what_is_still_wrong() -> None:
+    shares = torch.tensor([0.0, 1.0, 0.0])[None, :, None, None]
+    scores = torch.log(torch.tensor([0.25, 0.5, 0.25]))[None, :, None, None]
+    # Probability 0.5 of the right class: cross-entropy ln 2, weighed by (1 - 0.5) ** 2.
+    assert float(LOSSES["cross-entropy"](scores, shares)) == pytest.approx(0.6931, rel=1e-3)
+    assert float(LOSSES["focal"](scores, shares)) == pytest.approx(0.25 * 0.6931, rel=1e-3)
 
 
 def test_the_hausdorff_distance_of_shifted_squares_is_the_shift() -> None:
