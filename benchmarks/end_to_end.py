@@ -22,11 +22,11 @@ from models import phantom
 from models.engine import git_commit
 from models.regions import Sex
 from service import db, demo, log
-from service.db import Job
 from service.demo_pacs import BuiltInPacs
 from service.jobs import Jobs
 from service.scu import Address
 from service.settings import load
+from service.tables import Job
 from service.wrap import Patient, wrap
 
 

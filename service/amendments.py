@@ -11,11 +11,11 @@ from typing import Final
 from models import registry
 from models.reading import Reading, Stage
 from models.weights import WeightsRefused
-from service.db import Job, ResultState
 from service.errors import InvalidConfiguration, Permanent
 from service.jobs import Jobs
 from service.reporting import wording
 from service.reporting.amendment import Amendment, Predecessor
+from service.tables import Job, ResultState
 
 LONGEST_NAME: Final = 64  # PS3.5 6.2: characters of a component group of PN, and of LO
 COMPONENTS: Final = 5  # family, given, middle, prefix, suffix

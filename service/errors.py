@@ -24,6 +24,17 @@ class Retryable(CarpusError):
     code = "retryable"
 
 
+class Postponed(Retryable):
+    """Not tried, because it is known that it would be in vain now; no attempt is counted."""
+
+    code = "postponed"
+
+    def __init__(self, text: str, *, seconds: float, code: str | None = None, next_action: str = "") -> None:
+        """Keep besides the rest after how many seconds to look again."""
+        super().__init__(text, code=code, next_action=next_action)
+        self.seconds = seconds
+
+
 class Permanent(CarpusError):
     """The same call will fail again until somebody changes something."""
 

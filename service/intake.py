@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.errors import CarpusError, Permanent
+from service.causes import decide
 from service.jobs import Jobs, LeaseLost
 from service.log import get_logger, whereabouts
 from service.settings import Settings
@@ -21,13 +21,10 @@ from service.storage import DiskFull, Stores
 
 log = get_logger()
 
-BATCH: Final = 50
+BATCH: Final = 10  # few, so that an urgent film that comes in meanwhile does not wait for many others
 POLL_SECONDS: Final = 0.1
 BEAT_SECONDS: Final = 5.0
 DATABASE_AWAY_SECONDS: Final = 1.0
-# An error that nobody foresaw is tried this often, then the job is a dead letter and its file is kept in quarantine.
-MAXIMUM_UNEXPECTED: Final = 5
-LONGEST_DELAY_SECONDS: Final = 300  # of the back-off in `Jobs.prepare_failed`
 
 
 class Steps(Protocol):
@@ -59,7 +56,7 @@ class Intake:
         self._stores = stores
         self._steps = steps
         self._debounce = dt.timedelta(seconds=settings.debounce_seconds)
-        self._retries = MAXIMUM_UNEXPECTED + int(settings.retry_for_hours * 3600 / LONGEST_DELAY_SECONDS)
+        self._retry = settings.retry
 
     def run(self, stop: threading.Event) -> None:
         """Work until told to stop; the job at hand is finished first."""
@@ -94,24 +91,17 @@ class Intake:
             log.warning("lease lost", job=job_id)
         except (SQLAlchemyError, MemoryError):
             raise  # not this job's fault: `run` waits, or the process ends and is started again
-        except CarpusError as error:
-            tries = 1 if isinstance(error, Permanent) else self._retries
-            self._failed(job_id, error.code, str(error), error.next_action, tries)
         except Exception as error:  # noqa: BLE001 - the one broad catch of this process; it records the job
-            place = whereabouts(error)
-            text = f"{place['error']} at {place['at']}"
-            action = "report this with the job's timeline; retry once it is mended"
-            self._failed(job_id, "unexpected-error", text, action, MAXIMUM_UNEXPECTED)
+            self._failed(job_id, error)
         else:
             log.info("prepared", job=job_id, seconds=round(time.monotonic() - started, 3))
 
-    def _failed(self, job_id: int, code: str, text: str, next_action: str, tries: int) -> None:
-        last = self._jobs.prepare_failed(
-            job_id, code, text, permanent=tries == 1, maximum_attempts=tries, next_action=next_action
-        )
-        log.error("preparation failed", job=job_id, code=code, cause=text, final=last)
-        if last:
-            self._quarantine(job_id, code, text)
+    def _failed(self, job_id: int, error: Exception) -> None:
+        job, now = self._jobs.get(job_id), self._jobs.now()
+        found = decide(error, attempts=job.attempts, failing_since=job.first_failed_at, now=now, retry=self._retry)
+        log.error("preparation failed", job=job_id, code=found.code, cause=found.text, final=found.last)
+        if self._jobs.prepare_failed(job_id, found):
+            self._quarantine(job_id, found.code, found.text)
 
     def _quarantine(self, job_id: int, code: str, text: str) -> None:
         """Keep a copy of the film with its cause; what was received stays where it is for a retry."""

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from service.db import Instance, Job, JobEvent, ResultObject, State
+from service.tables import Instance, Job, JobEvent, ResultObject, State
 
 COLORS: Final = {
     State.CONFIRMED: "green",

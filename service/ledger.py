@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Engine, and_, func, or_, select
+from sqlalchemy import Engine, exists, func, select
 from sqlalchemy.orm import Session
 
-from service.db import AmendedJob, Heartbeat, Instance, Job, JobEvent, Quarantined, ResultObject, State
 from service.errors import Permanent
+from service.tables import AmendedJob, Heartbeat, Instance, Job, JobEvent, Quarantined, ResultObject, ResultState, State
 
 # By when a state should have been left; an overdue job is shown with an alert, it is not abandoned (field lesson 8).
 DEADLINES: Final[Mapping[State, dt.timedelta]] = {
@@ -23,6 +23,8 @@ DEADLINES: Final[Mapping[State, dt.timedelta]] = {
     State.DELIVERED: dt.timedelta(hours=24),
 }
 FINAL: Final = (State.CONFIRMED, State.FILTERED, State.REJECTED, State.FAILED, State.CANCELLED)
+# Whose files and rows may go once nothing of them is unconfirmed; FAILED waits for a person.
+REMOVABLE: Final = (State.CONFIRMED, State.FILTERED, State.REJECTED, State.CANCELLED)
 
 
 class UnknownJob(Permanent):
@@ -92,11 +94,32 @@ class Ledger:
         with self._read() as session:
             return session.get_one(Instance, instance_id)
 
-    def list(self, *, state: State | None = None, limit: int = 100, before_id: int | None = None) -> list[Job]:
-        """Return jobs, newest first; without a state everything that was meant to be read (no FILTERED)."""
+    def list(
+        self,
+        *,
+        state: State | None = None,
+        limit: int = 100,
+        before_id: int | None = None,
+        accession_number: str | None = None,
+        since: dt.datetime | None = None,
+    ) -> list[Job]:
+        """Return jobs, newest first; without a state everything that was meant to be read (no FILTERED).
+
+        Parameters
+        ----------
+        accession_number
+            Only the films of this order: an identifier, which is asked for and never shown.
+        since
+            Only jobs received at or after this time.
+        """
         query = select(Job).where(Job.state == state if state else Job.state != State.FILTERED)
         if before_id is not None:
             query = query.where(Job.id < before_id)
+        if accession_number is not None:
+            ordered = select(Instance.id).where(Instance.accession_number == accession_number)
+            query = query.where(Job.instance_id.in_(ordered))
+        if since is not None:
+            query = query.where(Job.created_at >= since)
         with self._read() as session:
             return [*session.scalars(query.order_by(Job.id.desc()).limit(limit))]
 
@@ -119,14 +142,24 @@ class Ledger:
         """Return for each unfinished state how long its oldest job has been in it."""
         now = self.now()
         with self._read() as session:
-            query = select(Job.state, func.min(Job.state_since)).where(Job.state.not_in(FINAL)).group_by(Job.state)
-            return {State(state): now - since for state, since in session.execute(query)}
+            first = {
+                state: session.scalar(select(func.min(Job.state_since)).where(Job.state == state))
+                for state in State
+                if state not in FINAL
+            }
+        return {state: now - since for state, since in first.items() if since is not None}
 
-    def overdue(self) -> Sequence[Job]:
+    def overdue(self, limit: int = 100) -> Sequence[Job]:
         """Return unfinished jobs past the deadline of their state, oldest first."""
         with self._read() as session:
-            query = select(Job).where(Job.overdue.is_(True), Job.state.not_in(FINAL)).order_by(Job.state_since)
-            return tuple(session.scalars(query))
+            query = select(Job).where(Job.overdue, Job.state.not_in(FINAL)).order_by(Job.state_since)
+            return tuple(session.scalars(query.limit(limit)))
+
+    def count_overdue(self) -> int:
+        """Count the unfinished jobs past the deadline of their state."""
+        with self._read() as session:
+            query = select(func.count()).select_from(Job).where(Job.overdue, Job.state.not_in(FINAL))
+            return session.scalar(query) or 0
 
     def timeline(self, job_id: int) -> Sequence[JobEvent]:
         """Return everything that happened to a job, in order."""
@@ -148,6 +181,28 @@ class Ledger:
         with self._read() as session:
             return session.scalar(select(func.count()).where(Job.state == State.RECEIVED)) or 0
 
+    def may_be_removed(self, job_id: int) -> str | None:
+        """Return why the files and rows of a job must stay, or None when nothing of it is unconfirmed.
+
+        What a destination has not proved to keep is never removed, however old it is; nor is what waits for a person.
+        """
+        job = self.get(job_id)
+        if job.state not in REMOVABLE:
+            return f"job {job_id} is {job.state}: it is not finished"
+        unproved = [row for row in self.results(job_id) if row.state != ResultState.CONFIRMED]
+        if unproved and job.state != State.CANCELLED:
+            where = sorted({row.destination for row in unproved})
+            return f"{len(unproved)} objects of job {job_id} are not confirmed by {', '.join(where)}"
+        return None
+
+    def removable(self, finished_before: dt.datetime, limit: int = 500) -> Sequence[int]:
+        """Return ids of jobs of which nothing is unconfirmed, finished before this time, oldest first."""
+        unproved = exists().where(ResultObject.job_id == Job.id, ResultObject.state != ResultState.CONFIRMED)
+        finished = Job.state.in_(REMOVABLE), Job.state_since < finished_before
+        query = select(Job.id).where(*finished, (Job.state == State.CANCELLED) | ~unproved)
+        with self._read() as session:
+            return tuple(session.scalars(query.order_by(Job.id).limit(limit)))
+
     def quarantined(self, limit: int = 100) -> Sequence[Quarantined]:
         """Return what is in quarantine, newest first."""
         with self._read() as session:
@@ -162,11 +217,6 @@ class Ledger:
         """Return the last sign of life of every process."""
         with self._read() as session:
             return tuple(session.scalars(select(Heartbeat).order_by(Heartbeat.process)))
-
-    def _claimable(self, state: State) -> ColumnElement[bool]:
-        now = self.now()
-        free = or_(Job.lease_token.is_(None), Job.lease_expires_at < now)
-        return and_(Job.state == state, Job.not_before <= now, free)
 
     @staticmethod
     def _results(job_id: int) -> Any:

@@ -16,10 +16,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service import certificates
-from service.db import Instance, JobEvent, Quarantined, ResultObject
 from service.jobs import Jobs
 from service.settings import Settings
 from service.storage import Store
+from service.tables import Instance, JobEvent, Quarantined, ResultObject
 
 STEP_BUCKETS_SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _PROCESS_ID = re.compile(r"[\s:/-]*\d+$")
@@ -69,7 +69,7 @@ class ServiceCollector(Collector):
             oldest.add_metric([state.value], age.total_seconds())
         yield oldest
         yield GaugeMetricFamily(
-            "carpus_jobs_overdue", "Unfinished jobs past the deadline of their state.", value=len(self.jobs.overdue())
+            "carpus_jobs_overdue", "Unfinished jobs past the deadline of their state.", value=self.jobs.count_overdue()
         )
         yield GaugeMetricFamily("carpus_backlog", "Instances received and not yet prepared.", value=self.jobs.backlog())
 

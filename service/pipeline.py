@@ -22,19 +22,23 @@ from models.reading import Reading, Reason, Verdict
 from models.regions import Sex
 from service import scu
 from service.amendments import amendment_of
-from service.db import Job
-from service.deidentification.deidentify import age_days, for_inference
-from service.errors import CarpusError, InvalidInstance, Permanent
-from service.jobs import Claim, Jobs, ResultState, State
+from service.breakers import Breakers
+from service.deidentification.deidentify import age_days, for_inference, patient_of
+from service.errors import CarpusError, InvalidInstance, Permanent, Postponed, Retryable
+from service.jobs import WAITS_FOR_EARLIER, Claim, Jobs, ResultState, State
 from service.pseudonyms import Pseudonyms
-from service.reporting import presentation, secondary_capture, seg, source, sr
+from service.reporting import presentation, secondary_capture, seg, source, sr, wording
 from service.reporting.results import ResultContext
 from service.reporting.source import Source
 from service.routing import Outcome, route
 from service.settings import Destination, ResultKind, Settings
 from service.storage import Stores
+from service.tables import Job, ResultObject
 
 DAYS_PER_YEAR: Final = 365.25
+EARLIER_SECONDS: Final = (
+    60.0  # a job that waits for another one of its patient is woken by it; else it looks this often
+)
 
 
 class Send(Protocol):
@@ -96,6 +100,7 @@ class Pipeline:
         with _timed(timings, "copy written"):
             stored = self.stores.deidentified.write(_encoded(copy), name=f"job-{claim.job.id}")
         known: dict[str, Any] = {"sex": decision.sex, "age_days": age_days(film)}
+        known["subject"] = self.pseudonyms.patient(patient_of(film))
         return self.jobs.advance(claim, State.PREPARED, timings_ms=timings, deidentified_name=stored.name, **known)
 
     def infer(self, claim: Claim) -> None:
@@ -138,15 +143,16 @@ class Pipeline:
         for destination in self.settings.destinations:
             try:
                 with _timed(timings, f"sent to {destination.name}"):
-                    self._deliver_to(destination, claim.job.id)
+                    self._deliver_to(destination, claim.job)
             except CarpusError as error:
                 errors.append(error)
         if errors:
-            raise next((error for error in errors if isinstance(error, Permanent)), errors[0])
+            raise _chief(errors)
         if claim.job.outcome != "rejection":
             return self.jobs.advance(claim, State.DELIVERED, timings_ms=timings)
         reasons = claim.job.reasons or []
         why = {"cause_code": reasons[0]["code"], "cause_text": "; ".join(reason["text"] for reason in reasons)}
+        why["next_action"] = wording.ADVICE.get(reasons[0]["code"], wording.DEFAULT_ADVICE).text("en")
         return self.jobs.advance(claim, State.REJECTED, why["cause_text"], timings_ms=timings, **why)
 
     def warm_up(self) -> None:
@@ -210,29 +216,69 @@ class Pipeline:
         uids = {keyword: str(ds[keyword].value) for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")}
         return {"destination": destination, "kind": kind, **uids, "name": stored.name, "sha256": stored.sha256}
 
-    def _deliver_to(self, destination: Destination, job_id: int) -> None:
-        """Send what this destination has not accepted yet, and record each answer."""
-        rows = [row for row in self.jobs.results(job_id) if row.destination == destination.name]
-        waiting = [row for row in rows if row.state not in (ResultState.ACCEPTED, ResultState.CONFIRMED)]
+    def _deliver_to(self, destination: Destination, job: Job) -> None:
+        """Send what this destination has neither accepted nor refused for good, in order per patient; record each answer."""
+        rows = [row for row in self.jobs.results(job.id) if row.destination == destination.name]
+        waiting = [row for row in rows if row.state == ResultState.BUILT]
         if not waiting:
-            return
+            return _say_refused(destination, rows, job)
+        breakers = Breakers(self.jobs, self.settings.breaker)
+        breakers.check(destination.name)
+        earlier = self.jobs.earlier_unsent(job, destination.name)
+        if earlier is not None:
+            text = f"the results of job {earlier}, of the same patient, go to {destination.name} first"
+            raise Postponed(text, seconds=EARLIER_SECONDS, code=WAITS_FOR_EARLIER)
 
         def record(sent: scu.Sent) -> None:
-            state = ResultState.ACCEPTED if sent.accepted else ResultState.REFUSED
-            if sent.accepted or sent.status is not None:
-                self.jobs.record_status(job_id, destination.name, sent.SOPInstanceUID, state, sent.status)
+            if sent.accepted or sent.status is not None or isinstance(sent.error, Permanent):
+                refused = ResultState.REFUSED if isinstance(sent.error, Permanent) else ResultState.BUILT
+                state = ResultState.ACCEPTED if sent.accepted else refused
+                self.jobs.record_status(job.id, destination.name, sent.SOPInstanceUID, state, sent.status)
 
-        sent = self.send(
-            scu.address_of(destination, self.settings),
-            [self.stores.results.path(row.name) for row in waiting],
-            calling_ae_title=self.settings.ae_title,
-            timeout_seconds=destination.timeout_seconds,
-            maximum_pdu_size=self.settings.limits.maximum_pdu_size,
-            on_sent=record,
-        )
-        error = scu.failure(sent)
-        if error is not None:
-            raise error
+        try:
+            sent = self.send(
+                scu.address_of(destination, self.settings),
+                [self.stores.results.path(row.name) for row in waiting],
+                calling_ae_title=self.settings.ae_title,
+                timeout_seconds=destination.timeout_seconds,
+                maximum_pdu_size=self.settings.limits.maximum_pdu_size,
+                on_sent=record,
+            )
+        except Permanent:  # of the association: it holds for every object
+            for row in waiting:
+                self.jobs.record_status(job.id, destination.name, row.SOPInstanceUID, ResultState.REFUSED)
+            breakers.succeeded(destination.name)  # it answers; what it says is for a person
+            raise
+        except Retryable as error:
+            breakers.failed(destination.name, error)
+            raise
+        errors = [each.error for each in sent if each.error is not None]
+        passing = next((error for error in errors if isinstance(error, Retryable)), None)
+        if passing is not None:
+            breakers.failed(destination.name, passing)
+        else:
+            breakers.succeeded(destination.name)
+        if errors:
+            raise _chief(errors)
+
+
+def _chief(errors: Sequence[CarpusError]) -> CarpusError:
+    """Return what is recorded of several failures: what a person has to change first, but as final only if nothing may pass."""
+    permanent = next((error for error in errors if isinstance(error, Permanent)), None)
+    passing = sorted((e for e in errors if not isinstance(e, Permanent)), key=lambda e: isinstance(e, Postponed))
+    if permanent is None:
+        return passing[0]
+    if not passing:
+        return permanent
+    return Retryable(str(permanent), code=permanent.code, next_action=permanent.next_action)
+
+
+def _say_refused(destination: Destination, rows: Sequence[ResultObject], job: Job) -> None:
+    """Raise again what kept a destination from taking its results, where it refused some for good at an earlier attempt."""
+    refused = [row.kind for row in rows if row.state == ResultState.REFUSED]
+    if refused:
+        text = job.cause_text or f"{destination.name} refused {', '.join(refused)}"
+        raise Permanent(text, code=job.cause_code or "refused", next_action=job.next_action or "")
 
 
 def _results(

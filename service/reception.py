@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from sqlalchemy import and_, select
 from sqlalchemy.exc import IntegrityError
 
-from service.db import Instance, Job, Quarantined, State
 from service.errors import CarpusError
 from service.ledger import DEADLINES, Ledger
+from service.tables import Instance, Job, Priority, Quarantined, State
+from service.turns import next_turn
 
 
 class DuplicateInstance(CarpusError):
@@ -38,12 +39,13 @@ class ReceivedInstance:
     calling_ae_title: str
     called_ae_title: str
     address: str
+    accession_number: str | None = None
 
 
 class Reception(Ledger):
     """What the receiving side writes."""
 
-    def record_instance(self, received: ReceivedInstance, *, priority: int = 5) -> int:
+    def record_instance(self, received: ReceivedInstance, *, priority: int = Priority.ROUTINE) -> int:
         """Commit a received instance and its job in state RECEIVED; return the id of the instance.
 
         Raises
@@ -60,7 +62,9 @@ class Reception(Ledger):
                 session.flush()
                 job = Job(
                     instance_id=instance.id,
-                    priority=priority,
+                    priority=int(priority),
+                    peer=received.calling_ae_title,
+                    turn=next_turn(session, received.calling_ae_title, int(priority)),
                     state=State.RECEIVED,
                     not_before=now,
                     deadline=now + DEADLINES[State.RECEIVED],
@@ -70,7 +74,8 @@ class Reception(Ledger):
                 )
                 session.add(job)
                 session.flush()
-                self._note(session, job.id, "received", f"{received.byte_count} bytes from {received.calling_ae_title}")
+                text = f"{received.byte_count} bytes from {received.calling_ae_title}"
+                self._note(session, job.id, "received", text)
                 return instance.id
         except IntegrityError:
             found = self.find_instance(received.SOPInstanceUID)

@@ -142,6 +142,31 @@ class Limits(_Frozen):
     maximum_backlog: int = Field(default=5_000, ge=1, description="instances received and not yet prepared")
 
 
+class RetrySettings(_Frozen):
+    """How a step that failed for a passing cause is tried again."""
+
+    first_seconds: float = Field(default=5, gt=0, description="after the first failure; each further one doubles it")
+    longest_seconds: float = Field(default=3600, gt=0, description="the delay grows up to this")
+    for_hours: float = Field(default=72, gt=0, description="from the first failure until the job is a dead letter")
+
+
+class WorkerSettings(_Frozen):
+    """What one worker process may do before it is replaced by a fresh one."""
+
+    stall_seconds: float = Field(default=90, ge=1, description="without a canary message coming back")
+    step_seconds: float = Field(default=1800, gt=0, description="one step of one job at most")
+    maximum_steps: int = Field(default=0, ge=0, description="then the process is replaced; 0 never")
+    maximum_resident_bytes: int = Field(default=0, ge=0, description="then the process is replaced; 0 never")
+
+
+class BreakerSettings(_Frozen):
+    """When a destination that keeps failing is left alone, and how it is tried again."""
+
+    failures: int = Field(default=3, ge=1, description="passing failures in a row until deliveries to it stop")
+    probe_seconds: float = Field(default=15, gt=0, description="until the first C-ECHO; each failed one doubles it")
+    longest_probe_seconds: float = Field(default=300, gt=0, description="between two C-ECHOs at most")
+
+
 class WebSettings(_Frozen):
     """The admin page."""
 
@@ -187,8 +212,9 @@ class Settings(BaseSettings):
     institution_name: str = ""
     device_serial_number: str = "1"
     inference_threads: int = Field(default=2, ge=1)
-    retry_delays_seconds: tuple[float, ...] = (5, 30, 120, 600, 1800, 3600)  # the last one repeats
-    retry_for_hours: float = Field(default=72, gt=0)
+    retry: RetrySettings = RetrySettings()
+    breaker: BreakerSettings = BreakerSettings()
+    worker: WorkerSettings = WorkerSettings()
     limits: Limits = Limits()
     dicom_tls: DicomTls = DicomTls()
     web: WebSettings = WebSettings()

@@ -17,7 +17,9 @@ def intake(config: Path | None) -> None:
     from service.intake import Intake, stop_on_signal
     from service.pipeline import Pipeline
     from service.pseudonyms import Pseudonyms
+    from service.steps import Steps
     from service.storage import Stores
+    from service.sweeper import Sweeper
 
     settings, jobs = opened(config, "intake")
     stores = Stores.open(settings.data_directory)
@@ -25,7 +27,7 @@ def intake(config: Path | None) -> None:
     publisher = tasks.Publisher(tasks.create_app(settings), jobs)
     publisher.connect()
     stop = stop_on_signal()
-    sweep = threading.Thread(target=tasks.Sweeper(jobs, publisher).run, args=[stop], name="sweep", daemon=True)
+    sweep = threading.Thread(target=Sweeper(jobs, publisher).run, args=[stop], name="sweep", daemon=True)
     sweep.start()
-    Intake(jobs, stores, settings, tasks.Steps(jobs, pipeline, publisher.publish, settings)).run(stop)
+    Intake(jobs, stores, settings, Steps(jobs, pipeline, publisher.publish, settings)).run(stop)
     sweep.join(timeout=5)

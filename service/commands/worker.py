@@ -1,5 +1,6 @@
 """Run one worker, of either queue."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -15,11 +16,15 @@ def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
     """Read films (QUEUE inference) or send results (QUEUE delivery)."""
     from service import installation, tasks
     from service.pipeline import Pipeline
+    from service.probing import Prober
+    from service.queues import INFERENCE
+    from service.steps import Steps
     from service.storage import Stores
 
     settings, jobs = opened(config, f"worker {queue}")
     stores = Stores.open(settings.data_directory)
-    if queue == tasks.INFERENCE:
+    rounds: Callable[[], object] = list  # nothing beside the steps
+    if queue == INFERENCE:
         import numpy as np
         import torch
 
@@ -36,10 +41,11 @@ def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
         version = installation.software_version()
         pipeline = Pipeline(jobs, stores, settings, device_uid=device_uid, software_version=version)
         pipeline.warm_up()
+        rounds = Prober(jobs, settings).round
     app = tasks.create_app(settings)
     publisher = tasks.Publisher(app, jobs)
     publisher.connect()
-    steps = tasks.Steps(jobs, pipeline, publisher.publish, settings)
-    tasks.Worker(app, jobs, steps, queue, concurrency=1 if queue == tasks.INFERENCE else concurrency or 4).run(
-        on_ready=lambda: tasks.keep_beating(jobs, f"worker {queue}")
-    )
+    steps = Steps(jobs, pipeline, publisher.publish, settings)
+    hands = 1 if queue == INFERENCE else concurrency or 4
+    made = tasks.Worker(app, jobs, steps, queue, settings, concurrency=hands, rounds=rounds)
+    made.run(on_ready=lambda: tasks.keep_beating(jobs, f"worker {queue}", detail=made.watchdog.detail))

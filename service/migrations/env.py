@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from service.db import Table
+from service.tables import Table
 
 context.configure(
     connection=context.config.attributes["connection"], target_metadata=Table.metadata, render_as_batch=True

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from models.reading import MethodResult, Reading, Stage
 from models.regions import RUS
-from service.db import Instance, Job, JobEvent, Quarantined, ResultObject, ResultState, State
 from service.jobs import FINAL, Jobs
+from service.tables import Instance, Job, JobEvent, Quarantined, ResultObject, ResultState, State
 
 PAGE: Final = 50
 LARGEST_NUMBER: Final = 2**31 - 1  # of a row in PostgreSQL's integer

@@ -17,11 +17,11 @@ from starlette.templating import Jinja2Templates
 
 from models import overlay, pixels
 from service import metrics
-from service.db import State
 from service.errors import Permanent
 from service.jobs import Jobs, UnknownJob
 from service.settings import Settings
 from service.storage import Store
+from service.tables import State
 from service.web import health, system
 from service.web.credentials import Credentials
 from service.web.guard import COOKIE, LOGIN_COOKIE, is_own_form, safe_path

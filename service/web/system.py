@@ -12,10 +12,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.reading import Bundle
-from service.db import Heartbeat, Job
 from service.jobs import Jobs
 from service.settings import Settings
 from service.storage import Store
+from service.tables import Heartbeat, Job
 from service.web.health import OLDEST_HEARTBEAT_SECONDS, Check, certificate_checks, checks
 from service.web.overview import reading_of
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from service import tasks
 from service.commands import opened
 from service.pipeline import Pipeline
+from service.steps import Steps
 from service.storage import Stores
 from tests.service.test_pipeline import FakeReader
 
@@ -18,8 +19,8 @@ def main() -> None:
     reader = FakeReader()
     pipeline = Pipeline(jobs, Stores.open(settings.data_directory), settings, reader=reader)  # type: ignore[arg-type]
     app = tasks.create_app(settings)
-    steps = tasks.Steps(jobs, pipeline, tasks.Publisher(app, jobs).publish, settings)
-    tasks.Worker(app, jobs, steps, tasks.INFERENCE).run(lambda: tasks.keep_beating(jobs, "worker inference"))
+    steps = Steps(jobs, pipeline, tasks.Publisher(app, jobs).publish, settings)
+    tasks.Worker(app, jobs, steps, tasks.INFERENCE, settings).run(lambda: tasks.keep_beating(jobs, "worker inference"))
 
 
 if __name__ == "__main__":

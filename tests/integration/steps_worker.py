@@ -11,6 +11,7 @@ from pathlib import Path
 from service import db, log, tasks
 from service.jobs import Claim, Jobs, State
 from service.settings import Settings
+from service.steps import Steps
 
 
 class MarkingPipeline:
@@ -46,8 +47,8 @@ def main() -> None:
     jobs = Jobs(db.connect(settings.resolved_database_url), process=f"worker {queue} {os.getpid()}", lease_seconds=4)
     app = tasks.create_app(settings)
     pipeline = MarkingPipeline(jobs, data_directory / "marks", seconds)
-    steps = tasks.Steps(jobs, pipeline, tasks.Publisher(app, jobs).publish, settings)
-    worker = tasks.Worker(app, jobs, steps, queue, concurrency=1 if queue == tasks.INFERENCE else 4)
+    steps = Steps(jobs, pipeline, tasks.Publisher(app, jobs).publish, settings)
+    worker = tasks.Worker(app, jobs, steps, queue, settings, concurrency=1 if queue == tasks.INFERENCE else 4)
     worker.run(on_ready=lambda: tasks.keep_beating(jobs, f"worker {queue}"))
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, text
 
 from service import db
 from service.jobs import DuplicateInstance, Jobs, LeaseLost, State
+from service.tables import Table
 from tests.service import test_jobs as sqlite
 from tests.service.test_jobs import HEAD, Clock, advanced, film, received
 
@@ -104,7 +105,7 @@ def test_the_migration_makes_exactly_the_tables_the_code_uses(engine: Engine) ->
     from alembic.migration import MigrationContext
 
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), db.Table.metadata) == []
+        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
 
 
 def test_processes_that_start_together_migrate_once(server: str, engine: Engine) -> None:

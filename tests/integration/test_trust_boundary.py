@@ -12,12 +12,12 @@ from starlette.testclient import TestClient
 
 from models.reading import Reading
 from service import log
-from service.db import Heartbeat, Job, JobEvent
 from service.deidentification.confidentiality import load
 from service.jobs import State
 from service.pipeline import Pipeline
 from service.pseudonyms import Pseudonyms
 from service.settings import Destination, WebSettings
+from service.tables import Heartbeat, Job, JobEvent
 from service.web.app import create_app
 from service.web.credentials import Credentials
 from service.web.guard import COOKIE

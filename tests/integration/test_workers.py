@@ -17,6 +17,7 @@ from service import db, tasks
 from service.jobs import Jobs, State
 from service.settings import Settings
 from service.supervisor import redis
+from service.sweeper import Sweeper
 from tests.service.test_jobs import film
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -33,7 +34,7 @@ class House:
         self.jobs = Jobs(self.engine, process="test", lease_seconds=4)
         self.app = tasks.create_app(self.settings)
         self.publisher = tasks.Publisher(self.app, self.jobs)
-        self.sweeper = tasks.Sweeper(self.jobs, self.publisher, sweep_seconds=1)
+        self.sweeper = Sweeper(self.jobs, self.publisher, sweep_seconds=1)
         self.redis = self.start_redis()
 
     def start_redis(self) -> subprocess.Popen[bytes]:

@@ -15,6 +15,7 @@ from service.jobs import Jobs, ReceivedInstance, State
 from service.pseudonyms import Pseudonyms
 from service.settings import Destination, Peer, Settings
 from service.storage import Store
+from service.tables import Job, ResultState
 from service.wrap import Patient, wrap
 from tests.service import readings
 
@@ -138,7 +139,7 @@ class Installation:
         self.jobs.record_results(claim, built)
         for row in self.jobs.results(job_id):
             bad = refused and row.kind == "SEG"
-            state = db.ResultState.REFUSED if bad else db.ResultState.ACCEPTED
+            state = ResultState.REFUSED if bad else ResultState.ACCEPTED
             self.jobs.record_status(job_id, "archive", row.SOPInstanceUID, state, 0xA900 if bad else 0x0000)
         self.clock.pass_by(0.4)
         if refused:
@@ -153,7 +154,7 @@ class Installation:
         job_id = self.deliver(reading, **options)
         claim = self._claim(job_id, State.DELIVERED)
         for row in self.jobs.results(job_id):
-            self.jobs.record_status(job_id, "archive", row.SOPInstanceUID, db.ResultState.CONFIRMED)
+            self.jobs.record_status(job_id, "archive", row.SOPInstanceUID, ResultState.CONFIRMED)
         self.clock.pass_by(1.1)
         self.jobs.advance(claim, State.CONFIRMED, "storage commitment")
         return job_id
@@ -188,7 +189,7 @@ class Installation:
             address="10.20.1.7",
         )
 
-    def _claim(self, job_id: int, state: State) -> "db.Job":
+    def _claim(self, job_id: int, state: State) -> Job:
         claim = self.jobs.claim(job_id, state)
         assert claim is not None
         self.clock.pass_by(0.15)

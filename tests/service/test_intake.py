@@ -8,8 +8,9 @@ from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
 from service import db
+from service.causes import POISON_AFTER
 from service.errors import Permanent, Retryable
-from service.intake import MAXIMUM_UNEXPECTED, Intake
+from service.intake import Intake
 from service.jobs import Jobs, ReceivedInstance, State
 from service.settings import Settings
 from service.storage import Stores
@@ -101,11 +102,11 @@ def test_an_unforeseen_error_is_tried_k_times_then_quarantined_with_its_cause(be
     bench.receive(1)
     bench.errors[1] = lambda: ValueError("TEST^CHILD")
     with capture_logs() as logs:
-        for _ in range(MAXIMUM_UNEXPECTED + 3):
+        for _ in range(POISON_AFTER + 3):
             bench.wait(600)
             bench.intake.round()
     failures = [entry for entry in logs if entry["event"] == "preparation failed"]
-    assert [entry["final"] for entry in failures] == [False] * (MAXIMUM_UNEXPECTED - 1) + [True]
+    assert [entry["final"] for entry in failures] == [False] * (POISON_AFTER - 1) + [True]
     assert bench.state(1) is State.FAILED
     (row,) = bench.jobs.quarantined()
     assert row.instance_id == 1

@@ -7,7 +7,9 @@ import pytest
 from sqlalchemy import Engine, text
 
 from service import db
+from service.causes import Decision
 from service.jobs import DuplicateInstance, Jobs, LeaseLost, ReceivedInstance, ResultState, State, UnknownJob
+from service.tables import Table
 
 
 class Clock:
@@ -89,7 +91,7 @@ def test_the_migration_makes_exactly_the_tables_the_code_uses(engine: Engine) ->
     from alembic.migration import MigrationContext
 
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), db.Table.metadata) == []
+        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
     assert db.version(engine) == HEAD
 
 
@@ -331,7 +333,8 @@ def test_preparation_backs_off_and_gives_up_with_its_cause(jobs: Jobs, clock: Cl
     outcomes = []
     for _ in range(3):
         assert jobs.claim(job_id, State.RECEIVED) is not None
-        outcomes.append(jobs.prepare_failed(job_id, "disk-full", "no space", permanent=False, maximum_attempts=3))
+        delay = None if len(outcomes) == 2 else dt.timedelta(seconds=30)
+        outcomes.append(jobs.prepare_failed(job_id, Decision("disk-full", "no space", "make room", delay)))
         assert jobs.unprepared(clock(), 10) == []
         clock.pass_seconds(300)
     assert outcomes == [False, False, True]

@@ -1,3 +1,4 @@
+import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,10 +9,13 @@ import pytest
 from sqlalchemy import Engine
 
 from service import db
+from service.causes import Decision, backoff
 from service.errors import Permanent, Retryable
 from service.jobs import Claim, Jobs, State
-from service.settings import Settings
-from service.tasks import Publisher, Steps, Sweeper, create_app, delay
+from service.settings import RetrySettings, Settings
+from service.steps import Steps
+from service.sweeper import Sweeper
+from service.tasks import Publisher, create_app
 from tests.service.test_jobs import Clock, film
 
 
@@ -57,7 +61,7 @@ class House:
         self.jobs = Jobs(engine, process="test", clock=self.clock)
         self.pipeline = FakePipeline(self.jobs)
         self.sent: list[tuple[int, State]] = []
-        self.settings = Settings(retry_delays_seconds=(5, 30), retry_for_hours=1)
+        self.settings = Settings(retry=RetrySettings(first_seconds=5, longest_seconds=30, for_hours=1))
         self.steps = Steps(self.jobs, self.pipeline, lambda *message: self.sent.append(message), self.settings)
 
     def received(self, number: int = 1) -> int:
@@ -165,7 +169,7 @@ def test_preparing_leaves_its_errors_to_the_caller(house: House) -> None:
     house.pipeline.raises = Retryable("disk full", code="disk-full")
     with pytest.raises(Retryable):
         house.steps.prepare(job_id)
-    assert not house.jobs.prepare_failed(job_id, "disk-full", "disk full", permanent=False)
+    assert not house.jobs.prepare_failed(job_id, Decision("disk-full", "disk full", "", dt.timedelta(seconds=5)))
     assert house.jobs.get(job_id).not_before > house.clock()
 
 
@@ -194,11 +198,12 @@ def test_a_worker_that_lost_its_lease_changes_nothing(house: House) -> None:
     assert house.sent == []
 
 
-def test_waiting_grows_as_listed_and_the_last_delay_repeats() -> None:
-    delays = (5.0, 30.0)
-    for attempt, seconds in ((1, 5), (2, 30), (3, 30), (40, 30)):
-        waited = delay(delays, attempt).total_seconds()
-        assert 0.8 * seconds <= waited <= 1.2 * seconds
+def test_waiting_doubles_with_jitter_up_to_the_longest() -> None:
+    retry = RetrySettings(first_seconds=5, longest_seconds=30)
+    for attempt, seconds in ((1, 5), (2, 10), (3, 20), (4, 30), (4000, 30)):  # 5 x 2, x 4, x 8 = 40 > 30
+        waits = {backoff(retry, attempt).total_seconds() for _ in range(20)}
+        assert all(seconds / 2 <= wait <= seconds for wait in waits)
+        assert len(waits) > 10, "everybody would come back at the same moment"
 
 
 class FakePublisher(Publisher):

@@ -1,0 +1,53 @@
+"""Remember which step's message was handed to the broker, so that what a broker loses is sent again."""
+
+import datetime as dt
+from typing import Final
+
+from sqlalchemy import and_, or_, select, update
+
+from service.leases import Leases
+from service.tables import Job, State
+
+PUBLISHED_STATES: Final = (State.PREPARED, State.INFERRED)  # the next step of these is started by a message
+REPUBLISH_AFTER: Final = dt.timedelta(minutes=10)
+
+
+class Outbox(Leases):
+    """Which messages are to be sent."""
+
+    def unpublished(
+        self,
+        *,
+        limit: int = 500,
+        older_than: dt.timedelta = REPUBLISH_AFTER,
+        settled_for: dt.timedelta = dt.timedelta(0),
+        state: State | None = None,
+    ) -> list[tuple[int, State]]:
+        """Return waiting jobs whose message was never sent, is due again after a failure, or was sent too long ago.
+
+        Parameters
+        ----------
+        older_than
+            The age from which a message counts as lost; short where the broker is known to hold none.
+        settled_for
+            How long the job must have been in its state: whoever put it there is about to send the message.
+        state
+            Only jobs of this state.
+        """
+        self.unpark()
+        stale = self.now() - older_than
+        unsent = or_(Job.published_at.is_(None), Job.published_at < stale)
+        settled = Job.state_since <= self.now() - settled_for
+        found: list[tuple[int, State]] = []
+        with self._read() as session:
+            for each in [state] if state else PUBLISHED_STATES:
+                # A message says that there is work, not which: the worker takes whose turn it is, so no order is needed here.
+                query = select(Job.id).where(self._ready(each), unsent, settled).limit(limit - len(found))
+                found += [(job_id, each) for job_id in session.scalars(query)]
+        return found
+
+    def published(self, job_id: int, state: State) -> None:
+        """Remember that the message for the step after `state` is with the broker."""
+        with self._write() as session:
+            here = and_(Job.id == job_id, Job.state == state)
+            session.execute(update(Job).where(here).values(published_at=self.now()))

@@ -1,0 +1,132 @@
+"""Take the steps of a job: claim, keep the lease alive, record how it ended, say that the next one may begin."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final, Protocol
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.causes import decide
+from service.errors import Postponed
+from service.jobs import Claim, Jobs, LeaseLost, State
+from service.log import get_logger
+from service.settings import RetrySettings, Settings
+
+log = get_logger()
+
+HEARTBEATS_PER_LEASE: Final = 4
+MESSAGE_STATES: Final = (State.PREPARED, State.INFERRED)
+
+
+class Pipeline(Protocol):
+    """The three steps; each works on a claimed job and writes its end with `Jobs.advance`."""
+
+    def prepare(self, claim: Claim) -> None:
+        """Go from RECEIVED to PREPARED, FILTERED, or INFERRED with a rejection."""
+
+    def infer(self, claim: Claim) -> None:
+        """Go from PREPARED to INFERRED."""
+
+    def deliver(self, claim: Claim) -> None:
+        """Go from INFERRED to DELIVERED or REJECTED."""
+
+
+class Steps:
+    """The steps, for whoever learns that there is something to do.
+
+    Parameters
+    ----------
+    publish
+        Called with a job and its state when a worker of the next queue has something to do.
+    """
+
+    def __init__(
+        self, jobs: Jobs, pipeline: Pipeline, publish: Callable[[int, State], Any], settings: Settings
+    ) -> None:
+        self._jobs = jobs
+        self._steps = {State.PREPARED: pipeline.infer, State.INFERRED: pipeline.deliver}
+        self._pipeline = pipeline
+        self._publish = publish
+        self._retry: RetrySettings = settings.retry
+
+    def prepare(self, job_id: int) -> None:
+        """Prepare a received job; a repeated call does nothing. Errors are the caller's: it keeps the file in quarantine."""
+        claim = self._jobs.claim(job_id, State.RECEIVED)
+        if claim is not None:
+            with self._kept(claim):
+                self._pipeline.prepare(claim)
+            self._send_next(job_id)
+
+    def infer(self, job_id: int) -> None:
+        """Read the film of this prepared job."""
+        self._work(self._jobs.claim(job_id, State.PREPARED))
+
+    def deliver(self, job_id: int) -> None:
+        """Send the results of this job that has been read or rejected."""
+        self._work(self._jobs.claim(job_id, State.INFERRED))
+
+    def next(self, state: State) -> bool:
+        """Take the step out of this state of the job whose turn it is; False when nothing waits."""
+        return self._work(self._jobs.claim_next(state))
+
+    def _work(self, claim: Claim | None) -> bool:
+        if claim is None:
+            return False
+        job = claim.job
+        try:
+            with self._kept(claim):
+                self._steps[State(job.state)](claim)
+        except LeaseLost:
+            log.warning("lease lost", job=job.id, state=job.state)
+            return True
+        except Exception as error:  # noqa: BLE001 - the one broad catch of a worker; it records the job
+            with suppress(LeaseLost):
+                self._record(claim, error)
+            return True
+        self._send_next(job.id)
+        return True
+
+    def _record(self, claim: Claim, error: Exception) -> None:
+        """Write the failure with its cause: again later, or to the dead letters with what to do."""
+        job, now = claim.job, self._jobs.now()
+        found = decide(error, attempts=job.attempts, failing_since=job.first_failed_at, now=now, retry=self._retry)
+        fields = {"job": job.id, "state": job.state, "code": found.code}
+        if isinstance(error, Postponed) and found.delay is not None:
+            log.info("step postponed", seconds=round(found.delay.total_seconds(), 1), **fields)
+            self._jobs.postpone(claim, found.code, found.text, found.delay, found.next_action)
+            return
+        log.error("step failed", attempt=job.attempts, final=found.last, **fields)
+        if found.delay is None:
+            self._jobs.fail(claim, found.code, found.text, found.next_action)
+        else:
+            self._jobs.retry_later(claim, found.code, found.text, found.delay, found.next_action)
+
+    @contextmanager
+    def _kept(self, claim: Claim) -> Iterator[None]:
+        """Extend the lease from a thread of its own while the step works."""
+        done = threading.Event()
+        period = self._jobs.lease.total_seconds() / HEARTBEATS_PER_LEASE
+
+        def beat() -> None:
+            while not done.wait(period):
+                try:
+                    if not self._jobs.heartbeat(claim):
+                        return
+                except (
+                    SQLAlchemyError
+                ) as error:  # the next beat may find the database; else the lease runs out, as it should
+                    log.warning("lease not extended", job=claim.job.id, error=type(error).__name__)
+
+        thread = threading.Thread(target=beat, name=f"lease of job {claim.job.id}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+    def _send_next(self, job_id: int) -> None:
+        state = State(self._jobs.get(job_id).state)
+        if state in MESSAGE_STATES:
+            self._publish(job_id, state)
