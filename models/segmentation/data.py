@@ -1,14 +1,18 @@
-r"""Draw phantoms and keep their DRU crops with the outlines, once, in a cache outside the tree.
+r"""Keep the DRU crops of phantoms, or of real films outlined by hand, with the outlines, in a cache outside the tree.
 
     python -m models.segmentation.data --out ../cache/train --films 2500 --first-seed 10000000
+    python -m models.segmentation.data --out ../cache/real --outlines models/datasets/outlines --images ../shared/data/rsna --part train
 
-Crops are kept `MARGIN` times wider than the network sees them, so that training can turn, shift and scale them.
+Crops are kept `MARGIN` times wider than the network sees them, so that training can turn, shift and scale them. The outlines
+drawn by hand end at the crop of the detector of their time, whose boxes stand in their `boxes.csv`: what lies outside of it
+counts as off the film.
 """
 
 import argparse
+import csv
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,12 +20,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from models import pixels
+from models.datasets import labelme, splits
 from models.phantom import draw
-from models.segmentation.crop import crop_of, cut
+from models.reading import Box
+from models.segmentation.crop import Crop, crop_of, cut
 
 SIZE: Final = 224  # side of the crop the network sees, pixels
 MARGIN: Final = 1.3
 KEPT: Final = 288  # side of the crop in the cache: close to SIZE * MARGIN, so that the grain of the film survives
+Levels = NDArray[np.float32]
 BLOCK: Final = 50  # films written at once; a run that was interrupted goes on after the last block
 
 
@@ -66,18 +74,63 @@ def one(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.boo
     crop = crop_of(phantom.boxes)
     if crop is None:
         raise ValueError(f"phantom {seed} has no radius or ulna box")
+    bones = {bone: phantom.masks[bone] for bone in ("ulna", "radius") if bone in phantom.masks}
+    return _kept(phantom.image.pixels, bones, crop)
+
+
+def _kept(
+    film: Levels, bones: Mapping[str, NDArray[np.bool_]], crop: Crop, limit: Crop | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return what the cache keeps of a crop; what lies outside of `limit` counts as off the film."""
     wide = crop.moved(0.0, MARGIN, 0.0, 0.0)
-    film, inside = cut(phantom.image.pixels, wide, KEPT)
-    low, high = np.percentile(film[inside], [0.5, 99.5]) if inside.any() else (0.0, 1.0)
-    levels = np.clip((film - low) / max(float(high - low), 1e-4), 0, 1)
+    levels, inside = cut(film, wide, KEPT)
+    if limit is not None:
+        away = (wide.film_points(KEPT) - limit.centre[:, None, None]) / limit.side
+        inside &= np.abs(np.tensordot(limit.matrix.T, away, axes=1)).max(axis=0) <= 0.5
+    low, high = np.percentile(levels[inside], [0.5, 99.5]) if inside.any() else (0.0, 1.0)
+    levels = np.clip((levels - low) / max(float(high - low), 1e-4), 0, 1)
     masks = []
     for bone in ("ulna", "radius"):
-        if bone in phantom.masks:
-            covered, _ = cut(phantom.masks[bone].astype(np.float32), wide, KEPT)
+        if bone in bones:
+            covered, _ = cut(bones[bone].astype(np.float32), wide, KEPT)
             masks.append(np.where(inside, covered, 0))
         else:
             masks.append(np.zeros((KEPT, KEPT), np.float32))
     return (levels * 255 + 0.5).astype(np.uint8), (np.stack(masks) * 255 + 0.5).astype(np.uint8), inside
+
+
+def read_boxes(path: Path) -> dict[str, dict[str, Box]]:
+    """Read `boxes.csv` of a folder of outlines: film id -> region -> box in pixels of the film."""
+    boxes: dict[str, dict[str, Box]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            box = (float(row["x1"]), float(row["y1"]), float(row["x2"]), float(row["y2"]))
+            boxes.setdefault(row["file"], {})[row["label"]] = box
+    return boxes
+
+
+def outlined(folder: Path, images: Path, part: str) -> list[tuple[str, labelme.Outlines, dict[str, Box]]]:
+    """Return the films of one part of a folder of outlines: id, outlines and the boxes that cut the crop."""
+    chosen, boxes = splits.members(splits.load(folder / "split.csv"), part), read_boxes(folder / "boxes.csv")
+    films = {film.image.stem: film for film in labelme.read_folder(folder, images=images)}
+    return [(name, films[name], boxes[name]) for name in chosen]
+
+
+def make_outlined(folder: Path, outlines: Path, images: Path, part: str) -> int:
+    """Fill a cache with the films of one part of a folder of outlines; returns their number."""
+    rows = []
+    for name, film, boxes in outlined(outlines, images, part):
+        crop = crop_of(boxes)
+        if crop is None:
+            raise ValueError(f"{outlines / 'boxes.csv'} has no radius or ulna box of film {name}")
+        bones = {bone: film.mask(bone) for bone in ("ulna", "radius")}
+        rows.append(_kept(pixels.load(film.image).pixels, bones, crop, limit=crop))
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, name in enumerate(("films", "masks", "inside")):
+        np.save(folder / f"{name}.npy", np.stack([row[index] for row in rows]))
+    state = {"films": len(rows), "room": len(rows), "first_seed": 0, "outlines": part}
+    (folder / "cache.json").write_text(json.dumps(state), encoding="utf-8")
+    return len(rows)
 
 
 def _seeds(first: int, films: int) -> Iterator[list[int]]:
@@ -122,7 +175,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache, outside the tree")
     parser.add_argument("--films", type=int, default=2500)
     parser.add_argument("--first-seed", type=int, default=10_000_000)
+    parser.add_argument("--outlines", type=Path, help="folder of outlines drawn by hand, instead of phantoms")
+    parser.add_argument("--images", type=Path, help="folder of their films, outside the tree")
+    parser.add_argument("--part", choices=splits.PARTS, default="train", help="part of their split.csv")
     options = parser.parse_args()
+    if options.outlines:
+        if options.images is None:
+            parser.error("--outlines needs --images, the folder of the films")
+        print(f"{make_outlined(options.out, options.outlines, options.images, options.part)} films")  # noqa: T201 - a script
+        return
     start = time.monotonic()
     for done in make(options.out, options.films, options.first_seed):
         print(f"{done}/{options.films} films, {done / (time.monotonic() - start):.1f} films/s", flush=True)  # noqa: T201 - a script

@@ -12,7 +12,9 @@ import json
 import os
 import platform
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -28,6 +30,9 @@ from models.regions import SEGMENTED
 from models.segmentation.crop import crop_of, put_back
 from models.segmentation.predict import Segmenter
 from models.weights import digest
+
+SHOWS: Final = 100  # pixels of a bone inside the crop from which on it is measured
+EMPTY_MM: Final = 50.0  # what the distance to an outline that was not found counts as
 
 
 def jittered(boxes: dict[str, Box], rng: np.random.Generator, sigma: float) -> dict[str, Box]:
@@ -63,6 +68,37 @@ def hausdorff_95(predicted: NDArray[np.bool_], reference: NDArray[np.bool_], spa
     return float(np.percentile(distances, 95)) * spacing_mm
 
 
+def cases(
+    phantom: Phantom, boxes: dict[str, Box], found: Mapping[str, NDArray[np.bool_]]
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield what was measured of each bone that shows inside the crop."""
+    window = seen(phantom, boxes)
+    spacing = phantom.image.pixel_spacing_mm[0] if phantom.image.pixel_spacing_mm else 1.0
+    for bone in SEGMENTED:
+        if bone not in phantom.masks:
+            continue
+        reference = phantom.masks[bone] & window
+        if reference.sum() < SHOWS:
+            continue
+        predicted = found[bone] & window if bone in found else np.zeros_like(reference)
+        overlap = mask_overlap(predicted, reference)
+        yield (
+            bone,
+            {
+                "iou": overlap.iou, "dice": overlap.dice, "precision": overlap.precision, "recall": overlap.recall,
+                "hausdorff_95_mm": min(hausdorff_95(predicted, reference, spacing), EMPTY_MM),
+            },
+        )  # fmt: skip
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(values.mean())
+
+
+def _low(values: NDArray[np.float64]) -> float:
+    return float(np.percentile(values, 5))
+
+
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,22 +121,8 @@ def main() -> None:
         found = segmenter.masks(phantom.image, boxes)
         milliseconds.append(1000 * (time.perf_counter() - start))
         processor_ms.append(1000 * (time.process_time() - busy))
-        window = seen(phantom, boxes)
-        spacing = phantom.image.pixel_spacing_mm[0] if phantom.image.pixel_spacing_mm else 1.0
-        for bone in SEGMENTED:
-            if bone not in phantom.masks:
-                continue
-            reference = phantom.masks[bone] & window
-            if reference.sum() < 100:
-                continue
-            predicted = found[bone] & window if bone in found else np.zeros_like(reference)
-            overlap = mask_overlap(predicted, reference)
-            rows[bone].append(
-                {
-                    "seed": seed, "iou": overlap.iou, "dice": overlap.dice, "precision": overlap.precision,
-                    "recall": overlap.recall, "hausdorff_95_mm": hausdorff_95(predicted, reference, spacing),
-                }
-            )  # fmt: skip
+        for bone, case in cases(phantom, boxes, found):
+            rows[bone].append(case)
     result: dict[str, object] = {
         "what": "segmentation of radius and ulna on unseen phantoms, at film resolution",
         "command": f"python -m models.segmentation.evaluate --weights {options.weights} --films {options.films} "
@@ -119,16 +141,11 @@ def main() -> None:
             "p95": round(float(np.percentile(milliseconds, 95)), 1),
         },
     }
-    for bone, cases in rows.items():
-        values = {}
-        for name in ("iou", "dice", "precision", "recall", "hausdorff_95_mm"):
-            column = np.array([case[name] for case in cases])
-            finite = np.where(np.isfinite(column), column, 50.0)  # an empty outline counts as 50 mm
-            values[name] = estimate(finite, lambda sample: float(np.mean(sample))).to_dict()
-        values["iou_5th_percentile"] = estimate(
-            np.array([c["iou"] for c in cases]), lambda s: float(np.percentile(s, 5))
-        ).to_dict()
-        result[bone] = values
+    for bone, measured in rows.items():
+        result[bone] = {
+            **{name: estimate(np.array([case[name] for case in measured]), _mean).to_dict() for name in measured[0]},
+            "iou_5th_percentile": estimate(np.array([case["iou"] for case in measured]), _low).to_dict(),
+        }
     text = json.dumps(result, indent=1)
     print(text)  # noqa: T201 - a script
     if options.json:

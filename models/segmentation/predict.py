@@ -45,22 +45,16 @@ class Segmenter:
 
     def masks(self, image: Image, boxes: dict[str, Box]) -> dict[str, NDArray[np.bool_]]:
         """Return (rows, columns) masks by bone; without the boxes of both bones there is no crop, and none is returned."""
+        found = self.chances(image, boxes)
+        return decided(image, boxes, *found) if found is not None else {}
+
+    def chances(self, image: Image, boxes: dict[str, Box]) -> tuple[Array, slice, slice] | None:
+        """Return the probability of ulna and of radius, (2, rows, columns), in the part of the film that the crop covers."""
         crop = crop_of(boxes)
         if crop is None:
-            return {}
+            return None
         sampled, inside = cut(image.pixels, crop, self.size)
-        chances = self.probabilities(normalise(sampled, inside))
-        placed, rows, columns = put_back(chances[1:], crop, image.rows, image.columns)
-        result: dict[str, NDArray[np.bool_]] = {}
-        for index, bone in enumerate(CLASSES[1:]):
-            other = placed[1 - index]
-            found = (placed[index] > other) & (placed[index] > 1 - placed[index] - other)
-            found = tidied(found, boxes[bone], rows, columns)
-            if found.any():
-                mask = np.zeros((image.rows, image.columns), dtype=np.bool_)
-                mask[rows, columns] = found
-                result[bone] = mask
-        return {bone: result[bone] for bone in (RADIUS, ULNA) if bone in result}
+        return put_back(self.probabilities(normalise(sampled, inside))[1:], crop, image.rows, image.columns)
 
     @torch.inference_mode()
     def probabilities(self, crop: Array) -> Array:
@@ -68,6 +62,22 @@ class Segmenter:
         scores = self.net(torch.from_numpy(crop)[None, None].to(memory_format=layout(self.net)))
         chances: Array = scores[0].float().softmax(dim=0).numpy()
         return chances
+
+
+def decided(
+    image: Image, boxes: dict[str, Box], placed: Array, rows: slice, columns: slice
+) -> dict[str, NDArray[np.bool_]]:
+    """Turn probabilities of ulna and radius in a part of the film into whole masks by bone."""
+    result: dict[str, NDArray[np.bool_]] = {}
+    for index, bone in enumerate(CLASSES[1:]):
+        other = placed[1 - index]
+        found = (placed[index] > other) & (placed[index] > 1 - placed[index] - other)
+        found = tidied(found, boxes[bone], rows, columns)
+        if found.any():
+            mask = np.zeros((image.rows, image.columns), dtype=np.bool_)
+            mask[rows, columns] = found
+            result[bone] = mask
+    return {bone: result[bone] for bone in (RADIUS, ULNA) if bone in result}
 
 
 def tidied(found: NDArray[np.bool_], box: Box, rows: slice, columns: slice) -> NDArray[np.bool_]:

@@ -9,6 +9,7 @@ import pytest
 import models.datasets
 from models.datasets import labelme, splits
 from models.regression.data import HELD_OUT
+from models.segmentation.data import read_boxes
 
 FOLDER = Path(models.datasets.__file__).parent / "outlines"
 DOCUMENTS = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
@@ -50,3 +51,9 @@ def test_every_outline_is_in_one_part_of_the_split() -> None:
     assert sorted(row["id"] for row in rows) == sorted(DOCUMENTS)
     assert {row["part"] for row in rows} == {"train", "test"} <= set(splits.PARTS)
     assert sum(row["part"] == "test" for row in rows) >= 30
+
+
+def test_every_outlined_film_has_the_boxes_its_crop_is_cut_by() -> None:
+    boxes = read_boxes(FOLDER / "boxes.csv")
+    assert set(boxes) == set(DOCUMENTS)
+    assert all({"radius", "ulna"} <= set(found) for found in boxes.values())

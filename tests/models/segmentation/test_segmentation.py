@@ -1,8 +1,10 @@
 """The segmenter: where it cuts, how outlines come back to the film, what its training sees."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -10,7 +12,9 @@ from models import weights
 from models.image import Image
 from models.metrics.overlap import mask_overlap
 from models.phantom import draw
+from models.segmentation.compare import area_under_curve
 from models.segmentation.crop import crop_of, cut, normalise, put_back
+from models.segmentation.data import MARGIN, Crops, make_outlined
 from models.segmentation.evaluate import hausdorff_95
 from models.segmentation.losses import LOSSES, compound, total
 from models.segmentation.network import ARCHITECTURES, CLASSES, CLASSICAL, build, layout
@@ -227,3 +231,28 @@ def _window(boxes: dict[str, tuple[float, float, float, float]], image: Image) -
     placed, rows, columns = put_back(np.ones((1, 64, 64), np.float32), crop, image.rows, image.columns)
     window[rows, columns] = placed[0] > 0.5
     return window
+
+
+def test_the_area_under_the_curve_counts_pairs_in_the_right_order() -> None:
+    # Bone scores 3 and 1, background 2 and 0: of the four pairs (3,2) (3,0) (1,0) are in order, (1,2) is not.
+    assert area_under_curve(np.array([3.0, 1.0, 2.0, 0.0]), np.array([True, True, False, False])) == pytest.approx(0.75)
+    assert area_under_curve(np.array([1.0, 1.0]), np.array([True, False])) == pytest.approx(0.5)
+
+
+def test_an_outlined_film_is_blank_outside_of_the_crop_its_outlines_were_drawn_in(tmp_path: Path) -> None:
+    film = (np.random.default_rng(0).random((260, 300)) * 255).astype(np.uint8)
+    (tmp_path / "films").mkdir()
+    PIL.Image.fromarray(film).save(tmp_path / "films" / "7.png")
+    bones = {"ulna": [[85, 100], [115, 100], [115, 160], [85, 160]], "radius": [[135, 100], [175, 100], [175, 160]]}
+    shapes = [{"label": name, "points": points, "shape_type": "polygon"} for name, points in bones.items()]
+    document = {"shapes": shapes, "imagePath": "7.png", "imageHeight": 260, "imageWidth": 300, "imageData": None}
+    (tmp_path / "7.json").write_text(json.dumps(document))
+    (tmp_path / "split.csv").write_text("id,part\n7,train\n")
+    rows = [f"7,{name},{','.join(str(v) for v in box)}" for name, box in BOXES.items()]
+    (tmp_path / "boxes.csv").write_text("\n".join(["file,label,x1,y1,x2,y2", *rows, ""]))
+    assert make_outlined(tmp_path / "cache", tmp_path, tmp_path / "films", "train") == 1
+    crops = Crops.open(tmp_path / "cache")
+    # The crop is 1 / MARGIN of what is kept along each side, and some of it may lie off the film.
+    assert 0.4 < float(crops.inside[0].mean()) <= MARGIN**-2 + 0.01
+    assert int(crops.masks[0, :, ~crops.inside[0]].max()) == 0
+    assert (crops.masks[0].reshape(2, -1).max(axis=1) > 200).all()
