@@ -8,6 +8,7 @@ In the order in which a film passes through them:
 4. `grading` gives each of the 13 RUS bones its RUS-CHN stage; `standards` turns stages into scores and bone ages.
 5. `regression` estimates the bone age from the film as a whole.
 6. `reader` runs 2 to 5 and returns a `reading.Reading`; `registry` finds and verifies the `bundles` of weights it runs on.
+7. `training` runs each problem's training script; `evaluation` measures a reader; `site` and `calibration` fit one to a hospital's films.
 
 `phantom` draws films with exact ground truth, `datasets` and `augment` feed the training scripts, `metrics` measures them.
 Nothing in this package knows a network, a queue, a database or a page; `import models` loads neither torch nor pydicom.

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from models.calibration import SiteCalibration
 from models.image import Image
 from models.reading import (
     Bundle,
@@ -102,6 +103,7 @@ class Reader:
     default_method: str | None = None
     threshold_years: float | None = None
     absences: Mapping[str, str] = field(default_factory=dict)
+    calibration: SiteCalibration | None = None
 
     @property
     def scoring(self) -> Scoring:
@@ -171,6 +173,31 @@ class Reader:
             for result in regressor.estimate(image, reading.sex, reading.image, reading.regions)
         )
 
+<<<<<<< HEAD
+=======
+    def _complete(self, result: MethodResult, chronological_age: float | None) -> MethodResult:
+        """Add the site's calibration, the interval, and where age and reference are known the standard deviation score."""
+        if self.calibration is not None:
+            result = self.calibration.applied(result)
+        age = result.bone_age_years
+        if age is None:
+            return result
+        if result.interval_years is None and self.intervals is not None:
+            result = dataclasses.replace(result, interval_years=self.intervals.interval(result.name, result.sex, age))
+        # The Brush Foundation deviations are those of Greulich-Pyle ages; for the ages by stages no reference is at hand.
+        if chronological_age is None or result.name in BY_STAGES:
+            return result
+        position = brush.position(12 * age, 12 * chronological_age, result.sex)
+        if position is None:
+            return result
+        return dataclasses.replace(
+            result,
+            sds=round(position.sds, 2),
+            percentile=round(position.percentile, 1),
+            reference="; ".join(filter(None, (brush.REFERENCE, result.reference))),
+        )
+
+>>>>>>> ffedf6e (Train, evaluate and calibrate as commands; a hospital's own folder of films; larger crops for a finer grader)
     def _remarked(self, reading: Reading, masks: Mapping[str, Mask]) -> Verdict:
         """Add to the verdict what could not be outlined, and why."""
         missing = [bone for bone in SEGMENTED if bone not in masks]

@@ -145,6 +145,7 @@ class MethodResult:
     sds: float | None = None  # (bone age - chronological age) / SD, where a reference exists and the age is known
     percentile: float | None = None
     reference: str | None = None
+    uncalibrated_years: float | None = None  # the bone age before the site's calibration, where one was applied
 
 
 @dataclass(frozen=True, slots=True)

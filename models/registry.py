@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from models import weights
+from models.calibration import SiteCalibration
 from models.metrics.conformal import Intervals
 from models.reader import Reader
 from models.reading import Bundle
@@ -57,6 +58,7 @@ class Description:
     threshold_years: float | None
     intervals: Intervals | None
     intended_use: str
+    calibration: SiteCalibration | None = None
     parts: tuple[tuple[str, Path, Metadata], ...] = ()
     absent: tuple[str, ...] = ()
 
@@ -103,6 +105,11 @@ def describe(bundle: str = "default", *, folder: Path = FOLDER) -> Description:
         weighting = parse_weighting(values.get("weighting", "TopN"))
     except ValueError as error:
         raise BundleRefused(f"bundle {path}: {error}") from error
+    try:
+        site = values.get("site_calibration")
+        calibration = None if site is None else SiteCalibration.from_dict(site)
+    except (KeyError, TypeError) as error:
+        raise BundleRefused(f"bundle {path}: site_calibration: {error}") from error
     return Description(
         name=str(values["name"]),
         version=str(values["version"]),
@@ -114,6 +121,7 @@ def describe(bundle: str = "default", *, folder: Path = FOLDER) -> Description:
         threshold_years=values.get("agreement_threshold_years"),
         intervals=Intervals.from_dict(values["intervals"]) if values.get("intervals") else None,
         intended_use=str(values.get("intended_use", "")),
+        calibration=calibration,
         parts=tuple(parts),
         absent=tuple(absent),
     )
@@ -149,6 +157,7 @@ def load(bundle: str = "default", *, folder: Path = FOLDER, default_method: str 
         weighting=description.weighting,
         default_method=default_method or description.default_method,
         threshold_years=description.threshold_years,
+        calibration=description.calibration,
         absences={
             problem: f"bundle {description.name} {description.version} holds no weights for {problem}"
             for problem in description.absent

@@ -18,6 +18,8 @@ def page(name: str, reading: Reading) -> str:
     ]
     if reading.verdict.accepted:
         lines += ["", *_methods(reading), "", *_bones(reading)]
+        moved = [method for method in reading.methods if method.uncalibrated_years is not None]
+        lines += ["", *(f"{method.name}, {method.sex}: {method.reference}" for method in moved)] if moved else []
     total = reading.timings_ms.get("total")
     bundle = f"bundle {reading.bundle.name} {reading.bundle.version}, terms: {reading.bundle.terms}"
     return "\n".join(
@@ -34,6 +36,11 @@ def describe_bundle(description: Description) -> str:
         f"  default method  {description.default_method or 'none'}",
         f"  intended use    {description.intended_use or 'not stated'}",
     ]
+    if description.calibration is not None:
+        signed = description.calibration.sign_off
+        lines.append(
+            f"  calibrated for  {description.calibration.site}: {signed.films} films, signed {signed.date} by {signed.name}"
+        )
     for problem, folder, metadata in description.parts:
         lines.append(f"  {problem}: {folder.name} ({metadata.architecture}, version {metadata.version})")
         lines += [f"    {name}  sha256 {digest}" for name, digest in metadata.files.items()]

@@ -6,7 +6,7 @@ its last checkpoint. The best state on the validation split is kept by an expone
 
 import argparse
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ ARCHITECTURE = "handnet"
 BLUR_CELLS = 0.8  # standard deviation of the target about the point
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of the RSNA films; without it phantoms alone are used")
@@ -47,7 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1, help="processes that draw views")
     parser.add_argument("--seed", type=int, default=1)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 class Stream(IterableDataset[View]):
@@ -150,9 +150,9 @@ def _summary(errors: list[float]) -> dict[str, float]:
     return {"median": float(np.median(errors)), "within": float(np.mean(np.array(errors) <= 2.5))}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Train and write the weights folder."""
-    args = arguments()
+    args = arguments(argv)
     torch.set_num_threads(args.threads)
     engine.seed_everything(args.seed)
     device = engine.choose_device("cpu")

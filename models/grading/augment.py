@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.grading.crops import SIZE
-from models.grading.phantoms import MARGIN
+from models.grading.phantoms import MARGIN, seen_size
 
 
 def centre(kept: Tensor) -> Tensor:
-    """Cut what the network sees out of the wider crops: (n, 13, kept, kept) uint8 to (n, 13, SIZE, SIZE) in 0..1."""
-    start = (kept.shape[-1] - SIZE) // 2
-    return kept[..., start : start + SIZE, start : start + SIZE].float() / 255
+    """Cut what the network sees out of the wider crops: (n, 13, kept, kept) uint8 to (n, 13, size, size) in 0..1."""
+    size = seen_size(kept.shape[-1])
+    start = (kept.shape[-1] - size) // 2
+    return kept[..., start : start + size, start : start + size].float() / 255
 
 
 def vary(kept: Tensor, generator: torch.Generator, *, strength: float = 1.0) -> Tensor:
@@ -29,10 +29,11 @@ def vary(kept: Tensor, generator: torch.Generator, *, strength: float = 1.0) -> 
     Returns
     -------
     Tensor
-        (films, 13, SIZE, SIZE) float32.
+        (films, 13, size, size) float32.
     """
     films, bones = kept.shape[:2]
     n = films * bones
+    pixels = seen_size(kept.shape[-1])
     x = kept.reshape(n, 1, *kept.shape[2:]).float() / 255
 
     def normal(sigma: float) -> Tensor:
@@ -50,12 +51,12 @@ def vary(kept: Tensor, generator: torch.Generator, *, strength: float = 1.0) -> 
         torch.stack((cosine * squeeze, -sine, normal(0.08) / MARGIN), 1),
         torch.stack((sine, cosine / squeeze, normal(0.08) / MARGIN), 1),
     )
-    grid = functional.affine_grid(torch.stack(rows, 1), [n, 1, SIZE, SIZE], align_corners=False)
+    grid = functional.affine_grid(torch.stack(rows, 1), [n, 1, pixels, pixels], align_corners=False)
     # Bones, gaps and joints of a child are never spaced quite like another's: a smooth warp of up to a few pixels.
     warp = (
         torch.randn(n, 2, 5, 5, generator=generator) * (0.05 * strength * uniform(0, 1))[:, None, None, None] / MARGIN
     )
-    grid = grid + functional.interpolate(warp, size=(SIZE, SIZE), mode="bicubic", align_corners=True).permute(
+    grid = grid + functional.interpolate(warp, size=(pixels, pixels), mode="bicubic", align_corners=True).permute(
         0, 2, 3, 1
     )
     x = functional.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
@@ -68,10 +69,10 @@ def vary(kept: Tensor, generator: torch.Generator, *, strength: float = 1.0) -> 
     if bool(coarse.any()):
         chosen = coarse[:, None].expand(films, bones).reshape(n)
         low = functional.interpolate(x[chosen], scale_factor=0.5, mode="area")
-        x[chosen] = functional.interpolate(low, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
+        x[chosen] = functional.interpolate(low, size=(pixels, pixels), mode="bilinear", align_corners=False)
 
     # Exposure: any monotone curve is undone by the equalisation; shading across the crop and grain are not.
-    ramp = torch.linspace(-1, 1, SIZE)
+    ramp = torch.linspace(-1, 1, pixels)
     tilt = (
         normal(0.06)[:, None, None, None] * ramp[None, None, None, :]
         + normal(0.06)[:, None, None, None] * ramp[:, None]
@@ -82,11 +83,11 @@ def vary(kept: Tensor, generator: torch.Generator, *, strength: float = 1.0) -> 
     # Something lies over a corner now and then: a marker, the edge of a collimator, a neighbouring finger.
     hidden = torch.rand(n, generator=generator) < 0.06 * strength
     for index in torch.nonzero(hidden)[:, 0].tolist():
-        depth = int(torch.randint(4, SIZE // 4, (1,), generator=generator))
+        depth = int(torch.randint(4, pixels // 4, (1,), generator=generator))
         level = float(torch.rand(1, generator=generator))
         side = int(torch.randint(4, (1,), generator=generator))
         strip = (slice(None), slice(0, depth)) if side % 2 else (slice(0, depth), slice(None))
         view = x[index, 0] if side < 2 else x[index, 0].flip(0, 1)
         view[strip] = level
         x[index, 0] = view if side < 2 else view.flip(0, 1)
-    return x.reshape(films, bones, SIZE, SIZE)
+    return x.reshape(films, bones, pixels, pixels)

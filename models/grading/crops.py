@@ -18,8 +18,8 @@ from models.image import Image
 from models.reading import ImageFacts, Region
 from models.regions import RUS
 
-CONTEXT: Final = 1.35  # side of the crop over the side of the region, whose box is about 1.8 times as wide as its bone
-SIZE: Final = 80  # pixels of a crop
+CONTEXT: Final = 1.2  # side of the crop over the side of the region, whose box is about 1.8 times as wide as its bone
+SIZE: Final = 112  # pixels of a crop
 LEVELS: Final = 256  # grey levels of the equalisation
 
 # From which regions to which a bone's axis runs, proximal to distal, each end the mean of the regions named: the phalanx that
@@ -71,8 +71,8 @@ class Frame:
         return Frame(self.x, self.y, self.side * factor, self.angle, self.mirrored)
 
 
-def frames(regions: tuple[Region, ...], facts: ImageFacts) -> dict[str, Frame]:
-    """Return the frame of each RUS bone whose region was found."""
+def frames(regions: tuple[Region, ...], facts: ImageFacts, context: float = CONTEXT) -> dict[str, Frame]:
+    """Return the frame of each RUS bone whose region was found; its side is `context` times that of the region."""
     centres = {region.name: _centre(region) for region in regions}
     default = -np.deg2rad(facts.rotation_degrees)
     mirrored = _mirrored(centres, default, facts)
@@ -80,7 +80,7 @@ def frames(regions: tuple[Region, ...], facts: ImageFacts) -> dict[str, Frame]:
     return {
         bone: Frame(
             *centres[bone],
-            side=CONTEXT * _side(found[bone]),
+            side=context * _side(found[bone]),
             angle=_angle(bone, centres, default),
             mirrored=mirrored,
         )

@@ -1,12 +1,11 @@
 """Cut the training crops of real films where `carpus read FOLDER --json` found their regions.
 
-    python -m models.grading.films --folder ../films --cases cases.csv --readings readings.jsonl --out ../crops/films
+    python -m models.grading.films --data ../films --readings readings.jsonl --out ../crops/films
 
-`cases.csv` has the columns `file,sex,bone_age_years`; the crops are kept outside the tree like those of phantoms.
+The folder holds `films.csv` (`models.datasets.archive`) with bone ages; crops are kept outside the tree like those of phantoms.
 """
 
 import argparse
-import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models import pixels
+from models.datasets import archive
 from models.engine import Progress
-from models.grading.crops import cut, frames
-from models.grading.phantoms import KEPT, MARGIN
+from models.grading.crops import CONTEXT, SIZE, cut, frames
+from models.grading.phantoms import MARGIN, kept_size
 from models.reading import Reading
 from models.regions import RUS
+from models.runs import RunRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,9 @@ class Films:
     Parameters
     ----------
     file
-        (n,) names; a film is the unit of every split.
+        (n,) names.
+    patient
+        (n,) pseudonyms; a patient is the unit of every split.
     pixels
         (n, 13, kept, kept) uint8; `found` (n, 13) says which regions were there, the others are dark.
     male, bone_age_years
@@ -38,6 +40,7 @@ class Films:
     """
 
     file: NDArray[np.str_]
+    patient: NDArray[np.str_]
     pixels: NDArray[np.uint8]
     found: NDArray[np.bool_]
     male: NDArray[np.int64]
@@ -46,13 +49,13 @@ class Films:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read a cache."""
-        names = ("file", "pixels", "found", "male", "bone_age_years")
-        return cls(*(np.load(folder / f"{name}.npy") for name in names))
+        return cls(*(np.load(folder / f"{name}.npy") for name in cls.__slots__))
 
     def subset(self, chosen: NDArray[np.bool_]) -> Self:
         """Return the chosen films."""
         return type(self)(
             self.file[chosen],
+            self.patient[chosen],
             self.pixels[chosen],
             self.found[chosen],
             self.male[chosen],
@@ -64,35 +67,57 @@ class Films:
         return len(self.file)
 
 
-def main() -> None:
-    """Cut the crops of every film of the table that was read."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--cases", type=Path, required=True, help="columns file, sex, bone_age_years")
-    parser.add_argument("--readings", type=Path, required=True, help="JSON lines of `carpus read FOLDER`")
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    with options.readings.open(encoding="utf-8") as lines:
+def cut_films(folder: Path, readings: Path, out: Path, size: int = SIZE, context: float = CONTEXT) -> Films:
+    """Cut the crops of every film of an archive that was read, keep them in a cache and return them; a cache that is there is used.
+
+    Raises
+    ------
+    RunRefused
+        When no film of the archive was read.
+    """
+    if (out / "pixels.npy").exists():
+        return Films.load(out)
+    with readings.open(encoding="utf-8") as lines:
         read = {line["file"]: line for line in map(json.loads, lines) if "error" not in line}
-    with options.cases.open(encoding="utf-8-sig", newline="") as table:
-        cases = [row for row in csv.DictReader(table) if row["file"] in read and row["sex"] in ("F", "M")]
-    crops, found = np.zeros((len(cases), len(RUS), KEPT, KEPT), np.uint8), np.zeros((len(cases), len(RUS)), np.bool_)
+    cases = [film for film in archive.read(folder, needs=("bone_age_years",)) if film.file in read and film.sex]
+    if not cases:
+        raise RunRefused(f"{readings} holds no reading of a film of {folder} with a sex and a bone age")
+    kept = kept_size(size)
+    crops, found = np.zeros((len(cases), len(RUS), kept, kept), np.uint8), np.zeros((len(cases), len(RUS)), np.bool_)
     progress = Progress(len(cases))
     for index, case in enumerate(cases):
-        reading = Reading.from_dict({name: value for name, value in read[case["file"]].items() if name != "file"})
-        image = pixels.load(options.folder / case["file"])
-        for bone, frame in frames(reading.regions, reading.image).items():
-            crop = cut(image, frame.widened(MARGIN), reading.image, KEPT)
+        reading = Reading.from_dict({name: value for name, value in read[case.file].items() if name != "file"})
+        image = case.load()
+        for bone, frame in frames(reading.regions, reading.image, context).items():
+            crop = cut(image, frame.widened(MARGIN), reading.image, kept)
             low, high = float(crop.min()), float(crop.max())
             crops[index, RUS.index(bone)] = np.round(255 * (crop - low) / max(high - low, 1e-6))
             found[index, RUS.index(bone)] = True
         progress.report(index + 1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    np.save(options.out / "file.npy", np.array([case["file"] for case in cases]))
-    np.save(options.out / "pixels.npy", crops)
-    np.save(options.out / "found.npy", found)
-    np.save(options.out / "male.npy", np.array([case["sex"] == "M" for case in cases], np.int64))
-    np.save(options.out / "bone_age_years.npy", np.array([float(case["bone_age_years"]) for case in cases], np.float32))
+    made = Films(
+        np.array([case.file for case in cases]),
+        np.array([case.patient for case in cases]),
+        crops,
+        found,
+        np.array([case.sex == "M" for case in cases], np.int64),
+        np.array([case.bone_age_years for case in cases], np.float32),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    for name in made.__slots__:
+        np.save(out / f"{name}.npy", getattr(made, name))
+    return made
+
+
+def main() -> None:
+    """Cut the crops of an archive."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of films with films.csv")
+    parser.add_argument("--readings", type=Path, required=True, help="JSON lines of `carpus read FOLDER`")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--size", type=int, default=SIZE, help="pixels of the crops the network sees")
+    parser.add_argument("--context", type=float, default=CONTEXT, help="side of a crop over that of its region")
+    options = parser.parse_args()
+    cut_films(options.data, options.readings, options.out, options.size, options.context)
 
 
 if __name__ == "__main__":

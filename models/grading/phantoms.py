@@ -16,39 +16,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.engine import Progress
-from models.grading.crops import SIZE, cut, frames
+from models.grading.crops import CONTEXT, SIZE, cut, frames
 from models.grading.network import COUNTS
 from models.phantom import Phantom, draw
 from models.phantom.maturity import BONES, levels
 from models.reading import ImageFacts, Region
 from models.regions import RUS, Sex
+from models.runs import RunRefused
 
 MARGIN: Final = 1.4  # side of the kept crop over the side of the crop the network sees
-KEPT: Final = round(SIZE * MARGIN)
 CHUNK: Final = 100  # films in one file
+SETTINGS_FILE: Final = "settings.json"
 # Training, validation and test films never share a seed.
 FIRST_SEED: Final = {"train": 1_000_000, "validation": 2_000_000, "test": 3_000_000}
 
 
 @dataclass(frozen=True, slots=True)
 class Crops:
-    """Films as crops: pixels (n, 13, `KEPT`, `KEPT`) uint8, maturity (n, 13), and each film's sex, bone age and seed."""
+    """Films as crops: pixels (n, 13, kept, kept) uint8, maturity (n, 13), and each film's sex, bone age and seed.
+
+    `kept` is `MARGIN` times the size of the crops the network sees; `context` is theirs, as in `crops.frames`.
+    """
 
     pixels: NDArray[np.uint8]
     maturity: NDArray[np.float32]
     female: NDArray[np.bool_]
     bone_age_years: NDArray[np.float32]
     seed: NDArray[np.int64]
+    context: float = CONTEXT
 
     @classmethod
     def load(cls, folder: Path, films: int | None = None) -> Self:
         """Read a cache; `films` takes only so many of it."""
         chunks = sorted(folder.glob("pixels-*.npy"))
         if not chunks:
-            raise ValueError(f"no crops in {folder}; render them with `python -m models.grading.phantoms`")
+            raise RunRefused(
+                f"no crops in {folder}; draw them with --data phantoms:4000 or `python -m models.grading.phantoms`"
+            )
         tables = [np.load(path.with_name(path.name.replace("pixels", "truth"))) for path in chunks]
         truth = np.concatenate(tables)[:films]
-        pixels = np.concatenate([np.load(path) for path in chunks])[:films]
+        # Filled chunk by chunk: thousands of films are gigabytes, and joining them would hold them twice.
+        shape = np.load(chunks[0], mmap_mode="r").shape
+        pixels = np.empty((len(truth), *shape[1:]), np.uint8)
+        for path, start in zip(chunks, np.cumsum([0, *map(len, tables)]), strict=False):
+            if start < len(truth):
+                pixels[start : start + shape[0]] = np.load(path)[: len(truth) - start]
         # Rounding to 32 bits must not carry a bone over the border of its stage.
         below = np.floor(truth[:, :13]) + 1 - 1e-5
         return cls(
@@ -57,6 +69,7 @@ class Crops:
             truth[:, 13] > 0.5,
             truth[:, 14].astype(np.float32),
             truth[:, 15].astype(np.int64),
+            float(json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))["context"]),
         )
 
     def __len__(self) -> int:
@@ -87,7 +100,7 @@ def regions_of(phantom: Phantom) -> tuple[Region, ...]:
 def drawn(seed: int, *, natural: bool = False) -> Phantom:
     """Draw the film of a seed: of any size and, unless `natural`, every third with each bone at a stage of its own."""
     rng = np.random.default_rng((seed, 77))
-    rows = int(np.exp(rng.uniform(np.log(480), np.log(1300))))
+    rows = int(np.exp(rng.uniform(np.log(560), np.log(1400))))
     columns = int(rows * rng.uniform(0.68, 0.92))
     sex: Sex = "F" if rng.random() < 0.5 else "M"
     maturities = None
@@ -99,12 +112,24 @@ def drawn(seed: int, *, natural: bool = False) -> Phantom:
     return draw(seed, sex=sex, rows=rows, columns=columns, maturities=maturities)
 
 
-def render(seed: int, *, natural: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Return one film's crops, (13, `KEPT`, `KEPT`), and its truth, (16,): 13 maturities, female, bone age, seed."""
+def kept_size(size: int) -> int:
+    """Return the side in pixels of the kept crop for crops of `size` pixels."""
+    return round(size * MARGIN)
+
+
+def seen_size(kept: int) -> int:
+    """Return the side in pixels of the crop the network sees, out of a kept crop; the inverse of `kept_size`."""
+    return round(kept / MARGIN)
+
+
+def render(
+    seed: int, *, natural: bool = False, size: int = SIZE, context: float = CONTEXT
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Return one film's crops, (13, kept, kept), and its truth, (16,): 13 maturities, female, bone age, seed."""
     phantom = drawn(seed, natural=natural)
     facts = facts_of(phantom)
-    found = frames(regions_of(phantom), facts)
-    crops = np.stack([cut(phantom.image, found[bone].widened(MARGIN), facts, KEPT) for bone in RUS])
+    found = frames(regions_of(phantom), facts, context)
+    crops = np.stack([cut(phantom.image, found[bone].widened(MARGIN), facts, kept_size(size)) for bone in RUS])
     # The film's grey levels fill few steps where it is low in contrast: stretch each crop before rounding.
     low, high = crops.min((1, 2), keepdims=True), crops.max((1, 2), keepdims=True)
     pixels = np.round(255 * (crops - low) / np.maximum(high - low, 1e-6)).astype(np.uint8)
@@ -112,34 +137,82 @@ def render(seed: int, *, natural: bool = False) -> tuple[NDArray[np.uint8], NDAr
     return pixels, np.array([*truth, phantom.sex == "F", phantom.bone_age_years, seed], np.float64)
 
 
-def _chunk(folder: Path, first: int, count: int, natural: bool) -> None:
-    rendered = [render(seed, natural=natural) for seed in range(first, first + count)]
+def _chunk(folder: Path, first: int, count: int, natural: bool, size: int, context: float) -> None:
+    rendered = [render(seed, natural=natural, size=size, context=context) for seed in range(first, first + count)]
     np.save(folder / f"truth-{first}.npy", np.stack([truth for _, truth in rendered]))
     part = folder / f"part-{first}.npy"
     np.save(part, np.stack([pixels for pixels, _ in rendered]))
     part.rename(folder / f"pixels-{first}.npy")
 
 
+def render_cache(
+    folder: Path,
+    films: int,
+    first_seed: int,
+    *,
+    natural: bool = False,
+    size: int = SIZE,
+    context: float = CONTEXT,
+    processes: int = 1,
+) -> None:
+    """Render a cache; chunks that are there are kept, so that it can be interrupted and enlarged.
+
+    Raises
+    ------
+    RunRefused
+        When the folder holds crops of another kind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"first_seed": first_seed, "natural": natural, "size": size, "context": context}
+    kept = folder / SETTINGS_FILE
+    if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != settings:
+        raise RunRefused(f"{folder} holds crops of {kept.read_text(encoding='utf-8')}, not of {json.dumps(settings)}")
+    kept.write_text(json.dumps(settings), encoding="utf-8")
+    chunk = min(CHUNK, films)
+    starts = range(first_seed, first_seed + films, chunk)
+    todo = [first for first in starts if not (folder / f"pixels-{first}.npy").exists()]
+    progress = Progress(len(todo))
+    with ProcessPoolExecutor(processes) as pool:
+        jobs = [pool.submit(_chunk, folder, first, chunk, natural, size, context) for first in todo]
+        for done, job in enumerate(jobs, 1):
+            job.result()
+            progress.report(done)
+
+
+def drawn_for(data: Path, out: Path) -> Path:
+    """Return the folder with train/ and validation/: `data` itself, or for "phantoms:N" one below `out` that is drawn now."""
+    kind, _, number = str(data).partition(":")
+    if kind != "phantoms":
+        return data
+    if not number.isdigit() or int(number) < 1:
+        raise RunRefused(f"--data {data}: phantoms:N takes the number of films, such as phantoms:4000")
+    render_cache(out / "crops" / "train", int(number), FIRST_SEED["train"])
+    render_cache(
+        out / "crops" / "validation", max(1, min(200, int(number) // 10)), FIRST_SEED["validation"], natural=True
+    )
+    return out / "crops"
+
+
 def main() -> None:
-    """Render a cache; chunks that are there are kept, so that it can be interrupted and enlarged."""
+    """Render a cache."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache, outside the tree")
     parser.add_argument("--films", type=int, default=4000)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED["train"])
     parser.add_argument("--natural", action="store_true", help="only films drawn by age, for validation and test")
+    parser.add_argument("--size", type=int, default=SIZE, help="pixels of the crops the network sees")
+    parser.add_argument("--context", type=float, default=CONTEXT, help="side of a crop over that of its region")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    settings = {"first_seed": options.first_seed, "natural": options.natural, "kept": KEPT}
-    (options.out / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-    starts = range(options.first_seed, options.first_seed + options.films, CHUNK)
-    todo = [first for first in starts if not (options.out / f"pixels-{first}.npy").exists()]
-    progress = Progress(len(todo))
-    with ProcessPoolExecutor(options.processes) as pool:
-        jobs = [pool.submit(_chunk, options.out, first, CHUNK, options.natural) for first in todo]
-        for done, job in enumerate(jobs, 1):
-            job.result()
-            progress.report(done)
+    render_cache(
+        options.out,
+        options.films,
+        options.first_seed,
+        natural=options.natural,
+        size=options.size,
+        context=options.context,
+        processes=options.processes,
+    )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class Grader:
 
     def grade(self, image: Image, regions: tuple[Region, ...], facts: ImageFacts) -> dict[str, Stage]:
         """Return the stage of every RUS bone whose region was found."""
-        found = frames(regions, facts)
+        found = frames(regions, facts, float(self.metadata.preprocessing["context"]))
         if not found:
             return {}
         size = int(self.metadata.preprocessing["size"])

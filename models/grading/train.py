@@ -1,21 +1,22 @@
 r"""Train the stage grader on phantoms.
 
-    python -m models.grading.train --crops ../crops/train --validation ../crops/validation --out ../runs/small \
-        --weights models/bundles/grading/small --minutes 25
+    carpus train grading --architecture fine --data phantoms:4000 --out ../runs/fine --minutes 60
 
 A run is resumed by the same command. The weights kept are the moving average with the lowest validation error.
 """
 
 import argparse
-import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from models import weights
+from models import runs, weights
 from models.engine import (
+    EarlyStop,
     Ema,
     Progress,
     choose_device,
@@ -26,63 +27,59 @@ from models.engine import (
     save_checkpoint,
     seed_everything,
 )
-from models.grading import measure
+from models.grading import measure, phantoms
 from models.grading.augment import centre, vary
-from models.grading.crops import CONTEXT, SIZE
 from models.grading.losses import HEAD_OF, loss
-from models.grading.network import StageNet
-from models.grading.phantoms import Crops
+from models.grading.network import ARCHITECTURES, StageNet, build
+from models.grading.phantoms import Crops, seen_size
 from models.weights import FREE_TERMS, Metadata
 
 
-def arguments() -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
     """Return the options of a run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--crops", type=Path, required=True, help="cache made by models.grading.phantoms")
-    parser.add_argument("--validation", type=Path, required=True)
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for checkpoints and the journal, outside the tree"
+    made = runs.parser(
+        __doc__,
+        architectures=ARCHITECTURES,
+        steps=6000,
+        batch=16,
+        rate=2e-3,
+        decay=0.02,
+        every=400,
+        data="folder with train/ and validation/ as models.grading.phantoms makes them, or phantoms:N to draw N films first",
     )
-    parser.add_argument("--weights", type=Path, help="where to write the weights folder; default <out>/weights")
-    parser.add_argument("--loss", choices=tuple(HEAD_OF), default="ordered")
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--minutes", type=float, help="stop after so long; the schedule then follows the clock")
-    parser.add_argument("--batch", type=int, default=16, help="films, 13 crops each")
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--decay", type=float, default=0.02)
-    parser.add_argument("--films", type=int, help="use only so many films of the cache")
-    parser.add_argument("--every", type=int, default=400, help="steps between looks at the validation films")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="auto")
-    return parser.parse_args()
+    made.add_argument("--loss", choices=tuple(HEAD_OF), default="ordered")
+    made.add_argument("--width", type=int, default=16)
+    made.add_argument("--strength", type=float, default=0.5, help="how much crops are varied; 1 for real films")
+    made.add_argument("--films", type=int, help="use only so many films of the training part")
+    return made
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Train, calibrate on the validation films, and write the weights."""
-    options = arguments()
-    torch.set_num_threads(options.threads)
+    options = parser().parse_args(argv)
+    runs.limit_threads(options)
+    kept_options = runs.keep(options)
     device = choose_device(options.device)
     rng = seed_everything(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
 
-    train, held = Crops.load(options.crops, options.films), Crops.load(options.validation)
+    source = phantoms.drawn_for(options.data, options.out)
+    train, held = Crops.load(source / "train", options.films), Crops.load(source / "validation")
     pixels, maturity = torch.from_numpy(train.pixels), torch.from_numpy(train.maturity)
     seen, truth = centre(torch.from_numpy(held.pixels)), torch.from_numpy(held.maturity)
 
-    net = StageNet(options.width, HEAD_OF[options.loss]).to(device).to(memory_format=torch.channels_last)
+    net = build(options.architecture, {"width": options.width, "head": HEAD_OF[options.loss]})
+    net.to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(net.parameters(), lr=options.rate, weight_decay=options.decay)
     ema = Ema(net, 0.998)
     first, kept = load_checkpoint(options.out, model=net, optimizer=optimizer, ema=ema)
-    best = float(kept.get("best", math.inf))
+    stop = EarlyStop(options.patience or options.steps, float(kept.get("best", math.inf)), int(kept.get("waited", 0)))
     spent = float(kept.get("minutes", 0.0))
-    progress = Progress(options.steps, journal=options.out / "journal.jsonl")
-    options.out.mkdir(parents=True, exist_ok=True)
+    progress = Progress(options.steps, every_seconds=60, journal=options.out / "journal.jsonl")
     folder = options.weights or options.out / "weights"
 
     start, step, running = time.monotonic(), first, math.nan
-    while step < options.steps:
+    while step < options.steps and not stop.stop:
         minutes = spent + (time.monotonic() - start) / 60
         if options.minutes and minutes >= options.minutes:
             break
@@ -91,9 +88,9 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = options.rate * warm * cosine(round(1000 * share), 1000, floor=0.01)
         chosen = torch.from_numpy(rng.integers(0, len(train), options.batch))
-        crops = vary(pixels[chosen], generator).to(device)
+        crops = vary(pixels[chosen], generator, strength=options.strength).to(device)
         net.train()
-        with mixed_precision(device):
+        with mixed_precision(device, enabled=options.precision == "bf16"):
             outputs = net(crops)
         value = loss(options.loss, net, outputs, maturity[chosen].to(device))
         optimizer.zero_grad(set_to_none=True)
@@ -105,23 +102,35 @@ def main() -> None:
         running = float(value.detach()) if math.isnan(running) else 0.98 * running + 0.02 * float(value.detach())
         progress.report(step, loss=running)
         if step % options.every == 0:
-            best = _look(options, ema, seen, truth, held, best, progress, step, folder)
+            _look(options, kept_options, ema, seen, truth, held, stop, progress, step, folder, len(train))
             minutes = spent + (time.monotonic() - start) / 60
-            save_checkpoint(options.out, step=step, model=net, optimizer=optimizer, ema=ema, best=best, minutes=minutes)
-    _look(options, ema, seen, truth, held, best, progress, step, folder)
+            save_checkpoint(
+                options.out,
+                step=step,
+                model=net,
+                optimizer=optimizer,
+                ema=ema,
+                best=stop.best,
+                waited=stop.waited,
+                minutes=minutes,
+            )
+    if step % options.every:
+        _look(options, kept_options, ema, seen, truth, held, stop, progress, step, folder, len(train))
 
 
 def _look(
     options: argparse.Namespace,
+    kept_options: dict[str, Any],
     ema: Ema[StageNet],
     seen: torch.Tensor,
     truth: torch.Tensor,
     held: Crops,
-    best: float,
+    stop: EarlyStop,
     progress: Progress,
     step: int,
     folder: Path,
-) -> float:
+    films: int,
+) -> None:
     """Calibrate and measure the average on the validation films; keep it when it is the best so far."""
     net = ema.model
     outputs = measure.run(net, seen)
@@ -130,22 +139,25 @@ def _look(
     found = measure.summary(chances, held)
     score = float(found["log_loss"])
     progress.report(step, force=True, **{name: float(value) for name, value in found.items()})
-    if score >= best:
-        return best
+    if not stop.improved(score):
+        return
     weights.save(
         folder,
         net.state_dict(),
         Metadata(
             problem="grading",
-            architecture="small",
+            architecture=options.architecture,
             terms=FREE_TERMS,
-            data=(
-                f"phantoms: {options.films or 'all'} films of {json.loads((options.crops / 'settings.json').read_text())}",
-            ),
+            data=(f"{films} phantoms",),
             seed=options.seed,
             commit=git_commit(),
             metrics={"validation": {**found, "films": len(held), "data": "phantoms drawn by age"}},
-            preprocessing={"size": SIZE, "context": CONTEXT, "equalised": True, "edges": True},
+            preprocessing={
+                "size": seen_size(held.pixels.shape[-1]),
+                "context": held.context,
+                "equalised": True,
+                "edges": True,
+            },
             hyperparameters={
                 "width": options.width,
                 "head": HEAD_OF[options.loss],
@@ -154,11 +166,12 @@ def _look(
                 "batch": options.batch,
                 "rate": options.rate,
                 "decay": options.decay,
+                "strength": options.strength,
             },
         ),
+        extra=runs.attached(kept_options),
         half=True,
     )
-    return score
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 r"""Tune a grader on real films that carry a bone age and no stages, and say by cross-validation what that gains.
 
-    python -m models.grading.tune --films ../crops/films --phantoms ../crops/train --weights models/bundles/grading/small \
-        --out models/bundles/grading/small-aged --terms "..." --data "..." --report ../runs/tune.json
+    carpus train grading-from-ages --data ../films --phantoms phantoms:600 --start models/bundles/grading/fine \
+        --out ../runs/aged --terms "internal" --source "500 films of this hospital"
 
 Every film is judged by a grader tuned without it (folds by film); the weights written are tuned on all films. Each step takes
-real films for their ages and phantoms for their stages, so that stages stay stages.
+real films for their ages and phantoms for their stages, so that stages stay stages; `harmony` keeps the bones of a film together.
 """
 
 import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,48 +18,60 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models import weights
+from models import runs, weights
+from models.datasets.archive import TABLE
 from models.engine import Ema, Progress, cosine, git_commit, mixed_precision, seed_everything
-from models.grading import ages, measure
+from models.grading import ages, harmony, measure
 from models.grading.augment import centre, vary
-from models.grading.films import Films
+from models.grading.films import Films, cut_films
 from models.grading.losses import Loss, loss
 from models.grading.network import ARCHITECTURES, StageNet, build
-from models.grading.phantoms import Crops
+from models.grading.phantoms import FIRST_SEED, Crops, render_cache
 from models.metrics.ages import compare
+from models.regions import RUS
+from models.runs import RunRefused
+
+REPORT_FILE = "tuning.json"
 
 
-def arguments() -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
     """Return the options of a run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--films", type=Path, required=True, nargs="+", help="caches made by models.grading.films")
-    parser.add_argument("--phantoms", type=Path, required=True, help="cache made by models.grading.phantoms")
-    parser.add_argument("--weights", type=Path, required=True, help="the grader to begin with")
-    parser.add_argument("--out", type=Path, help="where to write the tuned weights; none: only the cross-validation")
-    parser.add_argument("--report", type=Path, required=True, help="JSON with one row a film and the figures")
-    parser.add_argument("--terms", required=True, help="terms of the films, which become those of the weights")
-    parser.add_argument("--data", required=True, help="what the films are, in words")
-    parser.add_argument("--held-out", default="", help="films whose names begin so never reach the weights written")
-    parser.add_argument("--folds", type=int, default=5, help="0: no cross-validation")
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--batch", type=int, default=12, help="real films a step")
-    parser.add_argument("--phantom-batch", type=int, default=6)
-    parser.add_argument("--phantom-films", type=int, default=600)
-    parser.add_argument("--share", type=float, default=0.5, help="weight of the phantoms' loss")
-    parser.add_argument("--rate", type=float, default=3e-4)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    return parser.parse_args()
+    made = runs.parser(
+        __doc__,
+        architectures=ARCHITECTURES,
+        steps=150,
+        batch=12,
+        rate=3e-4,
+        decay=0.02,
+        every=50,
+        data="folder of films with films.csv, or a cache made by models.grading.films",
+    )
+    made.add_argument("--readings", type=Path, help="of the films, where --data is a folder of films")
+    made.add_argument(
+        "--phantoms", type=Path, required=True, help="cache made by models.grading.phantoms, or phantoms:N"
+    )
+    made.add_argument("--start", type=Path, required=True, help="weights of the grader to begin with")
+    made.add_argument("--terms", required=True, help="terms of the films, which become those of the weights")
+    made.add_argument("--source", required=True, help="what the films are, in words")
+    made.add_argument("--held-out", default="", help="films whose names begin so never reach the weights written")
+    made.add_argument("--folds", type=int, default=5, help="0: no cross-validation")
+    made.add_argument("--phantom-batch", type=int, default=6)
+    made.add_argument("--phantom-films", type=int, default=600)
+    made.add_argument("--share", type=float, default=0.5, help="weight of the phantoms' loss")
+    made.add_argument("--harmony", type=float, default=0.1, help="weight of the prior that the bones of a hand agree")
+    made.add_argument("--strength", type=float, default=0.7, help="how much crops are varied")
+    made.add_argument("--only-cross-validation", action="store_true", help="write no weights")
+    return made
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Cross-validate, tune on all films, write weights and report."""
-    options = arguments()
-    torch.set_num_threads(options.threads)
-    parts = [Films.load(folder) for folder in options.films]
-    films = Films(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(Films)))
-    phantoms = Crops.load(options.phantoms, options.phantom_films)
-    tensors, card = weights.load(options.weights, problem="grading", architectures=ARCHITECTURES)
+    options = parser().parse_args(argv)
+    runs.limit_threads(options)
+    tensors, card = weights.load(options.start, problem="grading", architectures=ARCHITECTURES)
+    kept_options = runs.keep(options, architecture=card.architecture)
+    films = _films(options, card)
+    phantoms = Crops.load(_phantoms(options, card), options.phantom_films)
 
     def fresh() -> StageNet:
         net = build(card.architecture, dict(card.hyperparameters))
@@ -66,8 +79,15 @@ def main() -> None:
         return net
 
     name: Loss = card.hyperparameters["loss"]
-    before = predict(fresh(), films, np.arange(len(films)))
-    report = {"before": figures(before, films), "films": len(films), "commit": git_commit(), "seed": options.seed}
+    everything = np.arange(len(films))
+    graded = chances_of(fresh(), films, everything)
+    before = read_ages(graded, films, everything)
+    report = {
+        "before": {**figures(before, films), **discord(graded, before, films)},
+        "films": len(films),
+        "commit": git_commit(),
+        "seed": options.seed,
+    }
     rows = [
         {"file": str(f), "sex": s, "bone_age_years": float(a), "before": _plain(b)}
         for f, s, a, b in zip(films.file, ages.sexes_of(films.male.tolist()), films.bone_age_years, before, strict=True)
@@ -78,30 +98,37 @@ def main() -> None:
         for number in range(options.folds):
             net = tune(fresh(), films, np.flatnonzero(fold != number), phantoms, name, options)
             held = np.flatnonzero(fold == number)
-            after[held] = predict(net, films, held)
+            graded[held] = chances_of(net, films, held)
+            after[held] = read_ages(graded[held], films, held)
+            off = 12 * float(np.nanmean(np.abs(after[held] - films.bone_age_years[held])))
+            print(json.dumps({"fold": number, "mae_months": round(off, 2)}), flush=True)  # noqa: T201 - a training log
         line = straight(before, films, fold)
-        report |= {"after": figures(after, films), "straight_line_only": figures(line, films)}
+        report |= {
+            "after": {**figures(after, films), **discord(graded, after, films)},
+            "straight_line_only": figures(line, films),
+        }
         for row, value, straightened, number in zip(rows, after, line, fold, strict=True):
             row |= {"after": _plain(value), "straight_line_only": _plain(straightened), "fold": int(number)}
-    options.report.write_text(json.dumps({**report, "rows": rows}, indent=1), encoding="utf-8")
-    if options.out is None:
+    (options.out / REPORT_FILE).write_text(json.dumps({**report, "rows": rows}, indent=1), encoding="utf-8")
+    if options.only_cross_validation:
         return
     kept = held_out(films, options.held_out)
     net = tune(fresh(), films, np.flatnonzero(~kept), phantoms, name, options)
     if kept.any():
+        seen = np.flatnonzero(kept)
         report["never_seen_by_the_weights"] = {
             "films": f"{options.held_out}*",
             "before": figures(before[kept], films.subset(kept)),
-            "after": figures(predict(net, films, np.flatnonzero(kept)), films.subset(kept)),
+            "after": figures(read_ages(chances_of(net, films, seen), films, seen), films.subset(kept)),
         }
-        options.report.write_text(json.dumps({**report, "rows": rows}, indent=1), encoding="utf-8")
+        (options.out / REPORT_FILE).write_text(json.dumps({**report, "rows": rows}, indent=1), encoding="utf-8")
     weights.save(
-        options.out,
+        options.weights or options.out / "weights",
         net.state_dict(),
         dataclasses.replace(
             card,
             terms=options.terms,
-            data=(*card.data, options.data),
+            data=(*card.data, options.source),
             seed=options.seed,
             commit=git_commit(),
             created="",
@@ -111,23 +138,44 @@ def main() -> None:
             },
             hyperparameters={**card.hyperparameters, "tuning_steps": options.steps, "tuning_rate": options.rate},
         ),
+        extra=runs.attached(kept_options),
         half=True,
     )
 
 
+def _films(options: argparse.Namespace, card: weights.Metadata) -> Films:
+    """Return the films as crops of the grader's size, cut now where `--data` is a folder of films."""
+    if not (options.data / TABLE).is_file():
+        return Films.load(options.data)
+    if options.readings is None:
+        raise RunRefused(f"{options.data} is a folder of films: --readings says where their regions are")
+    size, context = int(card.preprocessing["size"]), float(card.preprocessing["context"])
+    return cut_films(options.data, options.readings, options.out / "films", size, context)
+
+
+def _phantoms(options: argparse.Namespace, card: weights.Metadata) -> Path:
+    """Return the cache of phantoms of the grader's size, drawn now for "phantoms:N"."""
+    number = str(options.phantoms).removeprefix("phantoms:")
+    if number == str(options.phantoms):
+        return Path(options.phantoms)
+    folder: Path = options.out / "phantoms"
+    size, context = int(card.preprocessing["size"]), float(card.preprocessing["context"])
+    render_cache(folder, int(number), FIRST_SEED["train"], size=size, context=context)
+    return folder
+
+
 def held_out(films: Films, prefix: str) -> NDArray[np.bool_]:
-    """Return which films are kept from the weights: those whose names begin so, under whatever other name they appear."""
-    names = [str(name) for name in films.file]
-    numbers = {Path(name).stem for name in names if prefix and name.startswith(prefix)}
-    return np.array([Path(name).stem in numbers for name in names])
+    """Return which films are kept from the weights: those whose names begin so, and all others of their patients."""
+    named = np.array([bool(prefix) and str(name).startswith(prefix) for name in films.file])
+    found: NDArray[np.bool_] = np.isin(films.patient, films.patient[named])
+    return found
 
 
 def folds_of(films: Films, folds: int, seed: int) -> NDArray[np.int64]:
-    """Return each film's fold; the same film under two names of one number (`fullres/1.webp`, `medium/1.webp`) is one."""
-    numbers = np.array([Path(str(name)).stem for name in films.file])
-    unique = np.unique(numbers)
+    """Return each film's fold; the films of one patient share theirs."""
+    unique = np.unique(films.patient)
     drawn = np.random.default_rng(seed).permutation(len(unique)) % folds
-    fold: NDArray[np.int64] = drawn[np.searchsorted(unique, numbers)]
+    fold: NDArray[np.int64] = drawn[np.searchsorted(unique, films.patient)]
     return fold
 
 
@@ -142,7 +190,7 @@ def tune(
     maturity = torch.from_numpy(phantoms.maturity)
     net.to(memory_format=torch.channels_last)
     ema = Ema(net, 0.97)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=options.rate, weight_decay=0.02)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=options.rate, weight_decay=options.decay)
     progress = Progress(options.steps, every_seconds=20)
     net.train()
     for step in range(options.steps):
@@ -150,31 +198,39 @@ def tune(
             group["lr"] = options.rate * cosine(step, options.steps, warmup=10, floor=0.02)
         ours = rng.choice(chosen, options.batch)
         theirs = torch.from_numpy(rng.integers(0, len(phantoms), options.phantom_batch))
-        crops = torch.cat((vary(real[torch.from_numpy(ours)], generator), vary(kept[theirs], generator)))
-        with mixed_precision(torch.device("cpu")):
+        crops = torch.cat(
+            (
+                vary(real[torch.from_numpy(ours)], generator, strength=options.strength),
+                vary(kept[theirs], generator, strength=options.strength),
+            )
+        )
+        with mixed_precision(torch.device("cpu"), enabled=options.precision == "bf16"):
             outputs = net(crops)
         chances = net.log_probabilities(outputs[: options.batch]).exp()
-        aged = ages.age_loss(
-            chances,
-            torch.from_numpy(films.male[ours]),
-            torch.from_numpy(films.bone_age_years[ours]),
-            scores,
-            curve,
-        )
+        male, label = torch.from_numpy(films.male[ours]), torch.from_numpy(films.bone_age_years[ours])
+        aged = ages.age_loss(chances, male, label, scores, curve)
+        apart = harmony.loss(chances, male, label)
         staged = loss(name, net, outputs[options.batch :], maturity[theirs])
         optimizer.zero_grad(set_to_none=True)
-        (aged + options.share * staged).backward()
+        (aged + options.share * staged + options.harmony * apart).backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
         optimizer.step()
         ema.update(net)
-        progress.report(step + 1, years=float(aged.detach()), stages=float(staged.detach()))
+        progress.report(
+            step + 1, years=float(aged.detach()), stages=float(staged.detach()), apart=float(apart.detach())
+        )
     return ema.model
 
 
-def predict(net: StageNet, films: Films, chosen: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return the RUS-CHN bone age of the chosen films by TopN, NaN where a region is missing or the standard has no age."""
+def chances_of(net: StageNet, films: Films, chosen: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Return the stage probabilities of the chosen films, (films, 13, widest)."""
     crops: Tensor = centre(torch.from_numpy(films.pixels[chosen]))
-    chances = net.probabilities(measure.run(net, crops)).detach().numpy()
+    found: NDArray[np.float64] = net.probabilities(measure.run(net, crops)).detach().double().numpy()
+    return found
+
+
+def read_ages(chances: NDArray[np.float64], films: Films, chosen: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Return the RUS-CHN bone age of the chosen films by TopN, NaN where a region is missing or the standard has no age."""
     found = measure.ages(chances, ages.sexes_of(films.male[chosen].tolist()))
     found[~films.found[chosen].all(1)] = np.nan
     return found
@@ -195,13 +251,32 @@ def straight(before: NDArray[np.float64], films: Films, fold: NDArray[np.int64])
 def figures(predicted: NDArray[np.float64], films: Films) -> dict[str, object]:
     """Return MAE in months with its interval, correlation, bias, and how many films have no age."""
     months = [None if np.isnan(value) else 12 * float(value) for value in predicted]
-    found = compare(months, (12 * films.bone_age_years).tolist(), tolerance=12, patients=films.file.tolist())
+    found = compare(months, (12 * films.bone_age_years).tolist(), tolerance=12, patients=films.patient.tolist())
     return {
         "mae_months": found.mae.to_dict(),
         "within_one_year": found.within.to_dict(),
         "correlation": round(found.correlation, 4),
         "bias_months": round(found.bland_altman.bias, 2),
         "without_age": found.missed,
+    }
+
+
+def discord(chances: NDArray[np.float64], years: NDArray[np.float64], films: Films) -> dict[str, object]:
+    """Return how far bones lie from what is usual at the bone age their own total gives, in standard deviations (root mean square).
+
+    1.0 is the scatter of phantoms' hands; more means stages that no hand shows together.
+    """
+    known = np.isfinite(years)
+    z = harmony.deviations(
+        torch.from_numpy(chances[known]).float(),
+        torch.from_numpy(films.male[known]),
+        torch.from_numpy(years[known]).float(),
+    ).numpy()
+    by_bone = np.sqrt((z**2).mean(0))
+    return {
+        "discord": round(float(np.sqrt((z**2).mean())), 3),
+        "discord_by_bone": {bone: round(float(value), 2) for bone, value in zip(RUS, by_bone, strict=True)},
+        "mean_deviation_by_bone": {bone: round(float(value), 2) for bone, value in zip(RUS, z.mean(0), strict=True)},
     }
 
 

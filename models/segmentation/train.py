@@ -15,6 +15,7 @@ rate of about 5e-4, given as `--optimizer sgd --rate 5e-4 --batch 1`.
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from models.weights import FREE_TERMS, RSNA_TERMS, Metadata
 CURVE_STEPS = 5  # steps averaged into one point of the loss curve
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of a run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--crops", type=Path, required=True, help="cache made by models.segmentation.data")
@@ -73,7 +74,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="auto")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def batch_of(crops: Crops, indices: list[int]) -> tuple[Tensor, Tensor]:
@@ -135,6 +136,7 @@ def measure(
     return {f"iou_{name}": float(np.mean(values)) for name, values in rows.items()}
 
 
+<<<<<<< HEAD
 def fill_prior(net: nn.Module, crops: Crops, films: int, size: int) -> None:
     """Give a classical method the mean outline of the crops, all it learns."""
     total_share = torch.zeros(len(CLASSES), size, size)
@@ -144,8 +146,11 @@ def fill_prior(net: nn.Module, crops: Crops, films: int, size: int) -> None:
 
 
 def main() -> None:
+=======
+def main(argv: Sequence[str] | None = None) -> None:
+>>>>>>> ffedf6e (Train, evaluate and calibrate as commands; a hospital's own folder of films; larger crops for a finer grader)
     """Train, look at the validation films now and then, keep the best."""
-    options = arguments()
+    options = arguments(argv)
     torch.set_num_threads(options.threads)
     draws = seed_everything(options.seed)
     generator = torch.Generator().manual_seed(options.seed)

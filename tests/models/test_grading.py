@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,16 +8,18 @@ import torch
 from models import weights
 from models.grading import measure
 from models.grading.augment import centre, vary
-from models.grading.crops import Frame, cut, enhance, frames
+from models.grading.crops import SIZE, Frame, cut, enhance, frames
 from models.grading.losses import HEAD_OF, loss, soft_labels, stage_of
 from models.grading.network import COUNTS, HEADS, WIDEST, Head, StageNet
-from models.grading.phantoms import KEPT, Crops, facts_of, regions_of, render
+from models.grading.phantoms import Crops, facts_of, kept_size, regions_of, render
 from models.grading.predict import Grader, stage
 from models.image import Image
 from models.phantom import Phantom, draw
 from models.reading import ImageFacts
 from models.regions import RUS
 from models.weights import FREE_TERMS, Metadata, WeightsRefused
+
+KEPT = kept_size(SIZE)
 
 
 def _hand(rotation: float, side: str) -> Phantom:
@@ -152,6 +155,7 @@ def test_a_rendered_film_holds_the_truth_of_its_phantom(tmp_path: Path) -> None:
     assert truth[15] == 2_000_000
     np.save(tmp_path / "truth-0.npy", truth[None])
     np.save(tmp_path / "pixels-0.npy", pixels[None])
+    (tmp_path / "settings.json").write_text(json.dumps({"context": 1.2}))
     films = Crops.load(tmp_path)
     assert len(films) == 1
     perfect = soft_labels(torch.from_numpy(films.maturity), 1e-6).numpy()
@@ -179,7 +183,7 @@ def test_a_grader_grades_the_bones_it_is_shown_and_no_others(tmp_path: Path) -> 
         terms=FREE_TERMS,
         data=("none: random weights",),
         seed=1,
-        preprocessing={"size": 80},
+        preprocessing={"size": 80, "context": 1.35},
         hyperparameters={"width": 4, "head": "ordered"},
     )
     weights.save(tmp_path, net.state_dict(), card)
@@ -194,5 +198,5 @@ def test_a_grader_grades_the_bones_it_is_shown_and_no_others(tmp_path: Path) -> 
 def test_a_grader_of_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
     card = Metadata(problem="grading", architecture="huge", terms=FREE_TERMS, data=(), seed=1)
     weights.save(tmp_path, {"w": torch.zeros(1)}, card)
-    with pytest.raises(WeightsRefused, match="expected small, found huge"):
+    with pytest.raises(WeightsRefused, match="expected fine or small, found huge"):
         Grader(tmp_path)

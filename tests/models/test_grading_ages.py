@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from models.grading import ages
+from models.grading import ages, harmony
 from models.grading.films import Films
 from models.grading.network import COUNTS, LEVELS, WIDEST
 from models.grading.tune import folds_of, held_out, straight
@@ -56,10 +58,13 @@ def test_labels_beyond_the_curve_count_as_its_end() -> None:
 def _films(names: list[str]) -> Films:
     n = len(names)
     age = np.linspace(5, 15, n).astype(np.float32)
-    return Films(np.array(names), np.zeros((n, 13, 2, 2), np.uint8), np.ones((n, 13), bool), np.arange(n) % 2, age)
+    patients = np.array([Path(name).stem for name in names])
+    return Films(
+        np.array(names), patients, np.zeros((n, 13, 2, 2), np.uint8), np.ones((n, 13), bool), np.arange(n) % 2, age
+    )
 
 
-def test_one_film_under_two_names_stays_in_one_fold() -> None:
+def test_the_films_of_a_patient_stay_in_one_fold() -> None:
     films = _films([f"fullres/{i}.webp" for i in range(20)] + [f"medium/{i}.webp" for i in range(20)])
     fold = folds_of(films, 5, seed=3)
     assert np.array_equal(fold[:20], fold[20:])
@@ -83,3 +88,37 @@ def test_a_film_held_out_is_held_out_under_every_name() -> None:
     assert held_out(films, "fullres/").tolist() == [True, True, False, False]
     assert not held_out(films, "").any()
     assert films.subset(held_out(films, "fullres/")).file.tolist() == ["fullres/1.webp", "medium/1.webp"]
+
+
+def _usual(sex: int, age: float, shift: float = 0.0) -> torch.Tensor:
+    """Certain stages: those that hold the maturity usual at an age, moved by whole stages."""
+    mean, _ = harmony.expected()
+    row = mean[sex, int((age - 0.5) / 0.5)]
+    chances = torch.zeros(1, 13, WIDEST)
+    for bone, count in enumerate(COUNTS):
+        chances[0, bone, int(min(max(float(row[bone]) + shift, 0), count - 1))] = 1.0
+    return chances
+
+
+def test_usual_maturity_rises_with_age_and_girls_come_first() -> None:
+    mean, spread = harmony.expected()
+    assert bool((mean.diff(dim=1) > -0.3).all())  # a mean of forty hands wavers by its own error
+    assert bool((mean[0, 10:28] > mean[1, 10:28]).all())  # from 5.5 to 14 years
+    assert bool((spread >= 0).all())
+
+
+@pytest.mark.parametrize("sex", [0, 1])
+def test_stages_usual_at_an_age_agree_and_one_bone_out_of_line_is_pulled_back(sex: int) -> None:
+    age = torch.tensor([10.0])
+    usual = _usual(sex, 10.0)
+    assert harmony.deviations(usual, torch.tensor([sex]), age).abs().max() < 1.7
+    logits = (usual * 8).clone().requires_grad_()
+    with torch.no_grad():
+        high = _usual(sex, 10.0, 4.0)
+        logits[0, 0] = high[0, 0] * 8  # the radius four stages too high
+    loss = harmony.loss(logits.softmax(-1), torch.tensor([sex]), age)
+    loss.backward()
+    assert loss > harmony.loss(usual, torch.tensor([sex]), age)
+    assert logits.grad is not None
+    stage = int(high[0, 0].argmax())
+    assert logits.grad[0, 0, stage] > 0 > logits.grad[0, 0, stage - 4]

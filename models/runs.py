@@ -1,0 +1,115 @@
+"""The options of a training run: what all problems share, kept as one file with the weights.
+
+A script makes its parser here, adds what only it has, and keeps its options with `keep`. A run is resumed by the same command;
+a folder that holds a run with other options is refused, so that no run continues as something else.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+CONFIG_FILE: Final = "training.json"
+# What may change when a run is resumed: how long, how often, on what.
+FREE: Final = frozenset(
+    {"steps", "epochs", "minutes", "every", "patience", "threads", "workers", "device", "out", "weights", "films"}
+)
+_WHERE: Final = frozenset({"data", "out", "weights", "start"})  # places on one machine: they say nothing of the weights
+
+
+class RunRefused(ValueError):
+    """Options or a folder that no run can begin or go on with; the text names the value and what would be right."""
+
+
+def parser(
+    text: str | None,
+    *,
+    architectures: Sequence[str],
+    steps: int,
+    batch: int,
+    rate: float,
+    decay: float,
+    every: int,
+    data: str,
+    data_required: bool = True,
+) -> argparse.ArgumentParser:
+    """Return a parser with the options that every training has; the numbers are the problem's defaults.
+
+    Parameters
+    ----------
+    architectures
+        The names `--architecture` takes, the default first.
+    data
+        Help of `--data`.
+    """
+    made = argparse.ArgumentParser(description=text, formatter_class=_Formatter)
+    made.add_argument("--data", type=Path, required=data_required, help=data)
+    made.add_argument("--out", type=Path, required=True, help="folder for checkpoints and journal; resumes a run in it")
+    made.add_argument("--weights", type=Path, help="weights folder to write; none: weights/ in --out")
+    made.add_argument("--architecture", choices=list(architectures), default=architectures[0])
+    made.add_argument("--steps", type=int, default=steps)
+    made.add_argument("--minutes", type=float, help="end after so long; the schedule then follows the clock")
+    made.add_argument("--batch", type=int, default=batch)
+    made.add_argument("--rate", type=float, default=rate, help="peak learning rate")
+    made.add_argument("--decay", type=float, default=decay, help="weight decay")
+    made.add_argument("--every", type=int, default=every, help="steps between looks at the validation films")
+    made.add_argument("--patience", type=int, help="end after so many looks in a row without a better one")
+    made.add_argument("--seed", type=int, default=1)
+    made.add_argument("--threads", type=int, default=1, help="threads of the CPU")
+    made.add_argument("--device", default="auto", help="auto takes a GPU where there is one")
+    made.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
+    return made
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Show defaults, and leave the description as it is written."""
+
+
+def config(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options as JSON holds them."""
+    return {name: _plain(value) for name, value in sorted(vars(options).items())}
+
+
+def keep(options: argparse.Namespace, **more: Any) -> dict[str, Any]:
+    """Write the options and further facts into the run's folder and return them.
+
+    Raises
+    ------
+    RunRefused
+        When the folder holds a run with other options that make other weights.
+    """
+    path = options.out / CONFIG_FILE
+    values = {**config(options), **{name: _plain(value) for name, value in more.items()}}
+    if path.exists():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        for name in sorted((values.keys() & kept.keys()) - FREE - _WHERE):
+            if values[name] != kept[name]:
+                raise RunRefused(
+                    f"{options.out} holds a run with {name} {kept[name]}, not {values[name]}; "
+                    f"choose another folder for --out or the same options"
+                )
+    options.out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return values
+
+
+def attached(values: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the configuration as a file of the weights folder, without the places of this machine."""
+    kept = {name: value for name, value in values.items() if name not in _WHERE}
+    return {CONFIG_FILE: (json.dumps(kept, indent=1, ensure_ascii=False) + "\n").encode()}
+
+
+def limit_threads(options: argparse.Namespace) -> None:
+    """Take as many threads of the CPU as the options say."""
+    torch.set_num_threads(options.threads)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,71 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from models.calibration import CalibrationRefused, Line, Pair, SignOff, SiteCalibration, fit, measure
+from models.reading import MethodResult
+from models.regions import Sex
+
+SIGNED = SignOff("TEST^Reader", "2026-01-02", 80, "0" * 64, "default 1", "1" * 64)
+
+
+def _pairs(sex: Sex, slope: float, shift: float, *, n: int = 60, sd: float = 0.3) -> list[Pair]:
+    rng = np.random.default_rng(5)
+    found = rng.uniform(3, 16, n)
+    truth = slope * found + shift + rng.normal(0, sd, n)
+    return [Pair(f"{sex}{i}", sex, float(x), float(y)) for i, (x, y) in enumerate(zip(found, truth, strict=True))]
+
+
+def test_a_line_is_found_and_beyond_its_films_the_shift_of_its_end_holds() -> None:
+    line = fit("RUS-CHN", "F", _pairs("F", 0.9, 1.0, sd=0.0))
+    assert (line.slope, line.intercept_years) == (pytest.approx(0.9, abs=1e-4), pytest.approx(1.0, abs=1e-3))
+    assert line.apply(10.0) == pytest.approx(0.9 * 10 + 1.0)
+    # At the oldest film of about 16 years the line lowers by 0.1 * 16 - 1 = 0.6 years; at 18 years it still does.
+    assert line.apply(18.0) == pytest.approx(18 - (0.1 * line.to_years - 1.0))
+
+
+def test_one_gross_error_does_not_turn_the_line() -> None:
+    pairs = _pairs("F", 0.9, 1.0)
+    pairs[0] = dataclasses.replace(pairs[0], reference_years=0.0)
+    assert fit("RUS-CHN", "F", pairs).slope == pytest.approx(0.9, abs=0.03)
+
+
+def test_too_few_films_and_an_implausible_slope_are_refused_with_value_and_limit() -> None:
+    with pytest.raises(CalibrationRefused, match="12 films; at least 20 are needed"):
+        fit("RUS-CHN", "F", _pairs("F", 1, 0, n=12))
+    with pytest.raises(CalibrationRefused, match=r"slope is 0\.30; between 0\.6 and 1\.6"):
+        fit("RUS-CHN", "F", _pairs("F", 0.3, 5))
+
+
+def test_before_and_after_are_stated_by_sex_and_a_sex_without_films_enough_is_left_alone() -> None:
+    lines, intervals, figures = measure("RUS-CHN", [*_pairs("F", 0.9, 2.5), *_pairs("M", 1, 0, n=9)])
+    assert [line.sex for line in lines] == ["F"]
+    assert figures["F"]["after"]["mae_years"]["value"] < 0.5 < figures["F"]["before"]["mae_years"]["value"]
+    assert figures["M"]["after"] == figures["M"]["before"]
+    assert "9 films" in figures["left_alone"]["M"]
+    assert {band.sex for band in intervals.bands} == {"F", "M"}
+    assert figures["F"]["coverage_of_new_intervals"]["value"] > 0.75
+
+
+def test_a_method_that_is_right_already_is_left_alone() -> None:
+    lines, _, figures = measure("RUS-CHN", _pairs("M", 1.0, 0.0))
+    assert lines == ()
+    assert "neither a shift nor a line errs less" in figures["left_alone"]["M"]
+    assert figures["all"]["after"] == figures["all"]["before"]
+
+
+def test_a_result_is_moved_once_keeps_its_former_age_and_names_the_site() -> None:
+    site = SiteCalibration("Example", (Line("RUS-CHN", "F", 1.0, 0.5, 3, 16, 60),), SIGNED)
+    raw = MethodResult("RUS-CHN", "F", 10.0, interval_years=(9, 11), reference="table")
+    moved = site.applied(raw)
+    assert (moved.bone_age_years, moved.uncalibrated_years, moved.interval_years) == (10.5, 10.0, None)
+    assert moved.reference == "table; site calibration Example of 2026-01-02: 10.00 years before it"
+    assert site.applied(moved) == moved
+    other = MethodResult("RUS-CHN", "M", 10.0)
+    assert site.applied(other) is other
+
+
+def test_a_calibration_survives_its_plain_form() -> None:
+    site = SiteCalibration("Example", (Line("TW3", "M", 1.1, -0.5, 3, 16, 60),), SIGNED, {"TW3": {}})
+    assert SiteCalibration.from_dict(site.to_dict()) == site
