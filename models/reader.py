@@ -108,7 +108,7 @@ class Reader:
     @property
     def scoring(self) -> Scoring:
         """The rules from stages to bone ages."""
-        return Scoring(self.weighting, self.intervals, self.threshold_years)
+        return Scoring(self.weighting, self.intervals, self.threshold_years, self.calibration)
 
     def read(self, image: Image, sex: Sex | None, chronological_age: float | None = None) -> Reading:
         """Read one film.
@@ -173,31 +173,6 @@ class Reader:
             for result in regressor.estimate(image, reading.sex, reading.image, reading.regions)
         )
 
-<<<<<<< HEAD
-=======
-    def _complete(self, result: MethodResult, chronological_age: float | None) -> MethodResult:
-        """Add the site's calibration, the interval, and where age and reference are known the standard deviation score."""
-        if self.calibration is not None:
-            result = self.calibration.applied(result)
-        age = result.bone_age_years
-        if age is None:
-            return result
-        if result.interval_years is None and self.intervals is not None:
-            result = dataclasses.replace(result, interval_years=self.intervals.interval(result.name, result.sex, age))
-        # The Brush Foundation deviations are those of Greulich-Pyle ages; for the ages by stages no reference is at hand.
-        if chronological_age is None or result.name in BY_STAGES:
-            return result
-        position = brush.position(12 * age, 12 * chronological_age, result.sex)
-        if position is None:
-            return result
-        return dataclasses.replace(
-            result,
-            sds=round(position.sds, 2),
-            percentile=round(position.percentile, 1),
-            reference="; ".join(filter(None, (brush.REFERENCE, result.reference))),
-        )
-
->>>>>>> ffedf6e (Train, evaluate and calibrate as commands; a hospital's own folder of films; larger crops for a finer grader)
     def _remarked(self, reading: Reading, masks: Mapping[str, Mask]) -> Verdict:
         """Add to the verdict what could not be outlined, and why."""
         missing = [bone for bone in SEGMENTED if bone not in masks]

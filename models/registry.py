@@ -65,7 +65,7 @@ class Description:
     @property
     def scoring(self) -> Scoring:
         """The rules from stages to bone ages; they need none of the weights."""
-        return Scoring(self.weighting, self.intervals, self.threshold_years)
+        return Scoring(self.weighting, self.intervals, self.threshold_years, self.calibration)
 
     @property
     def identity(self) -> Bundle:

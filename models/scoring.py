@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from models.calibration import SiteCalibration
 from models.reading import Agreement, MethodResult, Reading, Region, Stage
 from models.regions import RUS, Sex
 from models.standards import STANDARDS, TopN, Weighting, fine_levels, labels_of, letter_of
@@ -37,11 +38,14 @@ class Scoring:
         None where none were measured.
     threshold_years
         Spread between methods on one curve beyond which the Reading raises its alarm.
+    calibration
+        A site's own; None for the bundle as it ships.
     """
 
     weighting: Weighting = WEIGHTING
     intervals: Intervals | None = None
     threshold_years: float | None = None
+    calibration: SiteCalibration | None = None
 
     def by_stages(self, stages: Mapping[str, Stage], sexes: Sequence[Sex]) -> tuple[MethodResult, ...]:
         """Read the stages of the bones by every standard, on the curve of each sex."""
@@ -51,7 +55,9 @@ class Scoring:
         )
 
     def complete(self, result: MethodResult, chronological_age: float | None) -> MethodResult:
-        """Add the interval, and where age and reference are known the standard deviation score."""
+        """Add the site's calibration, the interval, and where age and reference are known the standard deviation score."""
+        if self.calibration is not None:
+            result = self.calibration.applied(result)
         age = result.bone_age_years
         if age is None:
             return result

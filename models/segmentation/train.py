@@ -136,7 +136,6 @@ def measure(
     return {f"iou_{name}": float(np.mean(values)) for name, values in rows.items()}
 
 
-<<<<<<< HEAD
 def fill_prior(net: nn.Module, crops: Crops, films: int, size: int) -> None:
     """Give a classical method the mean outline of the crops, all it learns."""
     total_share = torch.zeros(len(CLASSES), size, size)
@@ -145,10 +144,7 @@ def fill_prior(net: nn.Module, crops: Crops, films: int, size: int) -> None:
     net.prior.copy_(total_share / films)  # type: ignore[operator]  # a buffer of models.segmentation.classical
 
 
-def main() -> None:
-=======
 def main(argv: Sequence[str] | None = None) -> None:
->>>>>>> ffedf6e (Train, evaluate and calibrate as commands; a hospital's own folder of films; larger crops for a finer grader)
     """Train, look at the validation films now and then, keep the best."""
     options = arguments(argv)
     torch.set_num_threads(options.threads)

@@ -6,6 +6,7 @@ import pytest
 from models.calibration import CalibrationRefused, Line, Pair, SignOff, SiteCalibration, fit, measure
 from models.reading import MethodResult
 from models.regions import Sex
+from models.scoring import Scoring
 
 SIGNED = SignOff("TEST^Reader", "2026-01-02", 80, "0" * 64, "default 1", "1" * 64)
 
@@ -69,3 +70,9 @@ def test_a_result_is_moved_once_keeps_its_former_age_and_names_the_site() -> Non
 def test_a_calibration_survives_its_plain_form() -> None:
     site = SiteCalibration("Example", (Line("TW3", "M", 1.1, -0.5, 3, 16, 60),), SIGNED, {"TW3": {}})
     assert SiteCalibration.from_dict(site.to_dict()) == site
+
+
+def test_a_correction_by_a_person_is_calibrated_as_the_first_reading_was() -> None:
+    site = SiteCalibration("Example", (Line("RUS-CHN", "F", 1.0, 0.5, 3, 16, 60),), SIGNED)
+    result = Scoring(calibration=site).complete(MethodResult("RUS-CHN", "F", 10.0), None)
+    assert (result.bone_age_years, result.uncalibrated_years) == (10.5, 10.0)
