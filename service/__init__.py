@@ -8,6 +8,7 @@
 4. `pipeline.deliver` re-attaches the identity of the original header and `reporting` builds the results: Structured Report,
    Segmentation, Presentation State, Secondary Capture. `uids` derives every identifier they carry.
 5. `scu` stores them to the PACS; `web` shows the queue, `metrics` counts it, `supervisor` keeps the processes of `carpus serve` alive.
+6. `auditing` states who sent, who saw and what left; `retention` removes both copies by age and disk use.
 
 `__main__` is the `carpus` command, `commands` its subcommands, the only place that wires objects together.
 """

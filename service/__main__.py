@@ -27,6 +27,9 @@ COMMANDS = {
     "tls": "service.commands.tls",
     "phantom": "service.commands.phantom",
     "deidentify": "service.commands.deidentify",
+    "audit": "service.commands.audit",
+    "hold": "service.commands.hold",
+    "forget": "service.commands.forget",
 }
 
 

@@ -87,20 +87,20 @@ class Pipeline:
         with _timed(timings, "header read"):
             film = dcmread(self.stores.identified.path(self.jobs.instance(claim.job.instance_id).name))
             decision = route(film)
+        subject = self.pseudonyms.patient(patient_of(film))
         if decision.outcome is Outcome.FILTER:
             why = {"cause_code": decision.code, "cause_text": decision.text}
-            return self.jobs.advance(claim, State.FILTERED, decision.text, timings_ms=timings, **why)
+            return self.jobs.advance(claim, State.FILTERED, decision.text, timings_ms=timings, subject=subject, **why)
         if decision.outcome is Outcome.REJECT:
-            return self._reject(claim, [Reason(decision.code, decision.text)], timings)
+            return self._reject(claim, [Reason(decision.code, decision.text)], timings, subject=subject)
         try:
             with _timed(timings, "de-identified"):
                 copy = for_inference(film, self.pseudonyms)
         except InvalidInstance as error:
-            return self._reject(claim, [Reason(error.code, str(error))], timings)
+            return self._reject(claim, [Reason(error.code, str(error))], timings, subject=subject)
         with _timed(timings, "copy written"):
             stored = self.stores.deidentified.write(_encoded(copy), name=f"job-{claim.job.id}")
-        known: dict[str, Any] = {"sex": decision.sex, "age_days": age_days(film)}
-        known["subject"] = self.pseudonyms.patient(patient_of(film))
+        known: dict[str, Any] = {"sex": decision.sex, "age_days": age_days(film), "subject": subject}
         return self.jobs.advance(claim, State.PREPARED, timings_ms=timings, deidentified_name=stored.name, **known)
 
     def infer(self, claim: Claim) -> None:

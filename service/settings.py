@@ -167,6 +167,35 @@ class BreakerSettings(_Frozen):
     longest_probe_seconds: float = Field(default=300, gt=0, description="between two C-ECHOs at most")
 
 
+class SyslogSettings(_Frozen):
+    """The hospital's audit repository (PS3.15 A.6): syslog records over TLS."""
+
+    host: str = Field(min_length=1)
+    port: Port = 6514
+    tls: bool = True
+    authorities: Path | None = Field(default=None, description="PEM file; without it the system's")
+    certificate: Path | None = Field(default=None, description="PEM file, where the repository asks for one")
+    key: Path | None = None
+    timeout_seconds: float = Field(default=10, gt=0)
+
+
+class AuditSettings(_Frozen):
+    """The audit trail (PS3.15 A.5)."""
+
+    source: str = Field(default="", description="AuditSourceID; empty: the AE title")
+    syslog: SyslogSettings | None = None
+
+
+class RetentionSettings(_Frozen):
+    """How long films stay here. Only what every destination has confirmed is ever removed."""
+
+    films_days: float | None = Field(
+        default=30, gt=0, description="after the job finished; null: until the disk is full"
+    )
+    quarantine_days: float | None = Field(default=90, gt=0, description="null: for ever")
+    maximum_disk_percent: float = Field(default=85, gt=0, le=100, description="above it the oldest films leave first")
+
+
 class WebSettings(_Frozen):
     """The admin page."""
 
@@ -217,6 +246,9 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     limits: Limits = Limits()
     dicom_tls: DicomTls = DicomTls()
+
+    audit: AuditSettings = AuditSettings()
+    retention: RetentionSettings = RetentionSettings()
     web: WebSettings = WebSettings()
     log_level: str = "INFO"
     log_json: bool = True
@@ -263,6 +295,16 @@ class Settings(BaseSettings):
             secrets_nested_delimiter="__",
         )
         return env_settings, secrets, init_settings
+
+    @property
+    def audit_source(self) -> str:
+        """Who writes the audit trail."""
+        return self.audit.source or self.ae_title
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of every setting, secrets left out: tells in the audit trail that the configuration changed."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
 
     @property
     def resolved_database_url(self) -> str:

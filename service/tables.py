@@ -323,3 +323,55 @@ class Refusal(Table):
     count: Mapped[int] = mapped_column(default=0)
     first_at: Mapped[dt.datetime]
     last_at: Mapped[dt.datetime]
+
+
+class AuditRecord(Table):
+    """One record of the audit trail; patients stand in it by their pseudonym."""
+
+    __tablename__ = "audit_records"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # numbered without gaps by the chain
+    at: Mapped[dt.datetime]
+    event: Mapped[str]
+    outcome: Mapped[str]
+    actor: Mapped[str] = mapped_column(index=True)
+    study: Mapped[str | None]
+    subject: Mapped[str | None] = mapped_column(index=True)
+    message: Mapped[str]  # the XML of PS3.15 A.5
+    previous: Mapped[str]  # the hash of the record before
+    hash: Mapped[str]
+
+
+class AuditSeal(Table):
+    """Proof, under a key that is not in the database, that the chain had this end."""
+
+    __tablename__ = "audit_seals"
+
+    record_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    hash: Mapped[str]
+    mac: Mapped[str]
+    at: Mapped[dt.datetime]
+
+
+class AuditCursor(Table):
+    """How far the audit trail has followed another table, or the repository the trail."""
+
+    __tablename__ = "audit_cursors"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    position: Mapped[int]
+
+
+class LegalHold(Table):
+    """What may not be removed, and why."""
+
+    __tablename__ = "legal_holds"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    scope: Mapped[str]  # patient (by pseudonym) or study (by UID)
+    value: Mapped[str] = mapped_column(index=True)
+    reason: Mapped[str]
+    placed_by: Mapped[str]
+    placed_at: Mapped[dt.datetime]
+    released_by: Mapped[str | None]
+    released_at: Mapped[dt.datetime | None]

@@ -32,3 +32,13 @@ def opened(config: Path | None, process: str) -> "tuple[Settings, Jobs]":
     engine = db.connect(loaded.resolved_database_url)
     db.migrate(engine)
     return loaded, Jobs(engine, process=f"{process} {os.getpid()}")
+
+
+def user_at_terminal() -> str:
+    """Return who runs the command, for the audit trail."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"

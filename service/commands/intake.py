@@ -1,4 +1,4 @@
-"""Run the intake: prepare what was received, and bring back what was lost."""
+"""Run the intake: prepare what was received, bring back what was lost, keep the audit trail, remove what is over its time."""
 
 from pathlib import Path
 
@@ -14,20 +14,32 @@ def intake(config: Path | None) -> None:
     import threading
 
     from service import tasks
+    from service.auditing.follower import Follower
+    from service.auditing.trail import Trail
     from service.intake import Intake, stop_on_signal
     from service.pipeline import Pipeline
     from service.pseudonyms import Pseudonyms
+    from service.retention import Retention
     from service.steps import Steps
     from service.storage import Stores
     from service.sweeper import Sweeper
 
     settings, jobs = opened(config, "intake")
     stores = Stores.open(settings.data_directory)
-    pipeline = Pipeline(jobs, stores, settings, pseudonyms=Pseudonyms.open(settings.data_directory))
+    pseudonyms = Pseudonyms.open(settings.data_directory)
+    pipeline = Pipeline(jobs, stores, settings, pseudonyms=pseudonyms)
     publisher = tasks.Publisher(tasks.create_app(settings), jobs)
     publisher.connect()
     stop = stop_on_signal()
-    sweep = threading.Thread(target=Sweeper(jobs, publisher).run, args=[stop], name="sweep", daemon=True)
-    sweep.start()
+    trail = Trail(jobs.engine)
+    beside = {
+        "sweep": Sweeper(jobs, publisher).run,
+        "audit": Follower(trail, settings, pseudonyms.digest("audit", "seal")).run,
+        "retention": Retention(jobs, trail, stores, settings).run,
+    }
+    threads = [threading.Thread(target=run, args=[stop], name=name, daemon=True) for name, run in beside.items()]
+    for thread in threads:
+        thread.start()
     Intake(jobs, stores, settings, Steps(jobs, pipeline, publisher.publish, settings)).run(stop)
-    sweep.join(timeout=5)
+    for thread in threads:
+        thread.join(timeout=5)

@@ -63,6 +63,11 @@ def patient_of(ds: Dataset) -> str:
     return f"StudyInstanceUID\0{_text(ds, 'StudyInstanceUID')}"
 
 
+def patient_key(patient_id: str, issuer: str = "") -> str:
+    """Return what `patient_of` returns for a header with this PatientID and IssuerOfPatientID."""
+    return "\0".join(("PatientID", issuer, patient_id))
+
+
 def deidentify(
     ds: Dataset, pseudonyms: Pseudonyms, profile: Profile | None = None, *, pixels_cleaned: bool = False
 ) -> tuple[Dataset, list[Action]]:

@@ -1,0 +1,41 @@
+"""Remove everything of one patient."""
+
+from pathlib import Path
+
+import click
+
+from service.commands import config_option, opened, user_at_terminal
+
+
+@click.command()
+@click.argument("patient")
+@click.option("--issuer", default="", help="IssuerOfPatientID, where the PACS states one.")
+@click.option("--even-unconfirmed", is_flag=True, help="Also what is unfinished, or not confirmed by the PACS.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@config_option
+def forget(patient: str, issuer: str, even_unconfirmed: bool, yes: bool, config: Path | None) -> None:
+    """Remove every film, copy, result and record of PATIENT (its PatientID in the PACS) from Carpus.
+
+    What the PACS holds stays there. The audit trail keeps that it was done, under the patient's pseudonym. A legal hold forbids it.
+    """
+    from service.auditing.trail import Trail
+    from service.deidentification.deidentify import patient_key
+    from service.pseudonyms import Pseudonyms
+    from service.retention import Retention
+    from service.storage import Stores
+
+    settings, jobs = opened(config, "carpus forget")
+    if not yes:
+        click.confirm(
+            "Everything of this patient is removed from Carpus and cannot be brought back. Go on?", abort=True
+        )
+    key = patient_key(patient, issuer)
+    pseudonyms = Pseudonyms.open(settings.data_directory)
+    stores = Stores.open(settings.data_directory)
+    retention = Retention(jobs, Trail(jobs.engine), stores, settings, actor=user_at_terminal())
+    removed = retention.forget(
+        pseudonyms.patient(key),
+        belongs=lambda number, of: patient_key(number, of) == key,
+        even_unconfirmed=even_unconfirmed,
+    )
+    click.echo(f"removed {removed.instances} films and {removed.quarantined} quarantined files")

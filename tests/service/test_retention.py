@@ -1,0 +1,194 @@
+"""Removal by age, by disk and on demand: whole, accounted for, never against a hold, never what is unconfirmed."""
+
+import io
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import update
+
+from service.__main__ import cli
+from service.auditing.trail import Trail
+from service.deidentification.deidentify import patient_key
+from service.jobs import State
+from service.ledger import UnknownJob
+from service.pseudonyms import Pseudonyms
+from service.retention import Held, Retention, Unconfirmed
+from service.settings import RetentionSettings
+from service.storage import Stores
+from service.tables import Instance, Job
+from service.wrap import wrap
+from tests.service.installation import PATIENT, Installation
+
+SUBJECT = "P-ABCDEFGHIJKL"
+DAY = 86_400
+
+
+class Films:
+    """An installation whose rows have their files, and the retention that removes them."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        self.installation = Installation(folder)
+        self.jobs = self.installation.jobs
+        self.clock = self.installation.clock
+        self.stores = Stores.open(folder)
+        self.trail = Trail(self.jobs.engine, clock=self.clock)
+        self.disk = 0.1
+        chosen = RetentionSettings.model_validate(settings)
+        self.retention = Retention(
+            self.jobs,
+            self.trail,
+            self.stores,
+            self.installation.settings.model_copy(update={"retention": chosen}),
+            disk_used=lambda: self.disk,
+        )
+
+    def film(self, job_id: int) -> int:
+        """Give a job's rows their files and its patient; return the job."""
+        instance = self.jobs.get(job_id).instance_id
+        stored = self.stores.identified.write(b"film %d" % job_id)
+        with self.jobs.engine.begin() as session:
+            session.execute(update(Job).where(Job.id == job_id).values(subject=SUBJECT))
+            session.execute(update(Instance).where(Instance.id == instance).values(name=stored.name))
+        for row in self.jobs.results(job_id):
+            path = self.stores.results.root / row.name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"result")
+        return job_id
+
+    def files(self) -> int:
+        stores = (self.stores.identified, self.stores.deidentified, self.stores.results, self.stores.quarantine)
+        return sum(1 for store in stores for _ in store.names())
+
+
+def test_a_confirmed_film_leaves_whole_when_its_days_are_over(tmp_path: Path) -> None:
+    films = Films(tmp_path, films_days=30)
+    job = films.film(films.installation.confirm())
+    films.clock.pass_by(29 * DAY)
+    assert films.retention.round().instances == 0
+    films.clock.pass_by(2 * DAY)
+    assert films.retention.round().instances == 1
+    assert films.files() == 0
+    with pytest.raises(UnknownJob):
+        films.jobs.get(job)
+    deleted = [row for row in films.trail.records() if row.event == "DELETED"]
+    assert [(row.subject, bool(row.study)) for row in deleted] == [(SUBJECT, True)]
+
+
+@pytest.mark.parametrize("stage", ["receive", "prepare", "infer", "deliver"])
+def test_what_is_unfinished_or_unconfirmed_stays_however_old_it_is(tmp_path: Path, stage: str) -> None:
+    films = Films(tmp_path, films_days=1)
+    job = films.film(getattr(films.installation, stage)())
+    films.clock.pass_by(1000 * DAY)
+    films.disk = 0.99
+    assert films.retention.round().instances == 0
+    assert films.jobs.get(job).state != State.CONFIRMED
+    assert films.files() > 0
+
+
+def test_a_full_disk_takes_the_oldest_first_and_stops_when_there_is_room(tmp_path: Path) -> None:
+    films = Films(tmp_path, films_days=None, maximum_disk_percent=80)
+    first, second, third = (films.film(films.installation.confirm()) for _ in range(3))
+    films.clock.pass_by(60)
+    shares = iter([0.9, 0.9, 0.9, 0.9, 0.7, 0.7, 0.7, 0.7, 0.7])
+    films.retention._disk_used = lambda: next(shares)
+    removed = films.retention.round().instances
+    left = {job.id for job in films.jobs.list()}
+    assert removed >= 1
+    assert first not in left
+    assert third in left
+    assert len(left) == 3 - removed
+    assert second in left or removed == 2
+
+
+def test_a_held_film_stays_and_leaves_after_the_release(tmp_path: Path) -> None:
+    films = Films(tmp_path, films_days=1)
+    films.film(films.installation.confirm())
+    number = films.retention.hold("patient", SUBJECT, "case 12/2026")
+    films.clock.pass_by(10 * DAY)
+    assert films.retention.round().instances == 0
+    films.retention.release(number)
+    assert films.retention.round().instances == 1
+    assert [row.event for row in films.trail.records()] == ["CONFIGURED", "CONFIGURED", "DELETED"]
+
+
+def test_a_study_is_held_by_its_uid(tmp_path: Path) -> None:
+    films = Films(tmp_path, films_days=1)
+    job = films.film(films.installation.confirm())
+    study = films.jobs.instance(films.jobs.get(job).instance_id).StudyInstanceUID
+    films.retention.hold("study", study, "case 12/2026")
+    films.clock.pass_by(10 * DAY)
+    assert films.retention.round().instances == 0
+
+
+def test_a_patient_is_forgotten_whole(tmp_path: Path) -> None:
+    films = Films(tmp_path)
+    films.film(films.installation.confirm())
+    films.film(films.installation.confirm())
+    film = wrap(films.installation.picture, PATIENT, kind="DX", study=9)
+    buffer = io.BytesIO()
+    film.save_as(buffer, enforce_file_format=True)
+    mine = films.stores.quarantine.write(buffer.getvalue(), name="a" * 64)
+    other = films.stores.quarantine.write(b"not DICOM at all", name="b" * 64)
+    for stored in (mine, other):
+        films.jobs.record_quarantine(
+            code="x",
+            text="x",
+            name=stored.name,
+            sha256=stored.sha256,
+            SOPInstanceUID=None,
+            calling_ae_title="PACS",
+            address="127.0.0.1",
+        )
+    removed = films.retention.forget(SUBJECT, belongs=lambda number, _issuer: number == PATIENT.PatientID)
+    assert (removed.instances, removed.quarantined) == (2, 1)
+    assert films.jobs.list() == []
+    assert [row.name for row in films.jobs.quarantined()] == [other.name]
+    assert films.files() == 1
+
+
+def test_a_hold_or_an_unconfirmed_result_stops_forgetting_before_anything_is_removed(tmp_path: Path) -> None:
+    films = Films(tmp_path)
+    films.film(films.installation.confirm())
+    films.film(films.installation.deliver())
+    before = films.files()
+    with pytest.raises(Unconfirmed, match="job 2 is DELIVERED"):
+        films.retention.forget(SUBJECT, belongs=lambda *_: False)
+    number = films.retention.hold("patient", SUBJECT, "case 12/2026")
+    with pytest.raises(Held, match="case 12/2026"):
+        films.retention.forget(SUBJECT, belongs=lambda *_: False, even_unconfirmed=True)
+    assert films.files() == before
+    films.retention.release(number)
+    assert films.retention.forget(SUBJECT, belongs=lambda *_: False, even_unconfirmed=True).instances == 2
+    assert films.files() == 0
+
+
+def test_an_interrupted_removal_is_finished_by_the_next_round(tmp_path: Path) -> None:
+    films = Films(tmp_path, films_days=1)
+    job = films.film(films.installation.confirm())
+    films.stores.identified.remove(films.jobs.instance(films.jobs.get(job).instance_id).name)
+    films.clock.pass_by(10 * DAY)
+    assert films.retention.round().instances == 1
+    assert films.files() == 0
+
+
+def test_the_commands_hold_forget_and_verify(tmp_path: Path) -> None:
+    films = Films(tmp_path)
+    films.film(films.installation.confirm())
+    subject = Pseudonyms.open(tmp_path).patient(patient_key("MRN-1", ""))
+    with films.jobs.engine.begin() as session:
+        session.execute(update(Job).values(subject=subject))
+    config = tmp_path / "carpus.yaml"
+    config.write_text(f"data_directory: {tmp_path}\n")
+
+    def run(*words: str) -> str:
+        result = CliRunner().invoke(cli, [*words, "--config", str(config)])
+        return f"{result.exit_code} {result.output} {result.exception or ''}"
+
+    assert run("hold", "place", "--patient", "MRN-1", "--reason", "case 9").startswith("0 hold 1 is in force")
+    assert "case 9" in run("hold", "list")
+    assert "legal holds forbid it" in run("forget", "MRN-1", "--yes")
+    assert run("hold", "release", "1").startswith("0")
+    assert "removed 1 films" in run("forget", "MRN-1", "--yes")
+    assert "DELETED" in run("audit", "list", "--patient", "MRN-1", "--json")
+    assert "whole" in run("audit", "verify")
