@@ -18,6 +18,7 @@ COMMANDS = {
     "echo": "service.commands.send",
     "read": "service.commands.read",
     "report": "service.commands.report",
+    "profiles": "service.commands.profiles",
     "amend": "service.commands.amend",
     "models": "service.commands.models",
     "train": "service.commands.train",

@@ -67,8 +67,9 @@ POLICIES: Final[Mapping[str, Policy]] = {
     "application-context-refused": Policy(Kind.PERMANENT, "correct the destination's host and port"),
     "protocol-version-refused": Policy(Kind.PERMANENT, "correct the destination's host and port"),
     "sop-class-refused": Policy(Kind.PERMANENT, "in the PACS, allow the SOP class for our AE title"),
+    "invalid-profile": Policy(Kind.PERMANENT, "choose another profile: `carpus profiles use DESTINATION NAME`"),
     "transfer-syntax-refused": Policy(Kind.PERMANENT, "in the PACS, allow the transfer syntax"),
-    "too-many-contexts": Policy(Kind.PERMANENT, "take some kinds out of the destination's objects"),
+    "too-many-contexts": Policy(Kind.PERMANENT, "take some objects out of the destination's profile"),
     "no-destination": Policy(Kind.PERMANENT, "name the PACS under `destinations`, restart, then retry the job"),
     # what the PACS answers to C-STORE (PS3.4 B.2.3, PS3.7 C)
     "status-a7??": Policy(Kind.TRANSIENT, "none: it is sent again; make room in the PACS if it repeats", pace=6),

@@ -8,11 +8,14 @@ from pydicom.uid import (
     HTJ2K,
     JPEG2000,
     UID,
+    Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
     ComputedRadiographyImageStorage,
     DeflatedExplicitVRLittleEndian,
     DigitalXRayImageStorageForPresentation,
     DigitalXRayImageStorageForProcessing,
+    EncapsulatedPDFStorage,
+    EnhancedSRStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     GrayscaleSoftcopyPresentationStateStorage,
@@ -26,6 +29,7 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     JPEGLSLossless,
     JPEGLSNearLossless,
+    KeyObjectSelectionDocumentStorage,
     RLELossless,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
@@ -61,12 +65,21 @@ TRANSFER_SYNTAXES: Final[tuple[UID, ...]] = (
     JPEGBaseline8Bit,
 )
 
-# What is sent back (PS3.4 B.5), by the names that `destinations[].objects` uses.
-RESULT_CLASSES: Final[Mapping[str, UID]] = {
-    "SR": ComprehensiveSRStorage,
-    "SC": SecondaryCaptureImageStorage,
-    "GSPS": GrayscaleSoftcopyPresentationStateStorage,
-    "SEG": SegmentationStorage,
+# The SOP classes a report can be written in, by the names that a result profile uses. The content is two-dimensional, so each
+# of them holds it; which one a PACS gets is settled with it before the report is identified.
+SR_CLASSES: Final[Mapping[str, UID]] = {
+    "Comprehensive 3D": Comprehensive3DSRStorage,
+    "Comprehensive": ComprehensiveSRStorage,
+    "Enhanced": EnhancedSRStorage,
+}
+# What is sent back (PS3.4 B.5), by the names that the objects of a result profile have.
+RESULT_CLASSES: Final[Mapping[str, tuple[UID, ...]]] = {
+    "SR": tuple(SR_CLASSES.values()),
+    "SC": (SecondaryCaptureImageStorage,),
+    "GSPS": (GrayscaleSoftcopyPresentationStateStorage,),
+    "SEG": (SegmentationStorage,),
+    "PDF": (EncapsulatedPDFStorage,),
+    "KOS": (KeyObjectSelectionDocumentStorage,),
 }
 
 REFUSED_TRANSFER_SYNTAXES: Final[Mapping[UID, str]] = {

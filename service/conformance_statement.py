@@ -47,7 +47,9 @@ For research, not for clinical use. Figures are the defaults of the settings.
 |---|---|---|"""
     yield from _rows((("Verification", "SCP and SCU", _named(VERIFICATION)),))
     yield from _rows(("Storage", "SCP", _named(uid)) for uid in STORAGE_CLASSES)
-    yield from _rows(("Storage", "SCU", f"{kind}: {_named(uid)}") for kind, uid in RESULT_CLASSES.items())
+    yield from _rows(
+        ("Storage", "SCU", f"{kind}: {_named(uid)}") for kind, classes in RESULT_CLASSES.items() for uid in classes
+    )
     yield """
 Multi-frame Secondary Capture and every other class get no presentation context.
 

@@ -16,7 +16,6 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import ComputedRadiographyImageStorage
 
 from models import pixels
-from models.image import Image
 from models.reader import Reader
 from models.reading import Reading, Reason, Verdict
 from models.regions import Sex
@@ -26,12 +25,14 @@ from service.breakers import Breakers
 from service.deidentification.deidentify import age_days, for_inference, patient_of
 from service.errors import CarpusError, InvalidInstance, Permanent, Postponed, Retryable
 from service.jobs import WAITS_FOR_EARLIER, Claim, Jobs, ResultState, State
+from service.negotiation import Negotiation, Plan, Probe, plan
+from service.profiles import Profiles
 from service.pseudonyms import Pseudonyms
-from service.reporting import presentation, secondary_capture, seg, source, sr, wording
+from service.reporting import result_set, secondary_capture, source, sr, wording
 from service.reporting.results import ResultContext
-from service.reporting.source import Source
+from service.result_profile import ResultKind, ResultProfile
 from service.routing import Outcome, route
-from service.settings import Destination, ResultKind, Settings
+from service.settings import Destination, Settings
 from service.storage import Stores
 from service.tables import Job, ResultObject
 
@@ -79,6 +80,7 @@ class Pipeline:
     device_uid: str = ""
     software_version: str = "0.1.0"
     send: Send = scu.store
+    probe: Probe = scu.accepted_classes
 
     def prepare(self, claim: Claim) -> None:
         """Decide whether the film is read; if so, write the copy that inference may see."""
@@ -137,13 +139,13 @@ class Pipeline:
                 next_action="name the PACS under `destinations` in the configuration, restart, then retry the job",
             )
         timings: dict[str, float] = {}
+        work = _Work(self, claim.job)
         with _timed(timings, "results built"):
-            self._build(claim)
+            work.film()  # a header that cannot carry a result is the same fault for every destination
         errors = []
         for destination in self.settings.destinations:
             try:
-                with _timed(timings, f"sent to {destination.name}"):
-                    self._deliver_to(destination, claim.job)
+                self._deliver_to(destination, claim, work, timings)
             except CarpusError as error:
                 errors.append(error)
         if errors:
@@ -175,38 +177,48 @@ class Pipeline:
         outcome = {"outcome": "rejection", "reasons": listed, "read_at": self.jobs.now()}
         self.jobs.advance(claim, State.INFERRED, text, timings_ms=timings, **outcome, **fields)
 
-    def _build(self, claim: Claim) -> None:
-        """Write every result of every destination to the store and record it; a later attempt finds them there."""
-        kept = {
-            row.destination for row in self.jobs.results(claim.job.id) if self.stores.results.path(row.name).exists()
-        }
-        if claim.job.attempts > 1 and kept.issuperset(destination.name for destination in self.settings.destinations):
-            return
-        path = self.stores.identified.path(self.jobs.instance(claim.job.instance_id).name)
-        film = source.load(path)
-        reading = Reading.from_json(claim.job.reading) if claim.job.reading else None
-        image = cache(lambda: pixels.load(path))
-        rows = []
-        for destination in self.settings.destinations:
-            context = self._context(claim.job, destination)
-            if reading is not None and claim.job.outcome == "reading":
-                objects = _results(destination.objects, film, reading, context, image)
-            else:
-                verdict = Verdict(False, tuple(Reason(**reason) for reason in claim.job.reasons or ()))
-                objects = _rejections(destination.objects, film, verdict, context, image, reading)
-            rows += [self._stored(destination.name, kind, ds) for kind, ds in objects.items()]
-        self.jobs.record_results(claim, rows)
+    def _build(self, claim: Claim, destination: Destination, work: "_Work", breakers: Breakers) -> None:
+        """Write every result of a destination to the store and record it; a later attempt finds them there.
 
-    def _context(self, job: Job, destination: Destination) -> ResultContext:
+        What the destination has accepted already is not built again: it would be a second object of the same film.
+        """
+        rows = self._rows(destination, claim.job)
+        if claim.job.attempts > 1 and rows and all(self.stores.results.path(row.name).exists() for row in rows):
+            return
+        _, profile = Profiles(self.jobs.engine, self.settings).of(destination)
+        rejected = claim.job.outcome == "rejection"
+        try:
+            accepted = self._negotiation.accepted(destination)
+        except Retryable as error:
+            breakers.failed(destination.name, error)
+            raise
+        planned = plan(profile, accepted, destination, rejection=rejected)
+        for left_out in planned.left_out:
+            self.jobs.note(claim.job.id, "not accepted", f"{destination.name} does not take {left_out}")
+        objects = work.objects(self._context(claim.job, destination, profile, planned))
+        kept = {row.kind for row in rows if row.state in (ResultState.ACCEPTED, ResultState.CONFIRMED)}
+        built = [self._stored(destination.name, kind, ds) for kind, ds in objects.items() if kind not in kept]
+        self.jobs.record_results(claim, destination.name, built)
+
+    @property
+    def _negotiation(self) -> Negotiation:
+        return Negotiation(self.jobs.engine, self.settings, probe=self.probe, clock=self.jobs.now)
+
+    def _context(self, job: Job, destination: Destination, profile: ResultProfile, planned: Plan) -> ResultContext:
+        settled: dict[str, Any] = {} if planned.report_class is None else {"report_class": planned.report_class}
         return ResultContext(
             device_uid=self.device_uid,
             created_at=job.read_at or self.jobs.now(),
-            language=destination.language,
+            language=profile.language,
             institution_name=self.settings.institution_name,
             device_serial_number=self.settings.device_serial_number,
             software_version=self.software_version,
-            profile=destination.name,
+            profile=f"{destination.name} {profile.fingerprint}",
             revision=job.revision,
+            kinds=planned.kinds,
+            series=profile.labels(),
+            picture_modality=profile.picture_modality,
+            **settled,
             amendment=amendment_of(self.jobs, job, destination.name),
         )
 
@@ -216,11 +228,10 @@ class Pipeline:
         uids = {keyword: str(ds[keyword].value) for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")}
         return {"destination": destination, "kind": kind, **uids, "name": stored.name, "sha256": stored.sha256}
 
-    def _deliver_to(self, destination: Destination, job: Job) -> None:
+    def _deliver_to(self, destination: Destination, claim: Claim, work: "_Work", timings: dict[str, float]) -> None:
         """Send what this destination has neither accepted nor refused for good, in order per patient; record each answer."""
-        rows = [row for row in self.jobs.results(job.id) if row.destination == destination.name]
-        waiting = [row for row in rows if row.state == ResultState.BUILT]
-        if not waiting:
+        job, rows = claim.job, self._rows(destination, claim.job)
+        if rows and all(row.state != ResultState.BUILT for row in rows):
             return _say_refused(destination, rows, job)
         breakers = Breakers(self.jobs, self.settings.breaker)
         breakers.check(destination.name)
@@ -228,6 +239,18 @@ class Pipeline:
         if earlier is not None:
             text = f"the results of job {earlier}, of the same patient, go to {destination.name} first"
             raise Postponed(text, seconds=EARLIER_SECONDS, code=WAITS_FOR_EARLIER)
+        with _timed(timings, "results built"):
+            self._build(claim, destination, work, breakers)
+        waiting = [row for row in self._rows(destination, job) if row.state == ResultState.BUILT]
+        with _timed(timings, f"sent to {destination.name}"):
+            self._send(destination, job, waiting, breakers)
+
+    def _rows(self, destination: Destination, job: Job) -> list[ResultObject]:
+        return [row for row in self.jobs.results(job.id) if row.destination == destination.name]
+
+    def _send(self, destination: Destination, job: Job, waiting: Sequence[ResultObject], breakers: Breakers) -> None:
+        if not waiting:
+            return
 
         def record(sent: scu.Sent) -> None:
             if sent.accepted or sent.status is not None or isinstance(sent.error, Permanent):
@@ -258,6 +281,8 @@ class Pipeline:
             breakers.failed(destination.name, passing)
         else:
             breakers.succeeded(destination.name)
+        if any(error.code == "sop-class-refused" for error in errors):
+            self._negotiation.forget(destination)
         if errors:
             raise _chief(errors)
 
@@ -281,37 +306,24 @@ def _say_refused(destination: Destination, rows: Sequence[ResultObject], job: Jo
         raise Permanent(text, code=job.cause_code or "refused", next_action=job.next_action or "")
 
 
-def _results(
-    kinds: Sequence[ResultKind], film: Source, reading: Reading, context: ResultContext, image: Callable[[], Image]
-) -> dict[str, Dataset]:
-    """Return the results of a film that was read, by kind, in the order the destination lists them; no outline, no SEG."""
-    builders: Mapping[ResultKind, Callable[[], Dataset | None]] = {
-        "SR": lambda: sr.build(film, reading, context),
-        "SC": lambda: secondary_capture.build(film, reading, context, image()),
-        "GSPS": lambda: presentation.build(film, reading, context),
-        "SEG": lambda: seg.build(film, reading, context),
-    }
-    return {kind: ds for kind in kinds if (ds := builders[kind]()) is not None}
+class _Work:
+    """What all destinations of one delivery share: the header, the Reading and the pixels, each loaded once."""
 
+    def __init__(self, pipeline: Pipeline, job: Job) -> None:
+        self._path = pipeline.stores.identified.path(pipeline.jobs.instance(job.instance_id).name)
+        self._job = job
+        self.film = cache(lambda: source.load(self._path))
+        self.image = cache(lambda: pixels.load(self._path))
 
-def _rejections(
-    kinds: Sequence[ResultKind],
-    film: Source,
-    verdict: Verdict,
-    context: ResultContext,
-    image: Callable[[], Image],
-    reading: Reading | None,
-) -> dict[str, Dataset]:
-    """Return the report of a film that was not read, and the picture that says so where the destination wants pictures."""
-    bundle = reading.bundle if reading else None
-    objects = {"SR": sr.build_rejection(film, verdict, context, bundle=bundle)}
-    if "SC" in kinds:
-        try:
-            picture = image()
-        except pixels.UnreadablePixels:
-            picture = None
-        objects["SC"] = secondary_capture.build_rejection(film, verdict, context, image=picture, bundle=bundle)
-    return objects
+    def objects(self, context: ResultContext) -> dict[ResultKind, Dataset]:
+        """Build everything one destination gets."""
+        job = self._job
+        reading = Reading.from_json(job.reading) if job.reading else None
+        if reading is not None and job.outcome == "reading":
+            return result_set.of_reading(self.film(), reading, context, self.image)
+        verdict = Verdict(False, tuple(Reason(**reason) for reason in job.reasons or ()))
+        bundle = reading.bundle if reading else None
+        return result_set.of_rejection(self.film(), verdict, context, self.image, bundle=bundle)
 
 
 def _encoded(ds: Dataset) -> bytes:
@@ -326,4 +338,4 @@ def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        timings[name] = (time.perf_counter() - started) * 1000
+        timings[name] = timings.get(name, 0.0) + (time.perf_counter() - started) * 1000

@@ -177,6 +177,26 @@ def echo(address: Address, *, calling_ae_title: str, timeout_seconds: float = 30
     return (time.perf_counter() - started) * 1000
 
 
+def accepted_classes(
+    address: Address, sop_classes: Sequence[UID], *, calling_ae_title: str, timeout_seconds: float = 30
+) -> frozenset[str]:
+    """Ask which of these SOP classes a peer accepts, in a transfer syntax we write; nothing is stored.
+
+    Raises
+    ------
+    Retryable, Permanent
+        When no association came about for another reason than that it accepts none.
+    """
+    contexts = [(uid, syntax) for uid in sop_classes for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian)]
+    try:
+        with associate(address, contexts, calling_ae_title=calling_ae_title, timeout_seconds=timeout_seconds) as peer:
+            return frozenset(str(context.abstract_syntax) for context in peer.accepted_contexts)
+    except Permanent as error:
+        if error.code == "sop-class-refused":
+            return frozenset()
+        raise
+
+
 def store(
     address: Address,
     instances: Sequence[Dataset | Path],

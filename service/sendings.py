@@ -15,15 +15,16 @@ SENT = (ResultState.ACCEPTED, ResultState.CONFIRMED)
 class Sendings(Outbox):
     """The objects of each job at each destination."""
 
-    def record_results(self, claim: Claim, built: Sequence[Mapping[str, Any]]) -> None:
-        """Record the objects built for the claimed delivery; a repeat replaces rows, never adds any.
+    def record_results(self, claim: Claim, destination: str, built: Sequence[Mapping[str, Any]]) -> None:
+        """Record the objects built for one destination of the claimed delivery; a repeat replaces rows, never adds any.
 
-        Each mapping holds destination, kind, SOPClassUID, SOPInstanceUID, SeriesInstanceUID, name and sha256. What a
-        destination accepted under the same SOPInstanceUID stays accepted.
+        Each mapping holds destination, kind, SOPClassUID, SOPInstanceUID, SeriesInstanceUID, name and sha256. What the
+        destination has accepted stays accepted.
         """
         now = self.now()
         with self._write() as session:
-            known = {(row.destination, row.kind): row for row in session.scalars(self._results(claim.job.id))}
+            rows = session.scalars(self._results(claim.job.id).where(ResultObject.destination == destination))
+            known = {(row.destination, row.kind): row for row in rows}
             for fields in built:
                 row = known.pop((fields["destination"], fields["kind"]), None)
                 if row is None:

@@ -9,8 +9,9 @@ import hashlib
 import ipaddress
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 import yaml
@@ -33,6 +34,7 @@ from pydantic_settings import (
 )
 
 from service.errors import InvalidConfiguration
+from service.result_profile import BUILT_IN, ResultProfile
 
 # PS3.5 6.2: an Application Entity is at most 16 characters of the default repertoire without backslash or control characters.
 AETitle = Annotated[
@@ -45,8 +47,6 @@ Fingerprint = Annotated[
     BeforeValidator(lambda text: str(text).replace(":", "").lower()),
     StringConstraints(pattern=r"^[0-9a-f]{64}$"),
 ]
-ResultKind = Literal["SR", "SEG", "GSPS", "SC"]
-Language = Literal["en", "zh"]
 MAXIMUM_SOCKET_PATH = 100  # unix(7): 108 bytes with the final zero, on some systems 104
 SECRETS_DIRECTORY = Path("/run/secrets")
 EXAMPLE_SECRETS = {"change-me", "changeme", "secret", "carpus", "password"}
@@ -114,14 +114,13 @@ class Peer(_Frozen):
 
 
 class Destination(_Frozen):
-    """A PACS that results go to, and which objects it wants."""
+    """A PACS that results go to, and which profile says what it gets: a name, or the profile itself."""
 
     name: str = Field(min_length=1)
     ae_title: AETitle
     host: str = Field(min_length=1)
     port: Port
-    objects: tuple[ResultKind, ...] = ("SR", "SC", "GSPS", "SEG")
-    language: Language = "en"
+    profile: str | ResultProfile = "default"
     timeout_seconds: float = Field(default=30, gt=0)
     tls: DestinationTls | None = None  # none: plain DICOM
 
@@ -234,6 +233,10 @@ class Settings(BaseSettings):
     scp_port: Port = 11112
     peers: tuple[Peer, ...] = ()
     destinations: tuple[Destination, ...] = ()
+    profiles: Mapping[str, ResultProfile] = Field(default_factory=dict, description="the site's own, by name")
+    negotiation_hours: float = Field(
+        default=1, gt=0, le=24 * 30, description="how long the SOP classes a PACS accepts are remembered"
+    )
     debounce_seconds: float = Field(default=0.3, ge=0, le=60)
     bundle: str = "default"
     default_method: str = ""  # empty: the bundle's own default
@@ -276,6 +279,21 @@ class Settings(BaseSettings):
             if destination.tls and not (destination.tls.authorities or self.dicom_tls.authorities):
                 raise ValueError(f"destinations.{destination.name}.tls: neither it nor dicom_tls names authorities")
         return self
+
+    @model_validator(mode="after")
+    def _known_profiles(self) -> Self:
+        known = self.known_profiles
+        for destination in self.destinations:
+            if isinstance(destination.profile, str) and destination.profile not in known:
+                raise ValueError(
+                    f"destination {destination.name} names the profile {destination.profile!r}; known are {', '.join(known)}"
+                )
+        return self
+
+    @property
+    def known_profiles(self) -> Mapping[str, ResultProfile]:
+        """Every profile by its name: the built-in ones, and over them those of the site."""
+        return {**BUILT_IN, **self.profiles}
 
     @classmethod
     def settings_customise_sources(

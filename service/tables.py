@@ -240,7 +240,7 @@ class ResultObject(Table):
     id: Mapped[int] = mapped_column(primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
     destination: Mapped[str]
-    kind: Mapped[str]  # SR, SEG, GSPS, SC
+    kind: Mapped[str]  # SR, SEG, GSPS, SC, PDF, KOS
     SOPClassUID: Mapped[str] = mapped_column("sop_class_uid")
     SOPInstanceUID: Mapped[str] = mapped_column("sop_instance_uid", index=True)
     SeriesInstanceUID: Mapped[str] = mapped_column("series_instance_uid")
@@ -375,3 +375,26 @@ class LegalHold(Table):
     placed_at: Mapped[dt.datetime]
     released_by: Mapped[str | None]
     released_at: Mapped[dt.datetime | None]
+
+
+class ProfileChoice(Table):
+    """The result profile a person gave a destination while the service runs; it stands before the configured one."""
+
+    __tablename__ = "profile_choices"
+
+    destination: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    profile: Mapped[dict[str, Any]]
+    chosen_at: Mapped[dt.datetime]
+    chosen_by: Mapped[str]
+
+
+class Negotiated(Table):
+    """The SOP classes a destination accepted when it was last asked."""
+
+    __tablename__ = "negotiated"
+
+    destination: Mapped[str] = mapped_column(primary_key=True)
+    address: Mapped[str]  # who was asked, by whom: an answer counts for this pair alone
+    sop_classes: Mapped[str]  # separated by blanks
+    asked_at: Mapped[dt.datetime]

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
+from service.commands import config_option
 
+if TYPE_CHECKING:
     from models.image import Image
     from models.reading import Reading
     from service.reporting.results import ResultContext
     from service.reporting.source import Source
+    from service.result_profile import Language
 
 # The objects of a preview belong to no installation.
 PREVIEW_DEVICE_UID = "2.25.0"
@@ -23,22 +24,37 @@ PREVIEW_DEVICE_UID = "2.25.0"
 @click.option(
     "--age", type=click.FloatRange(0, 120), help="Chronological age in years; left out: by the header's dates."
 )
-@click.option("--language", type=click.Choice(["en", "zh"]), default="en", show_default=True)
+@click.option("--profile", "name", default="everything", show_default=True, help="What a PACS with this profile gets.")
+@click.option("--language", type=click.Choice(["en", "zh"]), help="Left out: as the profile says.")
 @click.option(
     "--to", "folder", type=click.Path(path_type=Path, file_okay=False), default=Path("report"), show_default=True
 )
 @click.option("--bundle", default="default", show_default=True, help="A shipped bundle, or the path of one.")
-def report(path: Path, sex: str | None, age: float | None, language: str, folder: Path, bundle: str) -> None:
-    """Read the film FILE and write its SR, SEG, GSPS and SC, the SR also as HTML and the SC as PNG.
+@config_option
+def report(
+    path: Path,
+    sex: str | None,
+    age: float | None,
+    name: str,
+    language: "Language | None",
+    folder: Path,
+    bundle: str,
+    config: Path | None,
+) -> None:
+    """Read the film FILE and write what a PACS would get of it; the SR also as HTML, the SC as PNG, the PDF as such.
 
-    A film that is not DICOM is wrapped first, as a nameless patient's. Ends with 0, or 3 when the film must not be read: then
-    the objects say why.
+    A film that is not DICOM is wrapped first, as a nameless patient's. The profile is a built-in one (default, everything,
+    report, pictures, each also with -zh) or one of the settings. Ends with 0, or 3 when the film must not be read: then the
+    objects say why.
     """
     from datetime import UTC, datetime
 
-    from service import films
+    from service import films, settings
+    from service.conformance import SR_CLASSES
+    from service.profiles import named
     from service.reporting.results import ResultContext
 
+    profile = named(settings.load(config), name)
     film, wrapped_sex, wrapped_age = _source(path)
     image, reading = films.read_film(
         films.load_reader(bundle),
@@ -47,11 +63,18 @@ def report(path: Path, sex: str | None, age: float | None, language: str, folder
         age if age is not None else wrapped_age,
     )
     context = ResultContext(
-        PREVIEW_DEVICE_UID, datetime.now(UTC), "zh" if language == "zh" else "en", profile="preview"
+        PREVIEW_DEVICE_UID,
+        datetime.now(UTC),
+        language or profile.language,
+        profile="preview",
+        kinds=profile.objects,
+        report_class=SR_CLASSES[profile.report_classes[0]],
+        series=profile.labels(),
+        picture_modality=profile.picture_modality,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    for name, note in _write(film, image, reading, context, folder):
-        click.echo(f"{folder / name}  {note}")
+    for file, note in _write(film, image, reading, context, folder):
+        click.echo(f"{folder / file}  {note}")
     for remark in film.remarks:
         click.echo(f"tolerated in the header: {remark}", err=True)
     if not reading.verdict.accepted:
@@ -91,33 +114,26 @@ def _write(
     """Write every object; return each file's name with what it holds."""
     from PIL import Image as Picture
 
-    from service.reporting import overview, presentation, secondary_capture, seg, sr, sr_html
+    from service.reporting import result_set, sr_html
 
-    built: dict[str, Dataset | None]
     if reading.verdict.accepted:
-        report = sr.build(film, reading, context)
-        built = {
-            "SR": report,
-            "SEG": seg.build(film, reading, context),
-            "GSPS": presentation.build(film, reading, context),
-            "SC": secondary_capture.build(film, reading, context, image),
-        }
-        picture = overview.draw(image, reading, context.language)
+        built = result_set.of_reading(film, reading, context, lambda: image)
     else:
-        bundle, verdict = reading.bundle, reading.verdict
-        report = sr.build_rejection(film, verdict, context, bundle=bundle)
-        built = {
-            "SR": report,
-            "SC": secondary_capture.build_rejection(film, verdict, context, image=image, bundle=bundle),
-        }
-        picture = overview.draw_rejection(image, verdict.reasons, context.language)
+        built = result_set.of_rejection(film, reading.verdict, context, lambda: image, bundle=reading.bundle)
     files = []
     for kind, ds in built.items():
-        if ds is None:
-            files.append((f"{kind}.dcm", "not written: no bone was outlined"))
-            continue
         ds.save_as(folder / f"{kind}.dcm", enforce_file_format=True)
-        files.append((f"{kind}.dcm", f"{ds.SOPClassUID.name}"))
-    (folder / "SR.html").write_text(sr_html.render(report), encoding="utf-8")
-    Picture.fromarray(picture).save(folder / "SC.png")
-    return [*files, ("SR.html", "the report as a page"), ("SC.png", "the Secondary Capture as a picture")]
+        files.append((f"{kind}.dcm", f"{ds.SOPClassUID.name}, series {ds.SeriesNumber}: {ds.SeriesDescription}"))
+    if reading.verdict.accepted and "SEG" in context.kinds and "SEG" not in built:
+        files.append(("SEG.dcm", "not written: no bone was outlined"))
+    if "SR" in built:
+        (folder / "SR.html").write_text(sr_html.render(built["SR"]), encoding="utf-8")
+        files.append(("SR.html", "the report as a page"))
+    if "SC" in built:
+        Picture.fromarray(built["SC"].pixel_array).save(folder / "SC.png")
+        files.append(("SC.png", "the Secondary Capture as a picture"))
+    if "PDF" in built:
+        page = built["PDF"].EncapsulatedDocument[: built["PDF"].EncapsulatedDocumentLength]
+        (folder / "PDF.pdf").write_bytes(page)
+        files.append(("PDF.pdf", "the page of the Encapsulated PDF"))
+    return files

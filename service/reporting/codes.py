@@ -67,6 +67,9 @@ REFERENCE: Final = Concept("121406", "DCM", "Reference Authority", "参考标准
 
 # The skeleton of TID 1500 and TID 1410 (PS3.16); highdicom writes most of it.
 TITLE: Final = Concept("126000", "DCM", "Imaging Measurement Report")
+# The concept of the document in an Encapsulated PDF: LOINC's radiographic bone age report.
+DOCUMENT_TITLE: Final = PROCEDURE
+OF_INTEREST: Final = Concept("113000", "DCM", "Of Interest")  # CID 7010, title of a key object note
 FINDING: Final = Concept("121071", "DCM", "Finding")
 FINDING_SITE: Final = Concept("363698007", "SCT", "Finding Site")
 COMMENT: Final = Concept("121106", "DCM", "Comment")
@@ -154,6 +157,19 @@ QUALIFIERS: Final = {
 }
 REGION_FLAG: Final = _private("REGIONFLAG", "Remark on the region", "区域提示")
 REGION_FLAGGED: Final = _private("ANATOMY", "Contradicts the anatomy: check the region", "与解剖结构不符，请核对")
+HARD_BONE: Final = _private(
+    "HARDBONE", "Bone on which readers often differ: check the stage", "分期易有分歧的骨，请核对"
+)
+STAGE_DOUBTFUL: Final = _private("DOUBTFUL", "Stage of low probability: check the stage", "分期概率低，请核对")
+# Wang et al. 2022: the first and fifth proximal phalanx are where readers and models differ most.
+HARD_BONES: Final = ("pp1", "pp5")
+
+NO_POSITION: Final = _private("NOSDS", "Why there is no SDS", "无SDS的原因")
+AGE_UNKNOWN: Final = _private("AGEUNKNOWN", "Chronological age unknown", "生活年龄未知")
+NO_REFERENCE: Final = _private(
+    "NOREFERENCE", "No standard deviations are published for this method", "该方法无已发表的标准差"
+)
+OUTSIDE_REFERENCE: Final = _private("OUTSIDEREF", "The reference holds no children of this age", "参考标准未涵盖该年龄")
 
 # A person's correction, and the algorithm's own values beside it.
 STAGE_ORIGIN: Final = _private("STAGEORIGIN", "Origin of the stage", "分期来源")

@@ -13,10 +13,12 @@ import numpy as np
 from highdicom.sr import (
     AlgorithmIdentification,
     CodeContentItem,
+    Comprehensive3DSR,
     ComprehensiveSR,
     ContainerContentItem,
     ContentSequence,
     DeviceObserverIdentifyingAttributes,
+    EnhancedSR,
     FindingSite,
     GraphicTypeValues,
     ImageRegion,
@@ -37,7 +39,7 @@ from highdicom.sr import (
 from highdicom.sr.coding import CodedConcept
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes as dicom_codes
-from pydicom.uid import ComprehensiveSRStorage
+from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage
 
 from models.reading import Box
 from service.reporting import codes, results
@@ -55,8 +57,12 @@ LANGUAGES: Final = {
 CONTAINS: Final = RelationshipTypeValues.CONTAINS
 PROPERTY: Final = RelationshipTypeValues.HAS_PROPERTIES
 MODIFIER: Final = RelationshipTypeValues.HAS_CONCEPT_MOD
-# The 2D content needs no more; older PACS do not offer Comprehensive 3D SR.
-SOP_CLASS: Final = ComprehensiveSRStorage
+# The content is two-dimensional, so each of these holds it; which one is written is settled with the destination.
+CLASSES: Final = {
+    Comprehensive3DSRStorage: Comprehensive3DSR,
+    ComprehensiveSRStorage: ComprehensiveSR,
+    EnhancedSRStorage: EnhancedSR,
+}
 
 
 @cache
@@ -180,11 +186,11 @@ def assemble(
         # The image library describes pixels: an instance that states no size cannot stand in it.
         referenced_images=[header] if source.rows is not None else None,
     )
-    report = ComprehensiveSR(
+    report = CLASSES[context.report_class](
         evidence=[header],
         content=content[0],
         series_instance_uid=series_instance_uid,
-        series_number=results.SERIES["SR"][0],
+        series_number=context.series["SR"].number,
         sop_instance_uid=sop_instance_uid,
         instance_number=1,
         is_complete=True,

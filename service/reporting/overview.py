@@ -6,8 +6,6 @@ age, then the bones. Nothing on it identifies the patient beyond what the film i
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import groupby
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -22,11 +20,11 @@ from models.regions import RUS
 from service.reporting import codes, wording
 from service.reporting.codes import Language
 from service.reporting.results import DISCLAIMER
+from service.reporting.typesetting import CHINESE_FONT, runs, wrap
 
 HEIGHT: Final = 1200
 PANEL_WIDTH: Final = 800
 MARGIN: Final = 32
-CHINESE_FONT: Final = Path(__file__).parent / "fonts" / "droid-sans-fallback-gb2312.ttf"
 
 Colour = tuple[int, int, int]
 GROUND: Final[Colour] = (18, 21, 26)
@@ -272,54 +270,26 @@ class _Panel:
 
     def paragraph(self, text: str, size: int, colour: Colour) -> None:
         """Write a text over as many lines as it needs; what would run into the footer is cut with an ellipsis."""
-        for line in self.wrap(text, size, PANEL_WIDTH - 2 * MARGIN):
+        for line in wrap(text, PANEL_WIDTH - 2 * MARGIN, lambda part: self.width(part, size)):
             if self.y + size > HEIGHT - 100:
                 return
             self.text(MARGIN, self.y, line, size, colour)
             self.y += size * 1.45
 
-    def wrap(self, text: str, size: int, width: float) -> list[str]:
-        """Break at spaces, and between Chinese characters."""
-        lines, line = [], ""
-        for piece in _pieces(text):
-            if line and self.width(line + piece.rstrip(), size) > width:
-                lines.append(line.rstrip())
-                line = piece.lstrip()
-            else:
-                line += piece
-        return [*lines, line.rstrip()] if line.strip() else lines
-
     def width(self, text: str, size: int) -> float:
-        return sum(_font(size, chinese=chinese).getlength(run) for chinese, run in _runs(text))
+        return sum(_font(size, chinese=chinese).getlength(run) for chinese, run in runs(text))
 
     def text(self, x: float, y: float, text: str, size: int, colour: Colour, *, anchor: str = "left") -> None:
         """Write one line with its top at `y`; Latin and Chinese runs each in their font on one baseline."""
         if anchor == "middle":
             x -= self.width(text, size) / 2
-        for chinese, run in _runs(text):
+        for chinese, run in runs(text):
             font = _font(size, chinese=chinese)
             self.pen.text((x, y + size), run, fill=colour, font=font, anchor="ls")
             x += font.getlength(run)
 
     def _why(self, method: MethodResult) -> str:
         return wording.age_with_interval(method, self.language)
-
-
-def _runs(text: str) -> list[tuple[bool, str]]:
-    """Split into runs that one font can draw."""
-    return [(chinese, "".join(run)) for chinese, run in groupby(text, key=lambda character: not character.isascii())]
-
-
-def _pieces(text: str) -> list[str]:
-    """Split where a line may break: after a space, and around Chinese characters, but never before a closing mark."""
-    pieces: list[str] = []
-    for character in text:
-        word_goes_on = bool(pieces) and (character + pieces[-1][-1]).isascii() and pieces[-1][-1] != " "
-        if word_goes_on or (pieces and character in "，。；：）、"):
-            pieces[-1] += character
-        else:
-            pieces.append(character)
-    return pieces
 
 
 def _axis(reading: Reading) -> tuple[float, float]:

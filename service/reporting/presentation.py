@@ -49,9 +49,7 @@ def build(source: Source, reading: Reading, context: ResultContext) -> Dataset:
         raise ValueError(f"the header states {source.rows} x {source.columns} pixels, the reading {rows} x {columns}")
     language = results.language_for(source, context)
     header = _image_header(source)
-
-    def uid(*parts: str) -> str:
-        return results.result_uid(source, reading.bundle.sha256, "GSPS", context, results.inputs(reading), *parts)
+    where = results.reference(source, "GSPS", reading, context)
 
     layers = dict(_layers(reading))
     annotations = [
@@ -73,9 +71,9 @@ def build(source: Source, reading: Reading, context: ResultContext) -> Dataset:
     )
     state = GrayscaleSoftcopyPresentationState(
         referenced_images=[header],
-        series_instance_uid=uid("series"),
-        series_number=results.SERIES["GSPS"][0],
-        sop_instance_uid=uid("instance"),
+        series_instance_uid=where.SeriesInstanceUID,
+        series_number=context.series["GSPS"].number,
+        sop_instance_uid=where.SOPInstanceUID,
         instance_number=1,
         manufacturer=results.MANUFACTURER,
         manufacturer_model_name=results.MODEL_NAME,

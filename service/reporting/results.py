@@ -2,35 +2,29 @@
 
 import datetime as dt
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
 
 from pydicom.charset import python_encoding
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import correct_ambiguous_vr
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import UID, Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
 from models.reading import Reading
 from service import uids
+from service.conformance import RESULT_CLASSES
 from service.errors import InvalidConfiguration, Permanent
 from service.reporting import codes
 from service.reporting.amendment import Amendment
 from service.reporting.codes import Language
 from service.reporting.history import Prior
 from service.reporting.source import STUDY_LEVEL, Source
+from service.result_profile import SERIES, ResultKind, SeriesLabel
 
-Kind = Literal["SR", "SEG", "GSPS", "SC"]
 MANUFACTURER: Final = "Carpus"
 MODEL_NAME: Final = "Carpus bone age"
 DISCLAIMER: Final = {"en": "For research, not for clinical use", "zh": "仅供科研，不用于临床"}
-# Series Description is LO: 64 characters. The English one leaves room for no more than this.
-SERIES: Final[dict[Kind, tuple[int, str, str]]] = {
-    "SR": (9601, "Bone age report", "骨龄报告"),
-    "SC": (9602, "Bone age overview", "骨龄总览图"),
-    "GSPS": (9603, "Bone age regions", "骨龄判读区域"),
-    "SEG": (9604, "Radius and ulna", "桡骨尺骨分割"),
-}
 # What a result is derived from, in place of a bundle's hash, when routing turned a film away before any model saw it.
 NO_BUNDLE: Final = "no-model"
 _ASCII_SETS: Final = ("", "ISO_IR 6", "ISO 2022 IR 6")
@@ -53,6 +47,14 @@ class ResultContext:
         en or zh. Chinese falls back to English, and the report says so, where the film's character set cannot hold it.
     profile
         What distinguishes the results of one destination from those of another; part of every derived UID.
+    kinds
+        What the destination gets together, so that one object may refer to another.
+    report_class
+        SOP class of the Structured Report, settled with the destination; part of the report's UID.
+    series
+        Number and description of each kind of series.
+    picture_modality
+        Modality of the Secondary Capture: OT, or "film" for that of the film.
     revision
         Counts deliberate re-issues of results for the same film, bundle and profile.
     priors
@@ -69,6 +71,10 @@ class ResultContext:
     software_version: str = "0.1.0"
     profile: str = "default"
     revision: int = 0
+    kinds: tuple[ResultKind, ...] = ("SR", "SC", "GSPS", "SEG")
+    report_class: UID = Comprehensive3DSRStorage
+    series: Mapping[ResultKind, SeriesLabel] = field(default_factory=lambda: SERIES)
+    picture_modality: str = "OT"
     priors: tuple[Prior, ...] = ()
     amendment: Amendment | None = None
 
@@ -124,12 +130,32 @@ def character_set(source: Source, context: ResultContext) -> tuple[str, ...]:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Where one of our objects is to be found; known before it is built, for its UIDs are derived."""
+
+    SOPClassUID: str
+    SOPInstanceUID: str
+    SeriesInstanceUID: str
+
+
+def reference(source: Source, kind: ResultKind, reading: Reading, context: ResultContext) -> Reference:
+    """Return the identity of one result of a film that was read."""
+    sop_class = context.report_class if kind == "SR" else RESULT_CLASSES[kind][0]
+    made_of = (source, reading.bundle.sha256, kind, context, inputs(reading))
+    return Reference(str(sop_class), result_uid(*made_of, "instance"), result_uid(*made_of, "series"))
+
+
 def result_uid(source: Source, sha256: str, kind: str, context: ResultContext, *parts: str) -> str:
-    """Derive the UID of one result, or of a part of it, from what it was made of."""
+    """Derive the UID of one result, or of a part of it, from what it was made of.
+
+    The SOP class of a report is among it: one UID must never stand for objects of two classes.
+    """
     amended = () if context.amendment is None else (context.amendment.key,)
+    sop_class = (str(context.report_class),) if kind.startswith("SR") else ()
     return uids.derive(
         *(source.SOPInstanceUID, sha256, kind, language_for(source, context), context.profile, str(context.revision)),
-        *(*amended, *parts),
+        *(*sop_class, *amended, *parts),
     )
 
 
@@ -138,7 +164,7 @@ def inputs(reading: Reading) -> str:
     return f"sex={reading.sex or 'unknown'}"
 
 
-def finish(dataset: Dataset, source: Source, kind: Kind, context: ResultContext) -> Dataset:
+def finish(dataset: Dataset, source: Source, kind: ResultKind, context: ResultContext) -> Dataset:
     """Give a built object its identity, equipment, times and character set; return it.
 
     The identity goes in undecoded. The data set declares itself to be in its original encoding, for only then does pydicom
@@ -146,12 +172,13 @@ def finish(dataset: Dataset, source: Source, kind: Kind, context: ResultContext)
     """
     language = language_for(source, context)
     values = character_set(source, context)
-    _, english, chinese = SERIES[kind]
+    series = context.series[kind]
     if values:
         dataset.SpecificCharacterSet = list(values) if len(values) > 1 else values[0]
     elif "SpecificCharacterSet" in dataset:
         del dataset.SpecificCharacterSet
-    dataset.SeriesDescription = f"{chinese if language == 'zh' else english} - {DISCLAIMER[language]}"
+    dataset.SeriesNumber = series.number
+    dataset.SeriesDescription = f"{series.chinese if language == 'zh' else series.english} - {DISCLAIMER[language]}"
     dataset.Manufacturer = MANUFACTURER
     dataset.ManufacturerModelName = MODEL_NAME
     dataset.SoftwareVersions = context.software_version

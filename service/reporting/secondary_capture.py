@@ -31,14 +31,14 @@ def build(source: Source, reading: Reading, context: ResultContext, image: Image
             f"the film has {image.rows} x {image.columns} pixels, the reading {reading.image.rows} x {reading.image.columns}"
         )
     language = results.language_for(source, context)
-    identity = (reading.bundle.sha256, "SC", context, results.inputs(reading))
+    where = results.reference(source, "SC", reading, context)
     return _wrap(
         overview.draw(image, reading, language),
         source,
         context,
         seen=reading.image.laterality,
-        sop_instance_uid=results.result_uid(source, *identity, "instance"),
-        series_instance_uid=results.result_uid(source, *identity, "series"),
+        sop_instance_uid=where.SOPInstanceUID,
+        series_instance_uid=where.SeriesInstanceUID,
     )
 
 
@@ -81,7 +81,7 @@ def _wrap(
         patient_orientation=("L", "F"),
         study_instance_uid=source.header.StudyInstanceUID,
         series_instance_uid=series_instance_uid,
-        series_number=results.SERIES["SC"][0],
+        series_number=context.series["SC"].number,
         sop_instance_uid=sop_instance_uid,
         instance_number=1,
         manufacturer=results.MANUFACTURER,
@@ -92,6 +92,8 @@ def _wrap(
     capture.DateOfSecondaryCapture = DA(created_at.date())
     capture.TimeOfSecondaryCapture = TM(created_at.time())
     capture.ImageType = ["DERIVED", "SECONDARY"]
+    if context.picture_modality == "film":
+        capture.Modality = source.header.Modality
     reference = Dataset()
     reference.ReferencedSOPClassUID = source.header.SOPClassUID
     reference.ReferencedSOPInstanceUID = source.SOPInstanceUID

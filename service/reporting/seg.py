@@ -6,6 +6,7 @@ patient; there is no Frame of Reference UID that would claim one.
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -42,13 +43,14 @@ def build(source: Source, reading: Reading, context: ResultContext) -> Dataset |
     ValueError
         When the reading is of a film of another size than the header states.
     """
-    names = [name for name in SEGMENTED if name in reading.masks]
+    names = segments(reading)
     if not names:
         return None
     rows, columns = reading.image.rows, reading.image.columns
     if (source.rows, source.columns) != (rows, columns):
         raise ValueError(f"the header states {source.rows} x {source.columns} pixels, the reading {rows} x {columns}")
     language = results.language_for(source, context)
+    where = results.reference(source, "SEG", reading, context)
 
     def uid(*parts: str) -> str:
         return results.result_uid(source, reading.bundle.sha256, "SEG", context, results.inputs(reading), *parts)
@@ -60,9 +62,9 @@ def build(source: Source, reading: Reading, context: ResultContext) -> Dataset |
         segment_descriptions=[
             _segment(number, name, reading, language, uid("segment", name)) for number, name in enumerate(names, 1)
         ],
-        series_instance_uid=uid("series"),
-        series_number=results.SERIES["SEG"][0],
-        sop_instance_uid=uid("instance"),
+        series_instance_uid=where.SeriesInstanceUID,
+        series_number=context.series["SEG"].number,
+        sop_instance_uid=where.SOPInstanceUID,
         instance_number=1,
         manufacturer=results.MANUFACTURER,
         manufacturer_model_name=results.MODEL_NAME,
@@ -87,12 +89,17 @@ def build(source: Source, reading: Reading, context: ResultContext) -> Dataset |
     return results.finish(segmentation, source, "SEG", context)
 
 
+def segments(reading: Reading) -> tuple[str, ...]:
+    """Return the bones that were outlined; the first is segment 1."""
+    return tuple(name for name in SEGMENTED if name in reading.masks)
+
+
 def codes_description(language: Language) -> str:
     """Return the Content Description."""
     return "桡骨远端与尺骨远端" if language == "zh" else "Distal radius and distal ulna"
 
 
-def _stack(reading: Reading, names: list[str], rows: int, columns: int) -> NDArray[np.bool_]:
+def _stack(reading: Reading, names: Sequence[str], rows: int, columns: int) -> NDArray[np.bool_]:
     """Return the masks as (1 frame, rows, columns, segments)."""
     return np.stack([reading.masks[name].to_array(rows, columns) for name in names], axis=-1)[None]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, cast
 
 import pydicom
-from pydicom.charset import convert_encodings, encode_string, python_encoding
+from pydicom.charset import convert_encodings, decode_bytes, encode_string, python_encoding
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset
@@ -100,6 +100,29 @@ class Source:
     def SOPInstanceUID(self) -> str:
         """The identifier every derived UID starts from."""
         return str(self.header.SOPInstanceUID)
+
+
+def shown(source: Source, keyword: str) -> tuple[str, bool]:
+    """Return a text of the identity for people, and whether its character set had to be guessed.
+
+    A guess is for the eye alone: what is written into results is the bytes. Text that no guess explains is shown as empty.
+    """
+    tag = Tag(tag_for_keyword(keyword) or 0)
+    value = _element(source.identity, tag).value if tag in source.identity else b""
+    raw = value.strip(b" \0") if isinstance(value, bytes) else b""
+    if _is_ascii(raw):
+        return raw.decode("ascii"), False
+    if len(source.character_set) > 1:
+        text = decode_bytes(raw, convert_encodings(list(source.character_set)), {*b"\\^="})
+        if "\ufffd" not in text:
+            return text, False
+    stated = python_encoding.get(source.character_set[0]) if len(source.character_set) == 1 else None
+    for encoding in filter(None, (stated, "utf-8", "gb18030")):
+        try:
+            return raw.decode(encoding), encoding != stated
+        except UnicodeDecodeError:
+            continue
+    return "", True
 
 
 def load(path: Path) -> Source:

@@ -133,13 +133,14 @@ class _Report:
         groups += [self._bone(region) for name in RUS if (region := self.reading.region(name)) is not None]
         groups += [self._rejected(region) for region in amendment_items.rejected(self.context.amendment)]
         groups.append(self._film())
+        where = results.reference(self.source, "SR", self.reading, self.context)
         return assemble(
             self.source,
             self.context,
             groups=groups,
             conclusion=wording.conclusion(self.reading, self.language, self.context.amendment),
-            sop_instance_uid=self._uid("instance"),
-            series_instance_uid=self._uid("series"),
+            sop_instance_uid=where.SOPInstanceUID,
+            series_instance_uid=where.SeriesInstanceUID,
         )
 
     def _uid(self, *parts: str) -> str:

@@ -7,11 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from models.reading import MethodResult, Reading, Reason
+from models.reading import BoneScore, MethodResult, Reading, Reason
+from models.regions import Sex
+from models.standards import STANDARDS
 from service.reporting import codes
 from service.reporting.amendment import Amendment
-from service.reporting.codes import Language
+from service.reporting.codes import Concept, Language
 from service.reporting.results import DISCLAIMER
+
+_BY_STAGES: Final = {standard.name: standard for standard in STANDARDS}
+DOUBTFUL: Final = 0.5  # a stage less probable than this is pointed out
+CHECKED_FIRST: Final = 3  # bones that the conclusion names
+SMALLEST_EFFECT_YEARS: Final = 0.05  # less than this does not show in a tenth of a year
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,7 @@ def conclusion(reading: Reading, language: Language, amendment: Amendment | None
     lines = [] if amendment is None else correction_sentences(amendment, reading, language)
     lines += [method_sentence(method, language) for method in in_order(reading)]
     lines += [line for line in (age_sentence(reading, language), agreement_sentence(reading, language)) if line]
+    lines += [line for line in (no_position_sentence(reading, language), check_sentence(reading, language)) if line]
     if reading.sex is None:
         lines.append(
             "性别未知：以上分别按男、女标准给出。"
@@ -79,7 +87,7 @@ def conclusion(reading: Reading, language: Language, amendment: Amendment | None
         )
     for reason in reading.verdict.reasons:
         lines.append(("提示：" if language == "zh" else "Note: ") + reason_sentence(reason, language))
-    lines.append(_source_of(reading, language, amendment))
+    lines.append(made_by(reading, language, amendment))
     return "\n".join(lines)
 
 
@@ -160,6 +168,12 @@ def method_name(name: str, language: Language) -> str:
     return chinese if language == "zh" else english
 
 
+def curve(sex: Sex, language: Language) -> str:
+    """Return whose curve a method was read on, within a sentence."""
+    meaning = codes.CURVES[sex].code(language).meaning
+    return meaning if language == "zh" else meaning.lower()
+
+
 def years(value: float, language: Language, *, signed: bool = False) -> str:
     """Return an age or a difference of ages, to a tenth of a year."""
     return f"{value:{'+' if signed else ''}.1f}{'岁' if language == 'zh' else ' years'}"
@@ -193,10 +207,117 @@ def method_sentence(method: MethodResult, language: Language) -> str:
     if method.score is not None:
         sentence += f"，总分{method.score:.0f}" if zh else f"; total score {method.score:.0f}"
     if method.sds is not None:
-        sentence += f"，SDS {method.sds:+.1f}" if zh else f"; SDS {method.sds:+.1f}"
+        place = "" if method.percentile is None else f" {percentile(method.percentile)}"
+        sentence += f"，SDS {method.sds:+.1f}{place}" if zh else f"; SDS {method.sds:+.1f}{place}"
         if method.reference:
             sentence += f"（{method.reference}）" if zh else f" ({plain(method.reference, language)})"
     return sentence + ("。" if zh else ".")
+
+
+def percentile(value: float) -> str:
+    """Return "P89"; beyond the first and the ninety-ninth only on which side."""
+    return "<P1" if value < 1 else ">P99" if value > 99 else f"P{value:.0f}"
+
+
+def no_position(method: MethodResult, reading: Reading) -> Concept | None:
+    """Say why a bone age has no standard deviation score; None where it has one, or there is no bone age."""
+    if method.sds is not None or method.bone_age_years is None:
+        return None
+    if reading.chronological_age_years is None:
+        return codes.AGE_UNKNOWN
+    return codes.NO_REFERENCE if method.name in _BY_STAGES else codes.OUTSIDE_REFERENCE
+
+
+def no_position_sentence(reading: Reading, language: Language) -> str:
+    """Name the methods without a standard deviation score, and why; the age alone is said elsewhere."""
+    zh, sentences = language == "zh", []
+    for why in (codes.NO_REFERENCE, codes.OUTSIDE_REFERENCE):
+        names = [method_name(m.name, language) for m in in_order(reading) if no_position(m, reading) == why]
+        if names:
+            listed = ("、" if zh else ", ").join(dict.fromkeys(names))
+            meaning = why.code(language).meaning
+            sentences.append(f"{listed}不给出SDS：{meaning}。" if zh else f"No SDS for {listed}: {meaning.lower()}.")
+    return ("" if zh else " ").join(sentences)
+
+
+def changes(bone: BoneScore) -> str:
+    """Return what one stage less and one stage more would change, in years: "-0.3 / +0.1"."""
+    shown = ["-" if c is None else _plus(c) for c in (bone.one_stage_down_years, bone.one_stage_up_years)]
+    return " / ".join(shown)
+
+
+def _plus(years_: float) -> str:
+    rounded = round(years_, 1)
+    return "0.0" if rounded == 0 else f"{rounded:+.1f}"
+
+
+def neighbours(method: MethodResult, bone: str) -> tuple[str | None, str | None]:
+    """Return the stages below and above the one a bone has in a method's own table; None where there is none."""
+    levels, stage = _BY_STAGES[method.name].levels(bone), method.per_bone[bone].stage
+    if stage not in levels:  # a Reading kept since another version of the tables
+        return None, None
+    place = levels.index(stage)
+    return levels[place - 1] if place else None, levels[place + 1] if place + 1 < len(levels) else None
+
+
+def one_stage_sentence(method: MethodResult, bone: str, language: Language) -> str:
+    """Say what one stage more and one stage less of a bone would change: "MC5 F->G adds 0.4 y, F->E takes 0.3 y"."""
+    if method.name not in _BY_STAGES or bone not in method.per_bone:
+        return ""
+    zh, scored = language == "zh", method.per_bone[bone]
+    below, above = neighbours(method, bone)
+    parts = []
+    moves = (("升至", above, scored.one_stage_up_years), ("降至", below, scored.one_stage_down_years))
+    for move, other, change in moves:
+        if other is None or change is None:
+            continue
+        if zh:
+            parts.append(f"{move}{other}期骨龄{_plus(change)}岁")
+        elif abs(change) < SMALLEST_EFFECT_YEARS:
+            parts.append(f"{scored.stage}->{other} changes nothing")
+        else:
+            parts.append(f"{scored.stage}->{other} {'adds' if change > 0 else 'takes'} {abs(change):.1f} y")
+    if not parts:
+        return ""
+    name = bone_name(bone, language)
+    return (
+        f"{name}{scored.stage}期，{'，'.join(parts)}（{method.name}）"
+        if zh
+        else f"{name} {', '.join(parts)} ({method.name})"
+    )
+
+
+def bone_name(bone: str, language: Language) -> str:
+    """Return the short name a reader uses: MC5, or its Chinese name."""
+    return codes.BONES[bone].chinese if language == "zh" else bone.upper() if len(bone) == 3 else bone.capitalize()
+
+
+def check_sentence(reading: Reading, language: Language) -> str:
+    """Name the bones whose stage is worth a look: in doubt or hard to stage, the one that weighs most on the age first."""
+    method = next((m for m in in_order(reading) if m.per_bone and m.name in _BY_STAGES), None)
+    if method is None:
+        return ""
+    weights: dict[str, float] = {}
+    for bone, scored in method.per_bone.items():
+        region = reading.region(bone)
+        stage = None if region is None else region.stage
+        if stage is None or (stage.probability >= DOUBTFUL and bone not in codes.HARD_BONES):
+            continue
+        effect = max(abs(scored.one_stage_down_years or 0.0), abs(scored.one_stage_up_years or 0.0))
+        if effect >= SMALLEST_EFFECT_YEARS:
+            weights[bone] = effect * (1 - stage.probability)
+    first = sorted(weights, key=lambda bone: -weights[bone])[:CHECKED_FIRST]
+    sentences = [sentence for bone in first if (sentence := one_stage_sentence(method, bone, language))]
+    if not sentences:
+        return ""
+    return f"请重点核对：{'；'.join(sentences)}。" if language == "zh" else f"Check first: {'; '.join(sentences)}."
+
+
+def hard_bones_note(language: Language) -> str:
+    """Explain the mark beside the bones that are hard to stage, and the red probabilities."""
+    if language == "zh":
+        return "* 易有分歧的骨（Wang 2022）。概率低于50%者以红色显示。"
+    return "* Readers often differ on this bone (Wang 2022). Probabilities below 50 % are red."
 
 
 def age_sentence(reading: Reading, language: Language) -> str:
@@ -248,7 +369,8 @@ def reason_sentence(reason: Reason, language: Language) -> str:
     return f"{meaning}: {ascii_detail}." if known and ascii_detail else f"{meaning}."
 
 
-def _source_of(reading: Reading, language: Language, amendment: Amendment | None) -> str:
+def made_by(reading: Reading, language: Language, amendment: Amendment | None = None) -> str:
+    """Say what made the reading, and whether a person has verified it."""
     bundle = f"{reading.bundle.name} {reading.bundle.version} ({reading.bundle.sha256[:12]})"
     zh = language == "zh"
     if amendment is None:

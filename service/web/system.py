@@ -3,7 +3,7 @@
 import datetime as dt
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 
 from models.reading import Bundle
 from service.jobs import Jobs
-from service.settings import Settings
+from service.profiles import Profiles
+from service.settings import Destination, Settings
 from service.storage import Store
 from service.tables import Heartbeat, Job
 from service.web.health import OLDEST_HEARTBEAT_SECONDS, Check, certificate_checks, checks
@@ -51,6 +52,7 @@ class SystemFacts:
     bundle: Bundle | None  # of the newest reading
     versions: Sequence[tuple[str, str]]
     settings: Settings
+    profiles: Mapping[str, str]  # of each destination, in words
 
 
 def facts(jobs: Jobs, stores: Sequence[Store], settings: Settings) -> SystemFacts:
@@ -75,7 +77,13 @@ def facts(jobs: Jobs, stores: Sequence[Store], settings: Settings) -> SystemFact
         reading.bundle if reading else None,
         [("Carpus", carpus_version()), ("Python", platform.python_version()), *_libraries()],
         settings,
+        {destination.name: _profile(jobs, settings, destination) for destination in settings.destinations},
     )
+
+
+def _profile(jobs: Jobs, settings: Settings, destination: Destination) -> str:
+    name, profile = Profiles(jobs.engine, settings).of(destination)
+    return f"{name}: {', '.join(profile.objects)}"
 
 
 def carpus_version() -> str:

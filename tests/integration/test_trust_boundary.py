@@ -63,6 +63,7 @@ def test_no_identifier_of_a_seeded_film_crosses_the_trust_boundary(running: Runn
     assert running.send(ds) == [0x0000]
     jobs = running.jobs
     (job,) = jobs.list()
+    pacs = FakePacs()
     pipeline = Pipeline(
         jobs,
         running.stores,
@@ -70,7 +71,8 @@ def test_no_identifier_of_a_seeded_film_crosses_the_trust_boundary(running: Runn
         pseudonyms=Pseudonyms.open(tmp_path),
         reader=FakeReader(),  # type: ignore[arg-type]
         device_uid="2.25.1",
-        send=FakePacs(),
+        send=pacs,
+        probe=pacs.probe,
     )
     messages, searched = b"", set()
     with ExitStack() as stack:

@@ -136,7 +136,7 @@ class Installation:
             }
             for position, (kind, suffix) in enumerate(kinds.items())
         ]
-        self.jobs.record_results(claim, built)
+        self.jobs.record_results(claim, "archive", built)
         for row in self.jobs.results(job_id):
             bad = refused and row.kind == "SEG"
             state = ResultState.REFUSED if bad else ResultState.ACCEPTED
@@ -144,7 +144,7 @@ class Installation:
         self.clock.pass_by(0.4)
         if refused:
             text = "archive refused the SEG with status 0xA900 (data set does not match SOP class)"
-            self.jobs.fail(claim, "pacs-refused", text, "take SEG out of destinations.archive.objects, then retry")
+            self.jobs.fail(claim, "pacs-refused", text, "give archive a profile without SEG, then retry")
         else:
             self.jobs.advance(claim, State.DELIVERED, "4 objects to archive")
         return job_id

@@ -23,14 +23,15 @@ from models.reading import (
 )
 from models.regions import REGIONS, RUS
 from models.scoring import Scoring
+from models.standards import RUS_CHN, STANDARDS
 
 ROWS, COLUMNS = 600, 450
 # Centre of each region as a fraction of (columns, rows), for a left hand, palm down: the thumb to the right.
 _RAYS = {1: (0.80, 0.52), 2: (0.66, 0.30), 3: (0.52, 0.24), 4: (0.38, 0.28), 5: (0.24, 0.38)}
 _BASE = (0.50, 0.74)
 _STAGES = {
-    **{"radius": "6", "ulna": "5(2)", "mc1": "6(0)", "mc3": "5", "mc5": "5", "pp1": "6", "pp3": "5(2)"},
-    **{"pp5": "5(0)", "mp3": "5(0)", "mp5": "4", "dp1": "6(2)", "dp3": "5", "dp5": "4"},
+    **{"radius": "6", "ulna": "5(2)", "mc1": "6(0)", "mc3": "5", "mc5": "5", "pp1": "6(0)", "pp3": "5(2)"},
+    **{"pp5": "5(0)", "mp3": "5(0)", "mp5": "4(0)", "dp1": "6(2)", "dp3": "5(0)", "dp5": "4"},
 }
 BUNDLE = Bundle("default", "0.1", "3f" * 32, "for tests")
 
@@ -82,8 +83,11 @@ def stage(label: str) -> Stage:
 
 
 def _method(name: str, sex: Any, age: float, *, scored: bool, score: float | None = None) -> MethodResult:
+    standard = next((each for each in STANDARDS if each.name == name), RUS_CHN)
     bones = {
-        bone: BoneScore(_STAGES[bone], 20.0 + 3 * i, -0.1 - 0.02 * i, None if i == 3 else 0.15 + 0.0123 * i)
+        bone: BoneScore(
+            standard.level_of(bone, _STAGES[bone]), 20.0 + 3 * i, -0.1 - 0.02 * i, None if i == 3 else 0.15 + 0.0123 * i
+        )
         for i, bone in enumerate(RUS)
     }
     return MethodResult(

@@ -21,8 +21,10 @@ from service.__main__ import cli
 from service.amendments import Amendments, InvalidAmendment, describe, parse_stages, person_name
 from service.errors import CarpusError, Permanent
 from service.jobs import State, UnknownJob
+from service.negotiation import plan
 from service.pipeline import _encoded
 from service.reporting import results, source, sr
+from service.result_profile import BUILT_IN
 from service.wrap import Patient
 from tests.service import readings
 from tests.service.test_pipeline import PACS, House, hand
@@ -176,7 +178,8 @@ def test_every_object_of_a_correction_is_new_and_a_repeat_of_its_delivery_is_not
     built = {row.kind: (row.SOPInstanceUID, row.sha256) for row in house.jobs.results(made)}
     job = house.jobs.get(made)
     film = source.load(house.stores.identified.path(house.jobs.instance(job.instance_id).name))
-    context = house.pipeline._context(job, PACS)
+    profile = BUILT_IN["default"]
+    context = house.pipeline._context(job, PACS, profile, plan(profile, house.pacs.classes, PACS))
     again = sr.build(film, Reading.from_json(job.reading or ""), context)
     assert again.SOPInstanceUID == built["SR"][0]
     assert hashlib.sha256(_encoded(again)).hexdigest() == built["SR"][1]

@@ -345,9 +345,9 @@ def test_building_results_again_keeps_what_was_accepted(jobs: Jobs) -> None:
     job_id = advanced(jobs, received(jobs), State.PREPARED, State.INFERRED)
     claim = jobs.claim(job_id, State.INFERRED)
     assert claim is not None
-    jobs.record_results(claim, [RESULT, RESULT | {"kind": "SC", "SOPInstanceUID": "2.25.7"}])
+    jobs.record_results(claim, "pacs", [RESULT, RESULT | {"kind": "SC", "SOPInstanceUID": "2.25.7"}])
     jobs.record_status(job_id, "pacs", "2.25.5", ResultState.ACCEPTED, 0)
-    jobs.record_results(claim, [RESULT])
+    jobs.record_results(claim, "pacs", [RESULT])
     assert [(r.kind, r.state, r.status_code) for r in jobs.results(job_id)] == [("SR", "accepted", 0)]
 
 

@@ -17,6 +17,7 @@ from models.regions import Sex
 from service import db
 from service.errors import Permanent, Retryable
 from service.jobs import Jobs, ReceivedInstance, ResultState, State
+from service.negotiation import EVERY_CLASS
 from service.pipeline import Pipeline
 from service.pseudonyms import Pseudonyms
 from service.scu import Address, Sent
@@ -50,6 +51,12 @@ class FakePacs:
     answer: Callable[[Dataset], Exception | None] = lambda _ds: None
     kept: list[Dataset] = field(default_factory=list)
     calls: int = 0
+    classes: frozenset[str] = frozenset(EVERY_CLASS)
+    probes: int = 0
+
+    def probe(self, _address: Address, _classes: Any, **_: Any) -> frozenset[str]:
+        self.probes += 1
+        return self.classes
 
     def __call__(self, address: Address, instances: Any, *, on_sent: Callable[[Sent], None], **_: Any) -> list[Sent]:
         self.calls += 1
@@ -86,6 +93,7 @@ class House:
             reader=self.reader,  # type: ignore[arg-type]  # a Reader of our own
             device_uid="2.25.1",
             send=self.pacs,
+            probe=self.pacs.probe,
         )
 
     def receive(self, ds: Dataset) -> int:
@@ -248,7 +256,7 @@ def test_a_delivery_repeated_sends_only_what_was_not_accepted_and_the_same_bytes
 
 
 def test_one_destination_that_refuses_does_not_keep_the_others_waiting(tmp_path: Path, engine: Engine) -> None:
-    archive = PACS.model_copy(update={"name": "archive", "objects": ("SR",), "language": "zh"})
+    archive = PACS.model_copy(update={"name": "archive", "profile": "report-zh"})
     house = House(tmp_path, engine, (PACS, archive))
     job_id = house.receive(hand())
     house.step(job_id)

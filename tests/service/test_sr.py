@@ -168,7 +168,7 @@ def test_every_container_is_separate_so_that_values_stand_beside_their_names() -
 
 
 def test_highdicom_reads_the_report_as_tid_1500() -> None:
-    report = hd.sr.ComprehensiveSR.from_dataset(reread(sr.build(film(), readings.reading(), CONTEXT)))
+    report = hd.sr.Comprehensive3DSR.from_dataset(reread(sr.build(film(), readings.reading(), CONTEXT)))
     found = report.content.get_planar_roi_measurement_groups(finding_type=codes.BONE_AGE.code())
     ages = [m[0].value for group in found for m in [group.get_measurements(name=codes.BONE_AGE.code())] if m]
     assert ages == [10.5312345, 10.31, 10.02, 10.77]

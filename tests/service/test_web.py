@@ -241,7 +241,7 @@ def test_the_list_shows_state_cause_and_next_action(admin: TestClient, installat
     assert "10.5 y" in page
     assert "4/4 confirmed" in page
     assert "1 refused" in page
-    assert "take SEG out of destinations.archive.objects" in page
+    assert "give archive a profile without SEG" in page
     assert "No hand was found on this film." in page
     assert "For research, not for clinical use" in page
 

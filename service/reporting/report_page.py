@@ -1,0 +1,349 @@
+"""Set the one-page report: film with regions, results, growth plot, every bone, conclusion; A4, fonts embedded.
+
+Vector text and lines with ReportLab, so that the page can be searched and printed; the film alone is a picture. Equal inputs
+give equal bytes.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import reportlab
+from numpy.typing import NDArray
+from PIL import Image as Picture
+from reportlab.lib.utils import ImageReader
+from reportlab.pdfbase import pdfmetrics
+from reportlab.pdfbase.ttfonts import TTFont
+from reportlab.pdfgen.canvas import Canvas
+
+from models.overlay import STAGE_COLOURS, UNGRADED
+from models.reading import MethodResult, Reading
+from models.regions import RUS
+from service.reporting import codes, growth, wording
+from service.reporting.amendment import Amendment
+from service.reporting.codes import Language
+from service.reporting.history import Prior
+from service.reporting.results import DISCLAIMER
+from service.reporting.typesetting import CHINESE_FONT, runs, shortened, wrap
+
+WIDTH, HEIGHT = 595.28, 841.89  # ISO 216 A4 in points
+MARGIN: Final = 36.0
+FILM: Final = (MARGIN, 150.0, 252.0, 318.0)  # left, top, width, height of the place for the film
+LATIN, LATIN_BOLD, CHINESE = "CarpusLatin", "CarpusLatinBold", "CarpusChinese"
+NO_GLYPH: Final = "〓"  # the printers' mark for a character that the font lacks
+
+Colour = tuple[float, float, float]
+INK: Final[Colour] = (0.10, 0.13, 0.17)
+FAINT: Final[Colour] = (0.38, 0.43, 0.49)
+RULE: Final[Colour] = (0.80, 0.83, 0.86)
+ALARM: Final[Colour] = (0.75, 0.10, 0.08)
+GOOD: Final[Colour] = (0.05, 0.45, 0.20)
+MARKS: Final[dict[growth.Role, Colour]] = {
+    **{"grid": (0.90, 0.92, 0.94), "axis": FAINT, "text": INK, "faint": FAINT, "wide": (0.88, 0.93, 0.98)},
+    **{"narrow": (0.76, 0.86, 0.95), "mean": (0.35, 0.55, 0.75), "point": (0.75, 0.25, 0.05), "other": FAINT},
+    **{"prior": (0.75, 0.25, 0.05), "age": (0.75, 0.60, 0.15)},
+}
+_WORDS: Final = {
+    "title": ("Bone age report", "骨龄报告"),
+    "name": ("Name", "姓名"),
+    "id": ("Patient ID", "患者编号"),
+    "sex": ("Sex", "性别"),
+    "birth": ("Date of birth", "出生日期"),
+    "study": ("Study date", "检查日期"),
+    "accession": ("Accession number", "检查号"),
+    "guessed": ("(character set guessed)", "（字符集为推测）"),
+    "method": ("Method", "方法"),
+    "years": ("Years", "岁"),
+    "interval": ("90 % interval", "90%区间"),
+    "score": ("Score", "总分"),
+    "sds": ("SDS, percentile", "SDS、百分位"),
+    "bone": ("Bone", "骨"),
+    "stage": ("Stage (TW3)", "分期（TW3）"),
+    "probability": ("Prob.", "概率"),
+    "runner-up": ("Runner-up", "次可能"),
+    "change": ("-1 / +1, years", "降/升一期（岁）"),
+    "bones": ("Stages by RUS-CHN", "RUS-CHN分期"),
+    "absent": ("not found", "未检出"),
+    "no stage": ("no stage", "未分期"),
+    "position": ("Position of the bone age", "骨龄位置"),
+    "conclusion": ("Conclusion", "结论"),
+    "no methods": ("No method gave a bone age.", "没有方法给出骨龄。"),
+    "corrected": ("Corrected by a person, not verified.", "经人工修改，未经医师审核。"),
+    "unverified": ("Automatic result, not verified by a radiologist.", "自动判读结果，未经医师审核。"),
+}
+
+
+# What the page says of the patient and the study: (word, text, whether the character set was guessed).
+Identity = Sequence[tuple[str, str, bool]]
+
+
+def render(
+    film: NDArray[np.uint8],
+    reading: Reading,
+    language: Language,
+    *,
+    identity: Identity,
+    institution: str = "",
+    priors: Sequence[Prior] = (),
+    amendment: Amendment | None = None,
+) -> bytes:
+    """Return the page as a PDF file.
+
+    Parameters
+    ----------
+    film
+        (rows, columns, 3) RGB, with the regions drawn on it.
+    """
+    buffer = BytesIO()
+    page = _Page(buffer, language)
+    page.head(identity, institution)
+    page.film(film)
+    page.results(reading)
+    page.bones(reading)
+    page.position(reading, priors)
+    page.conclusion(reading, amendment)
+    page.foot(reading, amendment)
+    page.canvas.showPage()
+    page.canvas.save()
+    return buffer.getvalue()
+
+
+@cache
+def _fonts() -> tuple[frozenset[str], frozenset[str]]:
+    """Register the fonts once; return the characters that the Latin and the Chinese one hold."""
+    vera = Path(reportlab.__file__).parent / "fonts"
+    faces = []
+    for name, path in ((LATIN, vera / "Vera.ttf"), (LATIN_BOLD, vera / "VeraBd.ttf"), (CHINESE, CHINESE_FONT)):
+        font = TTFont(name, str(path))
+        pdfmetrics.registerFont(font)
+        faces.append(frozenset(chr(code) for code in font.face.charToGlyph))
+    return faces[0] & faces[1], faces[2]
+
+
+class _Page:
+    """The canvas with y counted down from the top, as every other picture of ours has it."""
+
+    def __init__(self, buffer: BytesIO, language: Language) -> None:
+        self.latin, self.chinese = _fonts()
+        self.language: Language = language
+        self.canvas = Canvas(
+            buffer, pagesize=(WIDTH, HEIGHT), invariant=1, initialFontName=LATIN, lang=f"{language}-{_REGION[language]}"
+        )
+        self.canvas.setTitle(_WORDS["title"][language == "zh"])
+        self.canvas.setAuthor("Carpus")
+        self.canvas.setSubject(DISCLAIMER[language])
+
+    def word(self, key: str) -> str:
+        return _WORDS[key][self.language == "zh"]
+
+    def head(self, identity: Identity, institution: str) -> None:
+        self.text(MARGIN, 58, self.word("title"), 20, bold=True)
+        self.text(WIDTH - MARGIN, 46, institution, 10, FAINT, anchor="right")
+        self.text(WIDTH - MARGIN, 60, DISCLAIMER[self.language], 11, ALARM, anchor="right", bold=True)
+        self.rule(70)
+        third = (WIDTH - 2 * MARGIN) / 3
+        for place, (key, text, guessed) in enumerate(identity):
+            x, y = MARGIN + third * (place % 3), 86 + 26 * (place // 3)
+            self.text(x, y, self.word(key), 7, FAINT)
+            shown = f"{text} {self.word('guessed')}" if guessed and text else text or "-"
+            self.text(x, y + 12, shortened(shown, third - 8, lambda part: self.width(part, 10)), 10)
+        self.rule(138)
+
+    def film(self, film: NDArray[np.uint8]) -> None:
+        left, top, width, height = FILM
+        stream = BytesIO()
+        picture = Picture.fromarray(film)
+        picture.thumbnail((4 * width, 4 * height))
+        picture.save(stream, "JPEG", quality=88)
+        scale = min(width / picture.width, height / picture.height)
+        w, h = picture.width * scale, picture.height * scale
+        stream.seek(0)
+        self.canvas.drawImage(ImageReader(stream), left + (width - w) / 2, HEIGHT - top - h, w, h)
+
+    def results(self, reading: Reading) -> None:
+        """Write the default method large, then every method in a row, then age and agreement."""
+        methods = wording.in_order(reading)
+        x, y = 306.0, 150.0
+        shown = [m for m in methods if m.name == reading.default_method] or methods[:1]
+        shown = [m for m in shown if m.bone_age_years is not None or m.qualifier]
+        step = (WIDTH - MARGIN - x) / max(1, len(shown))
+        for place, method in enumerate(shown):
+            at = x + place * step
+            if method.bone_age_years is not None:
+                self.text(at, y + 24, wording.years(method.bone_age_years, self.language), 24, bold=True)
+            else:
+                self.paragraph(at, y + 10, wording.age_with_interval(method, self.language), 10, step - 6)
+            under = f"{wording.method_name(method.name, self.language)}, {wording.curve(method.sex, self.language)}"
+            self.text(at, y + 38, under, 9, FAINT)
+        if not shown:
+            self.text(x, y + 20, self.word("no methods"), 12, ALARM)
+        y = self.methods(reading, methods, x, y + 56)
+        y = self.paragraph(x, y + 8, wording.age_sentence(reading, self.language), 8.5, WIDTH - MARGIN - x)
+        agreement = wording.agreement_sentence(reading, self.language)
+        if agreement:
+            self.paragraph(x, y + 3, agreement, 8.5, WIDTH - MARGIN - x, ALARM if reading.agreement.alarm else GOOD)
+
+    def methods(self, reading: Reading, methods: Sequence[MethodResult], x: float, y: float) -> float:
+        columns = (x, x + 102, x + 126, x + 176, x + 253)
+        names = ("method", "years", "interval", "sds", "score")
+        for place, (at, key) in enumerate(zip(columns, names, strict=True)):
+            self.text(at, y, self.word(key), 7, FAINT, anchor="right" if place == 4 else "left")
+        step, size = (12.5, 8.0) if len(methods) <= 6 else (9.5, 6.5)
+        for method in methods:
+            y += step
+            name = wording.method_name(method.name, self.language)
+            if reading.sex is None:
+                name += f" ({wording.curve(method.sex, self.language)})"
+            self.text(columns[0], y, shortened(name, 98, lambda part: self.width(part, size)), size)
+            if method.bone_age_years is None:
+                why = wording.age_with_interval(method, self.language)
+                self.text(
+                    columns[1],
+                    y,
+                    shortened(why, WIDTH - MARGIN - columns[1], lambda p: self.width(p, size)),
+                    size,
+                    FAINT,
+                )
+                continue
+            self.text(columns[1], y, f"{method.bone_age_years:.1f}", size)
+            if method.interval_years is not None:
+                low, high = method.interval_years
+                self.text(columns[2], y, f"{low:.1f} - {high:.1f}", size, FAINT)
+            if method.sds is not None:
+                percentile = "" if method.percentile is None else f" {wording.percentile(method.percentile)}"
+                self.text(columns[3], y, f"{method.sds:+.1f}{percentile}", size, FAINT)
+            if method.score is not None:
+                self.text(columns[4], y, f"{method.score:.0f}", size, FAINT, anchor="right")
+        return y + 10
+
+    def bones(self, reading: Reading) -> None:
+        """Write one row a bone: stage in its colour, probability, runner-up, and the age one stage down or up."""
+        x, y = 306.0, 338.0
+        self.text(x, y, self.word("bones"), 9, bold=True)
+        y += 13
+        columns = (x, x + 70, x + 128, x + 160, x + 198)
+        for at, key in zip(columns, ("bone", "stage", "probability", "runner-up", "change"), strict=True):
+            self.text(at, y, self.word(key), 7, FAINT)
+        scored = next((method for method in wording.in_order(reading) if method.per_bone), None)
+        for name in RUS:
+            y += 11.4
+            region = reading.region(name)
+            hard = "*" if name in codes.HARD_BONES else ""
+            meaning = codes.BONES[name].code(self.language).meaning if self.language == "zh" else name.upper()
+            self.text(columns[0], y, meaning + hard, 8.5)
+            if region is None or region.stage is None:
+                self.text(columns[1], y, self.word("absent" if region is None else "no stage"), 8.5, FAINT)
+                continue
+            stage = region.stage
+            red, green, blue = (value / 255 for value in STAGE_COLOURS.get(stage.letter, UNGRADED))
+            self.canvas.setFillColorRGB(red, green, blue)
+            self.canvas.rect(columns[1], HEIGHT - y, 7, 7, stroke=0, fill=1)
+            self.text(columns[1] + 11, y, f"{stage.label} ({stage.letter})", 8.5)
+            doubtful = stage.probability < wording.DOUBTFUL
+            self.text(columns[2], y, f"{100 * stage.probability:.0f} %", 8.5, ALARM if doubtful else INK)
+            self.text(columns[3], y, stage.runner_up or "", 8.5, FAINT)
+            if scored is not None and name in scored.per_bone:
+                self.text(columns[4], y, wording.changes(scored.per_bone[name]), 8.5, FAINT)
+        self.paragraph(x, y + 12, wording.hard_bones_note(self.language), 7, WIDTH - MARGIN - x, FAINT)
+
+    def position(self, reading: Reading, priors: Sequence[Prior]) -> None:
+        x, y, size = MARGIN, 486.0, 8.0
+        self.text(x, y, self.word("position"), 9, bold=True)
+        for mark in growth.plot(reading, self.language, FILM[2], 284, size=size, priors=priors):
+            self.mark(mark, x, y + 8)
+
+    def mark(self, mark: growth.Mark, left: float, top: float) -> None:
+        red, green, blue = MARKS[mark.role]
+        pen = self.canvas
+        pen.setStrokeColorRGB(red, green, blue)
+        pen.setFillColorRGB(red, green, blue)
+        if isinstance(mark, growth.Label):
+            text_colour = (red, green, blue)
+            self.text(left + mark.x, top + mark.y, mark.text, mark.size, text_colour, anchor=mark.anchor)
+        elif isinstance(mark, growth.Dot):
+            if mark.hollow:
+                pen.setFillColorRGB(1, 1, 1)
+            pen.circle(left + mark.x, HEIGHT - top - mark.y, mark.radius, stroke=1, fill=1)
+        else:
+            path = pen.beginPath()
+            for place, (x, y) in enumerate(mark.points):
+                (path.lineTo if place else path.moveTo)(left + x, HEIGHT - top - y)
+            if isinstance(mark, growth.Area):
+                path.close()
+                pen.drawPath(path, stroke=0, fill=1)
+            else:
+                pen.setLineWidth(mark.width)
+                pen.drawPath(path, stroke=1, fill=0)
+                pen.setLineWidth(1)
+
+    def conclusion(self, reading: Reading, amendment: Amendment | None) -> None:
+        """Write the free text of the report; where it is long the letters get smaller, so that nothing is lost."""
+        x, top, bottom = 306.0, 540.0, HEIGHT - 54
+        self.text(x, top, self.word("conclusion"), 9, bold=True)
+        lines = wording.conclusion(reading, self.language, amendment).split("\n")[
+            :-1
+        ]  # the last one stands in the foot
+        size = 8.0
+        while size > 4.5 and self.lines_of(lines, size, WIDTH - MARGIN - x) * 1.35 * size > bottom - top - 6:
+            size -= 0.5
+        y = top + 3
+        for line in lines:
+            y = self.paragraph(x, y, line, size, WIDTH - MARGIN - x)
+
+    def lines_of(self, paragraphs: Sequence[str], size: float, width: float) -> int:
+        return sum(len(wrap(text, width, lambda part: self.width(part, size))) for text in paragraphs)
+
+    def foot(self, reading: Reading, amendment: Amendment | None) -> None:
+        self.rule(HEIGHT - 50)
+        self.text(MARGIN, HEIGHT - 38, wording.made_by(reading, self.language, amendment), 6.5, FAINT)
+        if amendment is None or not amendment.verified:
+            self.text(MARGIN, HEIGHT - 26, self.word("unverified" if amendment is None else "corrected"), 8)
+        self.text(WIDTH - MARGIN, HEIGHT - 26, DISCLAIMER[self.language], 10, ALARM, anchor="right", bold=True)
+
+    def rule(self, y: float) -> None:
+        self.canvas.setStrokeColorRGB(*RULE)
+        self.canvas.line(MARGIN, HEIGHT - y, WIDTH - MARGIN, HEIGHT - y)
+
+    def paragraph(self, x: float, y: float, text: str, size: float, width: float, colour: Colour = INK) -> float:
+        """Write a text over as many lines as it needs, the first baseline below y; return where the next one begins."""
+        for line in wrap(text, width, lambda part: self.width(part, size)):
+            y += 1.35 * size
+            self.text(x, y, line, size, colour)
+        return y
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float,
+        colour: Colour = INK,
+        *,
+        anchor: str = "left",
+        bold: bool = False,
+    ) -> None:
+        """Write one line with its baseline at y."""
+        x -= {"left": 0.0, "middle": 0.5, "right": 1.0}[anchor] * self.width(text, size, bold=bold)
+        self.canvas.setFillColorRGB(*colour)
+        for font, run in self.runs(text, bold=bold):
+            self.canvas.setFont(font, size)
+            self.canvas.drawString(x, HEIGHT - y, run)
+            if bold and font == CHINESE:  # the font has one weight; a second stroke beside the first makes it heavier
+                self.canvas.drawString(x + size / 40, HEIGHT - y, run)
+            x += pdfmetrics.stringWidth(run, font, size)
+
+    def width(self, text: str, size: float, *, bold: bool = False) -> float:
+        return math.fsum(pdfmetrics.stringWidth(run, font, size) for font, run in self.runs(text, bold=bold))
+
+    def runs(self, text: str, *, bold: bool) -> list[tuple[str, str]]:
+        """Split into (font, run); a character that no font holds becomes the mark for it."""
+        held = "".join(c if c in self.latin or c in self.chinese else NO_GLYPH for c in text)
+        latin = LATIN_BOLD if bold else LATIN
+        return [(CHINESE if chinese else latin, run) for chinese, run in runs(held, self.latin.__contains__)]
+
+
+_REGION: Final[dict[Any, str]] = {"en": "US", "zh": "CN"}
