@@ -102,7 +102,7 @@ class Amendments:
                 f"job {job_id} was read by bundle {original.bundle.sha256[:12]}, installed is {description.sha256[:12]}: "
                 "other tables would be mixed with its stages",
                 code="other-bundle",
-                next_action=f"`carpus jobs again {job_id}` reads the film with the installed bundle; then correct that job",
+                next_action=f"`carpus jobs requeue {job_id}` reads the film with the installed bundle; then correct that job",
             )
         try:
             reading = description.scoring.restage(original, given, left_out)
@@ -206,7 +206,7 @@ def _reading(job: Job) -> Reading:
     except (TypeError, ValueError, KeyError) as error:
         raise InvalidAmendment(
             f"the reading of job {job.id} was kept by another version of Carpus",
-            next_action=f"`carpus jobs again {job.id}` reads the film once more",
+            next_action=f"`carpus jobs requeue {job.id}` reads the film once more",
         ) from error
 
 

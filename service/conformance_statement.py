@@ -83,7 +83,8 @@ Success means: on disk, flushed, and recorded in the database.
     yield from _rows((f"0x{s.code:04X}", s.name, s.meaning, s.kept) for s in STATUSES)
     yield f"""
 Out of resources: less than {limits.minimum_free_disk_bytes} bytes free, {limits.maximum_backlog} instances not yet prepared,
-or no database.
+one of them for more than {limits.maximum_backlog_seconds:g} s, a database that does not answer or takes more than
+{limits.maximum_database_seconds:g} s, or a person who drains the service. ErrorComment names the cause.
 
 ### Statuses of C-STORE as SCU
 

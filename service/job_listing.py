@@ -8,7 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from service.tables import Instance, Job, JobEvent, ResultObject, State
+from service.queues import Queue
+from service.tables import Breaker, BreakerState, Instance, Job, JobEvent, Priority, ResultObject, State
 
 COLORS: Final = {
     State.CONFIRMED: "green",
@@ -27,7 +28,8 @@ def as_dict(job: Job, now: dt.datetime) -> dict[str, Any]:
         "state": job.state,
         "outcome": job.outcome,
         "revision": job.revision,
-        "priority": job.priority,
+        "priority": priority_name(job.priority),
+        "peer": job.peer,
         "attempts": job.attempts,
         "seconds_in_state": round((now - job.state_since).total_seconds(), 1),
         "created_at": job.created_at.isoformat(),
@@ -38,6 +40,33 @@ def as_dict(job: Job, now: dt.datetime) -> dict[str, Any]:
         "next_action": job.next_action,
         "bundle_sha256": job.bundle_sha256,
     }
+
+
+def priority_name(priority: int) -> str:
+    """Return the name of a priority, or its number where it has none."""
+    named = {int(each): each.name.lower() for each in Priority}
+    return named.get(priority, str(priority))
+
+
+def durations(events: Sequence[JobEvent]) -> dict[str, float]:
+    """Return how many milliseconds each step of a job took, the last time it was taken."""
+    return {event.code: round(event.milliseconds, 1) for event in events if event.milliseconds is not None}
+
+
+def queues_table(queues: Sequence[Queue], breakers: Sequence[Breaker]) -> RenderableType:
+    """Return what waits in each queue and which destination is left alone."""
+    rows = Table(box=None, pad_edge=False)
+    for title in ("queue", "mode", "waiting", "under way", "asked by", "reason"):
+        rows.add_column(title, justify="right" if title in ("waiting", "under way") else "left", overflow="fold")
+    for queue in queues:
+        rows.add_row(queue.name, queue.mode, str(queue.waiting), str(queue.under_way), queue.changed_by, queue.reason)
+    alone = Table(box=None, pad_edge=False)
+    for title in ("destination", "sent to", "cause and next action"):
+        alone.add_column(title, overflow="fold")
+    for row in breakers:
+        lines = [line for line in (row.cause_text, row.next_action) if line]
+        alone.add_row(row.destination, "yes" if row.state == BreakerState.CLOSED else "no", "\n".join(lines))
+    return Group(rows, Text(""), alone) if breakers else rows
 
 
 def details(

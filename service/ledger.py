@@ -13,7 +13,18 @@ from sqlalchemy import Engine, exists, func, select
 from sqlalchemy.orm import Session
 
 from service.errors import Permanent
-from service.tables import AmendedJob, Heartbeat, Instance, Job, JobEvent, Quarantined, ResultObject, ResultState, State
+from service.tables import (
+    AmendedJob,
+    Heartbeat,
+    Instance,
+    Job,
+    JobEvent,
+    Quarantined,
+    Refusal,
+    ResultObject,
+    ResultState,
+    State,
+)
 
 # By when a state should have been left; an overdue job is shown with an alert, it is not abandoned (field lesson 8).
 DEADLINES: Final[Mapping[State, dt.timedelta]] = {
@@ -102,6 +113,7 @@ class Ledger:
         before_id: int | None = None,
         accession_number: str | None = None,
         since: dt.datetime | None = None,
+        cause_code: str | None = None,
     ) -> list[Job]:
         """Return jobs, newest first; without a state everything that was meant to be read (no FILTERED).
 
@@ -120,6 +132,8 @@ class Ledger:
             query = query.where(Job.instance_id.in_(ordered))
         if since is not None:
             query = query.where(Job.created_at >= since)
+        if cause_code is not None:
+            query = query.where(Job.cause_code == cause_code)
         with self._read() as session:
             return [*session.scalars(query.order_by(Job.id.desc()).limit(limit))]
 
@@ -202,6 +216,11 @@ class Ledger:
         query = select(Job.id).where(*finished, (Job.state == State.CANCELLED) | ~unproved)
         with self._read() as session:
             return tuple(session.scalars(query.order_by(Job.id).limit(limit)))
+
+    def refusals(self) -> Sequence[Refusal]:
+        """Return how often instances were refused for now, by cause."""
+        with self._read() as session:
+            return tuple(session.scalars(select(Refusal).order_by(Refusal.code)))
 
     def quarantined(self, limit: int = 100) -> Sequence[Quarantined]:
         """Return what is in quarantine, newest first."""

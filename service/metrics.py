@@ -15,7 +15,7 @@ from sqlalchemy import case, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service import certificates
+from service import certificates, queue_metrics
 from service.jobs import Jobs
 from service.settings import Settings
 from service.storage import Store
@@ -47,7 +47,13 @@ class ServiceCollector(Collector):
         """Yield every metric; when the database is away only `carpus_database_up` 0 and the disk are left."""
         up = GaugeMetricFamily("carpus_database_up", "1 when the database answered this scrape.")
         try:
-            families = [*self._jobs(), *self._objects(), self._steps(), self._heartbeats()]
+            families = [
+                *self._jobs(),
+                *queue_metrics.families(self.jobs),
+                *self._objects(),
+                self._steps(),
+                self._heartbeats(),
+            ]
         except SQLAlchemyError:
             families = []
         up.add_metric([], 1 if families else 0)

@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 from service.errors import CarpusError
 from service.ledger import DEADLINES, Ledger
-from service.tables import Instance, Job, Priority, Quarantined, State
+from service.tables import Instance, Job, Priority, Quarantined, Refusal, State
 from service.turns import next_turn
 
 
@@ -98,6 +98,17 @@ class Reception(Ledger):
                 for start in range(0, len(names), 500)
                 for name in session.scalars(select(Instance.name).where(Instance.name.in_(names[start : start + 500])))
             }
+
+    def count_refusals(self, code: str, text: str, next_action: str, count: int) -> None:
+        """Add refused instances to the count of their cause."""
+        now = self.now()
+        with self._write() as session:
+            row = session.get(Refusal, code, with_for_update=True)
+            if row is None:
+                row = Refusal(code=code, count=0, first_at=now)
+                session.add(row)
+            row.count += count
+            row.text, row.next_action, row.last_at = text, next_action, now
 
     def record_quarantine(
         self,

@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import yaml
@@ -99,6 +99,8 @@ class Peer(_Frozen):
     certificate_names: tuple[str, ...] = ()  # over TLS one of them is CN or SAN of its certificate; empty: the AE title
     certificate_sha256: tuple[Fingerprint, ...] = ()  # empty: any certificate of the authorities that carries the name
     maximum_associations: int | None = Field(default=None, ge=1, description="at once; none: `limits` alone hold")
+    # Of all its films; none: what each film's header says.
+    priority: Literal["stat", "routine", "backfill"] | None = None
 
     @field_validator("addresses")
     @classmethod
@@ -139,6 +141,8 @@ class Limits(_Frozen):
     maximum_pixels: int = Field(default=64_000_000, ge=1_000_000)
     minimum_free_disk_bytes: int = Field(default=1024**3, ge=0)
     maximum_backlog: int = Field(default=5_000, ge=1, description="instances received and not yet prepared")
+    maximum_backlog_seconds: float = Field(default=1_800, gt=0, description="the oldest of them may have waited")
+    maximum_database_seconds: float = Field(default=5, gt=0, description="one question or commit may take")
 
 
 class RetrySettings(_Frozen):

@@ -24,13 +24,16 @@ _PIXEL_GROUP: Final = 0x7FE0
 _TAGS: Final = {
     0x00080016: "SOPClassUID",
     0x00080018: "SOPInstanceUID",
+    0x00080050: "AccessionNumber",
     0x0020000D: "StudyInstanceUID",
     0x0020000E: "SeriesInstanceUID",
     0x00280002: "SamplesPerPixel",
     0x00280008: "NumberOfFrames",
     0x00280010: "Rows",
     0x00280011: "Columns",
+    0x00401003: "RequestedProcedurePriority",
 }
+_UIDS: Final = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 # PS3.5 9.1, tolerant of components with leading zeros, which devices do send.
 _UID: Final = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
 
@@ -56,6 +59,8 @@ class Header:
     SeriesInstanceUID: str
     Rows: int
     Columns: int
+    AccessionNumber: str = ""
+    RequestedProcedurePriority: str = ""
 
 
 def inspect(
@@ -86,7 +91,7 @@ def inspect(
     if transfer_syntax.is_deflated:
         data = memoryview(_inflate(data, maximum_bytes))
     values = _scan(data, transfer_syntax)
-    uids = {name: _uid(values, name) for name in list(_TAGS.values())[:4]}
+    uids = {name: _uid(values, name) for name in _UIDS}
     for name, announced in (("SOPClassUID", sop_class), ("SOPInstanceUID", sop_instance)):
         if uids[name] != announced:
             raise Unusable(DOES_NOT_MATCH, "request-mismatch", f"{name} of the data set is not that of the request")
@@ -96,7 +101,8 @@ def inspect(
     if rows * columns * samples * frames > maximum_pixels:
         size = f"{rows} x {columns} x {samples} samples x {frames} frames"
         raise Unusable(TOO_MANY_PIXELS, "too-many-pixels", f"image of {size}; the limit is {maximum_pixels}")
-    return Header(**uids, Rows=rows, Columns=columns)
+    words = {name: _word(values, name) for name in ("AccessionNumber", "RequestedProcedurePriority")}
+    return Header(**uids, Rows=rows, Columns=columns, **words)
 
 
 def _scan(data: memoryview, transfer_syntax: UID) -> dict[str, bytes]:
@@ -146,6 +152,12 @@ def _uid(values: dict[str, bytes], name: str) -> str:
     if not _UID.fullmatch(text):
         raise Unusable(MISSING_UID, "invalid-uid", f"{name} is not a UID of at most 64 digits and dots")
     return text
+
+
+def _word(values: dict[str, bytes], name: str) -> str:
+    """Decode an SH or CS element of at most 16 characters; empty where it is absent."""
+    text = values.get(name, b"")[:64].decode("utf-8", "replace")
+    return "".join(character for character in text if character.isprintable()).strip()[:16]
 
 
 def _number(values: dict[str, bytes], name: str, transfer_syntax: UID) -> int:

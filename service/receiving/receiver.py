@@ -17,12 +17,21 @@ from service.conformance import FAILURE, OTHER_BYTES, OUT_OF_RESOURCES, STORED, 
 from service.errors import Retryable
 from service.jobs import DuplicateInstance, Jobs, ReceivedInstance
 from service.log import get_logger, whereabouts
-from service.receiving.header import Unusable, inspect
+from service.receiving.header import Header, Unusable, inspect
+from service.receiving.pressure import Pressure
 from service.settings import Settings
 from service.storage import DiskFull, Stores
+from service.tables import Priority
 
 PREAMBLE: Final = b"\0" * 128 + b"DICM"
-BACKLOG_SECONDS: Final = 1.0  # how long a count of the backlog is believed
+# The defined terms of RequestedProcedurePriority (PS3.4 K.6.1.2.2, PS3.3 C.4.11).
+PRIORITIES: Final = {
+    "STAT": Priority.STAT,
+    "HIGH": Priority.STAT,
+    "ROUTINE": Priority.ROUTINE,
+    "MEDIUM": Priority.ROUTINE,
+    "LOW": Priority.BACKFILL,
+}
 
 log = get_logger()
 
@@ -44,8 +53,8 @@ class Receiver:
         self.limits = settings.limits
         self.stores = stores
         self.jobs = jobs
-        self._backlog = 0
-        self._backlog_until = 0.0
+        self.pressure = Pressure(settings.limits, stores.identified, jobs)
+        self._priorities = {peer.ae_title: peer.priority for peer in settings.peers if peer.priority}
 
     def store(self, event: Any) -> Dataset:
         """Answer one C-STORE request with its status; the handler of pynetdicom's EVT_C_STORE."""
@@ -56,7 +65,8 @@ class Receiver:
         fields = {"peer": peer, "bytes": len(data)}
         try:
             instance_id, repeated = self._keep(event, data)
-        except (DiskFull, Backlog, SQLAlchemyError, Retryable) as error:
+        except (SQLAlchemyError, Retryable) as error:
+            self.pressure.refused(error)
             text = f"{type(error).__name__}: {error}" if isinstance(error, SQLAlchemyError) else str(error)
             log.error("instance refused for now", status=f"0x{OUT_OF_RESOURCES.code:04X}", cause=text, **fields)
             return _response(OUT_OF_RESOURCES, _short(error))
@@ -75,8 +85,7 @@ class Receiver:
 
     def _keep(self, event: Any, data: memoryview) -> tuple[int, bool]:
         """Return the row of the instance and whether it was there already."""
-        self._check_backlog()
-        self.stores.identified.check_free()
+        self.pressure.check()
         request = event.request
         transfer_syntax = UID(event.context.transfer_syntax)
         header = inspect(
@@ -105,14 +114,26 @@ class Receiver:
                 calling_ae_title=event.assoc.requestor.ae_title,
                 called_ae_title=event.assoc.requestor.primitive.called_ae_title,
                 address=event.assoc.requestor.address,
+                accession_number=header.AccessionNumber or None,
             )
-            return self.jobs.record_instance(received), False
+            started = time.monotonic()
+            instance_id = self.jobs.record_instance(received, priority=self._priority(received, header))
+            self.pressure.committed(time.monotonic() - started)
+            return instance_id, False
         except DuplicateInstance as other:  # another association was faster with the same instance
             self.stores.identified.remove(stored.name)
             return self._same(other.instance_id, other.sha256, sha256), True
         except SQLAlchemyError:
             self._withdraw(stored.name, header.SOPInstanceUID)
             raise
+
+    def _priority(self, received: ReceivedInstance, header: Header) -> Priority:
+        """Return who is served first: what is set for the peer, else what the header says.
+
+        The Priority of the C-STORE request (PS3.7 9.1.1.1.7) is not asked: common senders put LOW there for everything.
+        """
+        said = self._priorities.get(received.calling_ae_title)
+        return Priority[said.upper()] if said else PRIORITIES.get(header.RequestedProcedurePriority, Priority.ROUTINE)
 
     def _withdraw(self, name: str, sop_instance_uid: str) -> None:
         """Remove a file whose row was not written; where even that cannot be known, the next start finds out."""
@@ -152,23 +173,6 @@ class Receiver:
             log.error("quarantine failed", cause=_short(error), code=code)
             return OUT_OF_RESOURCES
         return status
-
-    def _check_backlog(self) -> None:
-        now = time.monotonic()
-        if now >= self._backlog_until:
-            self._backlog = self.jobs.backlog()
-            self._backlog_until = now + BACKLOG_SECONDS
-        if self._backlog >= self.limits.maximum_backlog:
-            raise Backlog(
-                f"{self._backlog} instances wait to be prepared; the limit is {self.limits.maximum_backlog}",
-                next_action="see whether the intake process runs, or raise limits.maximum_backlog",
-            )
-
-
-class Backlog(Retryable):
-    """More is waiting than may wait."""
-
-    code = "backlog"
 
 
 def _file_meta(event: Any, transfer_syntax: UID) -> bytes:

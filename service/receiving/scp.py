@@ -62,7 +62,8 @@ class StorageServer(AbstractContextManager["StorageServer"]):
         self.settings = settings
         self.stores = stores
         self.jobs = jobs
-        handlers = [(evt.EVT_C_STORE, Receiver(settings, stores, jobs).store), (evt.EVT_C_ECHO, _echo)]
+        self.receiver = Receiver(settings, stores, jobs)
+        handlers = [(evt.EVT_C_STORE, self.receiver.store), (evt.EVT_C_ECHO, _echo)]
         self._handlers = [*handlers, (evt.EVT_ACCEPTED, _negotiated)]
         self._places = Places(settings.limits)
         self.listener: Listener | None = None
@@ -182,7 +183,7 @@ def serve(settings: Settings, stores: Stores, jobs: Jobs, *, ready: Callable[[in
             ready(server.port or server.tls_port)
         while not stop.is_set():
             try:
-                jobs.beat("scp")
+                jobs.beat("scp", server.receiver.pressure.flush())
             except SQLAlchemyError as error:
                 log.error("heartbeat failed", error=type(error).__name__)
             stop.wait(BEAT_SECONDS)

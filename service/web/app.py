@@ -24,6 +24,7 @@ from service.web.credentials import Credentials
 from service.web.display import FILTERS, STATES
 from service.web.guard import BodyLimit, SecurityHeaders, SessionRequired
 from service.web.pages import Pages
+from service.web.queues import QueuePage
 from service.web.sessions import Lockout, Sessions
 
 HEARTBEAT_SECONDS = 10
@@ -70,6 +71,7 @@ def create_app(
         lockout or Lockout(),
         get_logger(),
     )
+    queue_page = QueuePage(pages)
     routes = [
         Route("/", pages.films),
         Route("/films/live", pages.films),
@@ -78,6 +80,8 @@ def create_app(
         Route("/films/{number:int}/overlay.png", pages.overlay),
         Route("/films/{number:int}/{action:str}", pages.act, methods=["POST"]),
         Route("/quarantine", pages.quarantine),
+        Route("/queues", queue_page.show),
+        Route("/queues/{queue:str}/{action:str}", queue_page.act, methods=["POST"]),
         Route("/system", pages.system),
         Route("/login", pages.login_form),
         Route("/login", pages.login, methods=["POST"]),

@@ -1,6 +1,7 @@
 """Tell a monitor whether the service works, and if not, what is wrong: database, processes, disk."""
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,9 +12,11 @@ from service import certificates, db, metrics
 from service.jobs import Jobs
 from service.settings import Settings
 from service.storage import Store
+from service.tables import Heartbeat
 from service.web import display
 
 OLDEST_HEARTBEAT_SECONDS: Final = 60
+OLDEST_CANARY_SECONDS: Final = 120
 FORGOTTEN_SECONDS: Final = 24 * 3600  # a kind of process not seen for a day was taken out of service on purpose
 
 
@@ -32,6 +35,7 @@ def checks(jobs: Jobs, store: Store, minimum_free_bytes: int) -> list[Check]:
     found = [_database(jobs)]
     if found[0].ok:
         found += _processes(jobs)
+        found += _told_by_processes(jobs)
     found.append(_disk(store, minimum_free_bytes))
     return found
 
@@ -64,6 +68,31 @@ def _processes(jobs: Jobs) -> list[Check]:
         Check(kind, age <= OLDEST_HEARTBEAT_SECONDS, f"last sign of life {display.duration(age)} ago")
         for kind, age in ages.items()
     ]
+
+
+def refusing(processes: Sequence[Heartbeat], now: dt.datetime, *, within_seconds: float = 30) -> list[dict[str, str]]:
+    """Return what the receivers said at their last sign of life that they refuse for now, each cause once."""
+    found: dict[str, dict[str, str]] = {}
+    for beat in processes:
+        if (now - beat.at).total_seconds() <= within_seconds:
+            for each in (beat.detail or {}).get("refusing", []):
+                found.setdefault(each["code"], each)
+    return list(found.values())
+
+
+def _told_by_processes(jobs: Jobs) -> list[Check]:
+    """Return what processes say of themselves that keeps films from going on."""
+    now, found = jobs.now(), []
+    for each in refusing(jobs.processes(), now):
+        found.append(Check(f"reception: {each['code']}", False, f"instances are refused for now: {each['text']}"))
+    for beat in jobs.processes():
+        detail, age = beat.detail or {}, (now - beat.at).total_seconds()
+        canary = detail.get("canary_seconds")
+        if canary is not None and age <= OLDEST_HEARTBEAT_SECONDS and not detail.get("busy"):
+            silent = canary + age
+            words = f"a message it sent to itself came back {display.duration(silent)} ago"
+            found.append(Check(f"messages to {beat.process}", silent <= OLDEST_CANARY_SECONDS, words))
+    return found
 
 
 def _disk(store: Store, minimum_free_bytes: int) -> Check:

@@ -105,7 +105,7 @@ class Overview:
         Parameters
         ----------
         text
-            A job's number, a UID of the film in full, or part of the peer's AE title or of a cause.
+            A job's number, a UID or the accession number of the film in full, or part of the peer's AE title or of a cause.
         """
         query = select(Job, Instance.calling_ae_title).join(Instance, Instance.id == Job.instance_id)
         # What was never meant to be read is shown only to who asks for it.
@@ -188,6 +188,7 @@ def _matches(text: str) -> ColumnElement[bool]:
         Job.cause_text.icontains(text, autoescape=True),
         Instance.SOPInstanceUID == text,
         Instance.StudyInstanceUID == text,
+        Instance.accession_number == text,
     ]
     number = job_number(text.removeprefix("#"))
     if number is not None:

@@ -110,13 +110,14 @@ class Pages:
 
     async def logout(self, request: Request) -> Response:
         """End the session; its cookie opens nothing from now on."""
-        await self._own_form(request)
+        await self.own_form(request)
         self.sessions.end(request.state.session)
         response = RedirectResponse("/login", status_code=303)
         response.delete_cookie(COOKIE, path="/")
         return response
 
-    async def _own_form(self, request: Request) -> None:
+    async def own_form(self, request: Request) -> None:
+        """Refuse a form that was not sent from this session."""
         if not await is_own_form(request, request.state.session):
             raise HTTPException(403, "The form was not sent from this session.")
 
@@ -175,7 +176,7 @@ class Pages:
 
     async def act(self, request: Request) -> Response:
         """Retry, cancel or read once more, and go back to the film."""
-        await self._own_form(request)
+        await self.own_form(request)
         number, action = _number(request), request.path_params["action"]
         user = request.state.session.user
         match action:

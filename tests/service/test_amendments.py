@@ -292,7 +292,7 @@ def test_a_reading_by_another_bundle_is_read_again_first(house: House) -> None:
     with pytest.raises(InvalidAmendment, match="was read by bundle 3f3f3f3f3f3f, installed is abababababab") as caught:
         upgraded.amend(job_id, stages={"mc5": UP["mc5"]}, observer="Li^Wei")
     assert caught.value.code == "other-bundle"
-    assert f"carpus jobs again {job_id}" in caught.value.next_action
+    assert f"carpus jobs requeue {job_id}" in caught.value.next_action
 
 
 def test_stages_are_named_as_pairs_each_bone_once() -> None:

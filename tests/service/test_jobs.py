@@ -1,6 +1,5 @@
 import datetime as dt
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,14 +22,6 @@ class Clock:
 
     def pass_seconds(self, seconds: float) -> None:
         self.time += dt.timedelta(seconds=seconds)
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = db.connect(f"sqlite:///{tmp_path / 'carpus.sqlite'}")
-    db.migrate(engine)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

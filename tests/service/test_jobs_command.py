@@ -1,31 +1,180 @@
+"""`carpus jobs`: every subcommand for people and, with --json, for scripts."""
+
+import csv
+import datetime as dt
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from service import db
 from service.__main__ import cli
+from service.breakers import Breakers
+from service.errors import Retryable
+from service.jobs import Jobs, State
+from service.settings import BreakerSettings
+from tests.service.test_jobs import advanced, film
+
+Run = Callable[..., str]
 
 
-@pytest.fixture(autouse=True)
-def empty_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the commands open an installation that has received nothing yet."""
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a subcommand of `carpus jobs` on an installation of the test's own."""
     monkeypatch.setenv("CARPUS_DATA_DIRECTORY", str(tmp_path))
+
+    def command(*arguments: str, status: int = 0) -> str:
+        result = CliRunner().invoke(cli, ["jobs", *arguments])
+        assert result.exit_code == status, result.output
+        return result.output
+
+    return command
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Iterator[Jobs]:
+    engine = db.connect(f"sqlite:///{tmp_path / 'carpus.sqlite'}")
+    db.migrate(engine)
+    yield Jobs(engine, process="test")
+    engine.dispose()
+
+
+def receive(jobs: Jobs, number: int, *states: State, **changes: str) -> int:
+    jobs.record_instance(replace(film(number), **changes))
+    return advanced(jobs, jobs.find(f"2.25.{number}")[0].id, *states)
+
+
+def failed(jobs: Jobs, number: int, cause: str = "calling-ae-refused") -> int:
+    job_id = receive(jobs, number, State.PREPARED, State.INFERRED)
+    claim = jobs.claim(job_id, State.INFERRED)
+    assert claim is not None
+    jobs.fail(claim, cause, "PACS rejected the association", "in the PACS, register CARPUS")
+    return job_id
+
+
+def lines(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines()]
 
 
 @pytest.mark.parametrize("arguments", [[], ["list"], ["--state", "failed"], ["--limit", "3"]])
-def test_jobs_without_a_subcommand_shows_the_queue(arguments: list[str]) -> None:
-    run = CliRunner().invoke(cli, ["jobs", *arguments])
-    assert run.exit_code == 0, run.output
-    assert "no jobs" in run.output
+def test_jobs_without_a_subcommand_shows_the_queue(run: Run, arguments: list[str]) -> None:
+    assert "no jobs" in run(*arguments)
 
 
-def test_jobs_help_names_the_subcommands() -> None:
-    run = CliRunner().invoke(cli, ["jobs", "--help"])
-    assert run.exit_code == 0
-    assert all(name in run.output for name in ("list", "show", "retry", "cancel", "again"))
+def test_help_names_the_subcommands(run: Run) -> None:
+    output = run("--help")
+    for name in (
+        "list",
+        "show",
+        "retry",
+        "cancel",
+        "requeue",
+        "export",
+        "priority",
+        "pause",
+        "drain",
+        "resume",
+        "queues",
+    ):
+        assert f"  {name} " in output
 
 
-def test_an_unknown_subcommand_of_jobs_is_a_usage_error() -> None:
-    run = CliRunner().invoke(cli, ["jobs", "lost"])
-    assert run.exit_code == 2
-    assert "lost" in run.output
+def test_an_unknown_subcommand_or_state_is_a_usage_error(run: Run) -> None:
+    assert "lost" in run("lost", status=2)
+    assert "RECEIVED, PREPARED" in run("list", "--state", "lost", status=2)
+
+
+def test_the_list_is_filtered_by_state_cause_time_and_order(run: Run, jobs: Jobs) -> None:
+    dead = failed(jobs, 1)
+    receive(jobs, 2, accession_number="ACC-77")
+    assert [job["id"] for job in lines(run("list", "--json"))] == [2, 1]
+    assert [job["id"] for job in lines(run("list", "--state", "failed", "--json"))] == [dead]
+    assert [job["id"] for job in lines(run("list", "--cause", "calling-ae-refused", "--json"))] == [dead]
+    (found,) = lines(run("list", "--accession", "ACC-77", "--json"))
+    assert (found["id"], found["priority"], found["peer"]) == (2, "routine", "PACS")
+    assert run("list", "--accession", "ACC-78", "--json") == ""
+    tomorrow = (dt.datetime.now(dt.UTC) + dt.timedelta(days=1)).strftime("%Y-%m-%d")
+    assert run("list", "--since", tomorrow, "--json") == ""
+    assert "ACC-77" not in run("list") + run("list", "--json") + run("show", "2") + run("export", "--json")
+
+
+def test_show_has_cause_next_action_and_timeline(run: Run, jobs: Jobs) -> None:
+    dead = failed(jobs, 1)
+    detail = json.loads(run("show", str(dead), "--json"))
+    assert detail["next_action"] == "in the PACS, register CARPUS"
+    assert [event["event"] for event in detail["timeline"]] == ["received", "prepared", "inferred", "failed"]
+    assert "register CARPUS" in run("show", str(dead))
+
+
+def test_retry_by_number_or_by_cause(run: Run, jobs: Jobs) -> None:
+    first, second, other = failed(jobs, 1), failed(jobs, 2), failed(jobs, 3, "no-destination")
+    assert lines(run("retry", str(first), "--json")) == [{"id": first, "state": "INFERRED"}]
+    assert f"job {second} goes on from INFERRED" in run("retry", "--cause", "calling-ae-refused")
+    assert jobs.get(other).state == State.FAILED
+    assert "name jobs" in run("retry", status=2)
+    assert "name jobs" in run("retry", str(other), "--cause", "x", status=2)
+
+
+def test_cancel_requeue_and_priority(run: Run, jobs: Jobs) -> None:
+    first = receive(jobs, 1)
+    assert lines(run("priority", "stat", str(first), "--json")) == [{"id": first, "priority": "stat"}]
+    assert jobs.get(first).priority == 1
+    assert lines(run("cancel", str(first), "--json")) == [{"id": first, "state": "CANCELLED"}]
+    (again,) = lines(run("requeue", str(first), "--priority", "backfill", "--json"))
+    assert again == {"id": 2, "of": first, "state": "RECEIVED"}
+    assert (jobs.get(2).revision, jobs.get(2).priority) == (2, 9)
+
+
+def test_the_export_holds_every_job_and_names_nobody(run: Run, jobs: Jobs, tmp_path: Path) -> None:
+    failed(jobs, 1)
+    receive(jobs, 2, State.FILTERED)
+    receive(jobs, 3, State.PREPARED)
+    rows = list(csv.DictReader(io.StringIO(run("export"))))
+    assert [(row["id"], row["state"], row["cause_code"]) for row in rows] == [
+        ("3", "PREPARED", ""),
+        ("1", "FAILED", "calling-ae-refused"),
+    ]
+    assert "2.25." not in run("export") + run("export", "--json")
+    target = tmp_path / "jobs.jsonl"
+    assert "2 jobs in" in run("export", "--json", "--output", str(target))
+    assert json.loads(target.read_text().splitlines()[0])["milliseconds"].keys() == {"prepared"}
+
+
+def test_queues_are_paused_drained_and_resumed(run: Run, jobs: Jobs) -> None:
+    receive(jobs, 1)
+    paused = {row["queue"]: row for row in lines(run("pause", "--reason", "new GPU", "--json"))}
+    assert {name: row["mode"] for name, row in paused.items()} == {
+        "intake": "running",
+        "inference": "paused",
+        "delivery": "paused",
+    }
+    assert (paused["intake"]["waiting"], paused["inference"]["reason"]) == (1, "new GPU")
+    run("resume")
+    run("drain", "delivery")
+    assert [row["mode"] for row in lines(run("queues", "--json"))] == ["running", "running", "draining"]
+    assert "drain" in run("queues")
+    assert "not empty after 0 s" in run("drain", "--wait", "0", status=1)
+    run("cancel", "1")
+    assert next(row["mode"] for row in lines(run("drain", "--wait", "1", "--json"))) == "draining"
+    assert {row["mode"] for row in lines(run("resume", "--json"))} == {"running"}
+    assert "intake" in run("pause", "lunch", status=2)
+
+
+def test_a_destination_left_alone_is_named_with_its_cause(run: Run, jobs: Jobs) -> None:
+    away = Retryable("PACS does not answer", code="peer-unreachable", next_action="check that the PACS runs")
+    Breakers(jobs, BreakerSettings(failures=1)).failed("pacs", away)
+    assert lines(run("queues", "--json"))[-1] == {
+        "destination": "pacs",
+        "breaker": "open",
+        "cause": {
+            "code": "peer-unreachable",
+            "text": "PACS does not answer",
+            "next_action": "check that the PACS runs",
+        },
+    }
+    assert "check that the PACS runs" in run("queues")

@@ -1,7 +1,7 @@
 """The three steps on real files and a real database, with a reader that returns a known Reading."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from sqlalchemy import Engine
 from models.image import Image
 from models.reading import Reading, Reason, Verdict
 from models.regions import Sex
-from service import db
 from service.errors import Permanent, Retryable
 from service.jobs import Jobs, ReceivedInstance, ResultState, State
 from service.negotiation import EVERY_CLASS
@@ -130,14 +129,6 @@ class House:
         while (state := State(self.jobs.get(job_id).state)) in (State.RECEIVED, State.PREPARED, State.INFERRED):
             state = self.step(job_id)
         return state
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = db.connect(f"sqlite:///{tmp_path / 'carpus.sqlite'}")
-    db.migrate(engine)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

@@ -283,7 +283,7 @@ def test_a_disk_that_fills_up_while_writing_is_out_of_resources(scp: Running, mo
 
 
 def test_past_the_backlog_films_are_refused_until_it_shrinks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.receiving.receiver.BACKLOG_SECONDS", 0)
+    monkeypatch.setattr("service.receiving.pressure.BELIEVED_SECONDS", 0)
     running = start(tmp_path, limits=LIMITS.model_copy(update={"maximum_backlog": 1}))
     with running.server:
         assert running.send(instance(seed=1), instance(seed=2)) == [0x0000, 0xA700]
@@ -293,7 +293,7 @@ def test_past_the_backlog_films_are_refused_until_it_shrinks(tmp_path: Path, mon
 def test_without_a_database_the_film_is_to_be_sent_again_and_no_file_stays(
     scp: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> int:
+    def broken(*_: object, **__: object) -> int:
         raise OperationalError("INSERT", {}, Exception("disk I/O error"))
 
     monkeypatch.setattr(Jobs, "record_instance", broken)
@@ -373,10 +373,10 @@ def test_stopping_lets_the_transfer_under_way_end(tmp_path: Path, monkeypatch: p
     running = start(tmp_path)
     real, entered = Jobs.record_instance, threading.Event()
 
-    def slow(jobs: Jobs, received: object) -> int:
+    def slow(jobs: Jobs, received: object, **options: object) -> int:
         entered.set()
         threading.Event().wait(0.5)
-        return real(jobs, received)  # type: ignore[arg-type]
+        return real(jobs, received, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Jobs, "record_instance", slow)
     statuses: list[int] = []

@@ -1,14 +1,13 @@
 import datetime as dt
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
-from service import db
 from service.causes import Decision, backoff
 from service.errors import Permanent, Retryable
 from service.jobs import Claim, Jobs, State
@@ -43,14 +42,6 @@ class FakePipeline:
 
     def deliver(self, claim: Claim) -> None:
         self._do("deliver", claim, State.DELIVERED)
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = db.connect(f"sqlite:///{tmp_path / 'carpus.sqlite'}")
-    db.migrate(engine)
-    yield engine
-    engine.dispose()
 
 
 class House:

@@ -1,0 +1,111 @@
+"""The page of the queues: what is held, left alone or refused, and the buttons that change it."""
+
+import re
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.breakers import Breakers
+from service.errors import Retryable
+from service.queues import Queues
+from service.settings import BreakerSettings
+from service.tables import QueueMode
+from tests.service.installation import Installation
+from tests.service.test_web import admin, installation, ticks, token, visitor
+
+__all__ = ["admin", "installation", "ticks", "visitor"]
+
+
+def test_a_queue_is_paused_and_resumed_by_its_buttons(admin: TestClient, installation: Installation) -> None:
+    queues = Queues(installation.jobs.engine, clock=installation.clock)
+    page = admin.get("/queues").text
+    assert re.findall(r'action="/queues/(\w+)/(\w+)"', page) == [
+        (queue, action) for queue in ("intake", "inference", "delivery") for action in ("pause", "drain")
+    ]
+    assert admin.post("/queues/inference/pause", data={"csrf": token(page)}).status_code == 303
+    assert queues.mode("inference") == QueueMode.PAUSED
+    page = admin.get("/queues").text
+    assert re.search(r"inference.*paused.*admin", page, re.IGNORECASE | re.DOTALL)
+    assert admin.post("/queues/inference/resume", data={"csrf": token(page)}).status_code == 303
+    assert queues.mode("inference") == QueueMode.RUNNING
+
+
+@pytest.mark.parametrize("path", ["/queues/lunch/pause", "/queues/intake/delete"])
+def test_an_unknown_queue_or_action_is_refused(admin: TestClient, path: str) -> None:
+    assert admin.post(path, data={"csrf": token(admin.get("/queues").text)}).status_code == 404
+
+
+def test_nobody_holds_a_queue_without_the_session_and_its_form(
+    admin: TestClient, visitor: TestClient, installation: Installation
+) -> None:
+    assert admin.post("/queues/inference/pause", data={"csrf": "x"}).status_code == 403
+    admin.cookies.clear()
+    assert visitor.post("/queues/inference/pause", data={"csrf": "x"}).status_code == 401
+    assert Queues(installation.jobs.engine).mode("inference") == QueueMode.RUNNING
+
+
+def test_a_destination_left_alone_and_a_refusal_are_shown_with_what_to_do(
+    admin: TestClient, installation: Installation
+) -> None:
+    jobs = installation.jobs
+    name = installation.settings.destinations[0].name
+    away = Retryable("archive does not answer", code="peer-unreachable", next_action="check that the PACS runs")
+    Breakers(jobs, BreakerSettings(failures=1)).failed(name, away)
+    jobs.count_refusals("backlog", "5000 instances wait to be prepared", "see whether the intake runs", 12)
+    jobs.count_refusals("disk-full", "0 bytes free", "make room", 1)
+    jobs.beat("scp", {"refusing": [{"code": "backlog", "text": "5000 instances wait", "next_action": "see"}]})
+    page = admin.get("/queues").text
+    for words in (
+        "left alone",
+        "check that the PACS runs",
+        "5000 instances wait to be prepared",
+        "see whether the intake",
+    ):
+        assert words in page
+    states = re.findall(r"<code>(backlog|disk-full)</code></td>\s*<td><span class=\"pill \w+\">(\w+)<", page)
+    assert states == [("backlog", "holds"), ("disk-full", "over")]
+    ready = admin.get("/health/ready").json()
+    assert {
+        "name": "reception: backlog",
+        "ok": False,
+        "text": "instances are refused for now: 5000 instances wait",
+    } in ready["checks"]
+    metrics = admin.get("/metrics").text
+    for line in (
+        'carpus_refusing{code="backlog"} 1.0',
+        'carpus_refused_total{code="backlog"} 12.0',
+        f'carpus_breaker_open{{destination="{name}"}} 1.0',
+        'carpus_queue_held{mode="paused",queue="inference"} 0.0',
+    ):
+        assert line in metrics
+
+
+def test_a_worker_whose_messages_do_not_come_is_not_healthy(admin: TestClient, installation: Installation) -> None:
+    def check(detail: dict[str, object]) -> list[bool]:
+        installation.jobs.beat("worker inference", detail)
+        found = admin.get("/health/ready").json()["checks"]
+        return [each["ok"] for each in found if each["name"] == "messages to worker inference"]
+
+    assert check({"canary_seconds": 5.0, "busy": 0}) == [True]
+    assert check({"canary_seconds": 500.0, "busy": 0}) == [False]
+    assert check({"canary_seconds": 500.0, "busy": 1}) == []  # it works; it cannot take a message now
+    assert check({"canary_seconds": None, "busy": 0}) == []
+    assert 'carpus_canary_age_seconds{process="worker inference"}' not in admin.get("/metrics").text
+    check({"canary_seconds": 5.0, "busy": 0})
+    assert 'carpus_canary_age_seconds{process="worker inference"} 5.0' in admin.get("/metrics").text
+
+
+def test_a_film_is_found_by_its_accession_number_which_is_not_shown(
+    admin: TestClient, installation: Installation
+) -> None:
+    from sqlalchemy import update
+
+    from service.tables import Instance
+
+    job_id = installation.receive()
+    with installation.jobs._write() as session:
+        session.execute(update(Instance).values(accession_number="ACC-4711"))
+    page = admin.get("/", params={"q": "ACC-4711"}).text
+    assert f'href="/films/{job_id}"' in page
+    assert f'href="/films/{job_id}"' not in admin.get("/", params={"q": "ACC-471"}).text
+    assert "ACC-4711" not in admin.get("/").text + admin.get(f"/films/{job_id}").text
