@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": "service.commands.evaluate",
     "calibrate": "service.commands.calibrate",
     "web": "service.commands.web",
+    "users": "service.commands.users",
     "tls": "service.commands.tls",
     "phantom": "service.commands.phantom",
     "deidentify": "service.commands.deidentify",

@@ -69,7 +69,7 @@ class Certificate:
 class InUse:
     """A certificate that the settings name; without `expires_at` it cannot be read, and `cause` says why."""
 
-    name: str  # the setting: dicom_tls, web.tls, destinations.NAME
+    name: str  # the setting: dicom_tls, web, destinations.NAME
     expires_at: dt.datetime | None
     cause: str = ""
 
@@ -85,7 +85,7 @@ class InUse:
 
 def in_use(settings: Settings) -> list[InUse]:
     """Return every certificate of ours that the settings name."""
-    paths = {"dicom_tls": settings.dicom_tls.certificate}
+    paths = {"dicom_tls": settings.dicom_tls.certificate, "web": settings.web.certificate}
     for place in settings.destinations:
         paths[f"destinations.{place.name}"] = place.tls.certificate if place.tls else None
     return [_looked_at(name, path) for name, path in paths.items() if path is not None]

@@ -127,6 +127,19 @@ class Destination(_Frozen):
     tls: DestinationTls | None = None  # none: plain DICOM
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _require_https(setting: str, url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname or "")):
+        raise ValueError(f"{setting} {url!r} must be an https address (http on loopback alone)")
+
+
 class Limits(_Frozen):
     """What one peer, one film or one disk may ask of us."""
 
@@ -199,17 +212,70 @@ class RetentionSettings(_Frozen):
     maximum_disk_percent: float = Field(default=85, gt=0, le=100, description="above it the oldest films leave first")
 
 
+class OidcSettings(_Frozen):
+    """Log-in at an identity provider (OpenID Connect, authorisation code with PKCE); needs `pip install 'carpus[oidc]'`."""
+
+    issuer: str  # https://…; plain http on loopback alone
+    client_id: str = Field(min_length=1)
+    client_secret: SecretStr = SecretStr("")  # empty: a public client
+    scopes: str = "openid profile"
+    authorities: Path | None = None  # PEM of who signed the provider's certificate; none: those of the system
+    name_claim: str = "preferred_username"
+    observer_claim: str = "name"
+    role_claim: str = "roles"  # a dot leads into an object: realm_access.roles
+    roles: dict[str, Literal["viewer", "radiologist", "administrator"]] = Field(
+        min_length=1
+    )  # value of the claim: role
+
+    @field_validator("issuer")
+    @classmethod
+    def _secure(cls, value: str) -> str:
+        _require_https("issuer", value)
+        return value.rstrip("/")
+
+
 class WebSettings(_Frozen):
-    """The admin page."""
+    """The pages."""
 
     host: str = "127.0.0.1"
     port: Port = 8042
+    certificate: Path | None = None  # PEM with its chain; with `key` the pages are served over TLS
+    key: Path | None = None
+    trusted_proxies: tuple[str, ...] = ()  # networks whose X-Forwarded-For and X-Forwarded-Proto are believed
+    public_url: str = ""  # as a browser sees it, e.g. https://carpus.hospital.example; needed for `oidc`
+    monitor_addresses: tuple[str, ...] = ("127.0.0.1/32", "::1/128")  # may read /metrics without a token
     administrator: str = "admin"
     password_hash: SecretStr = SecretStr("")  # argon2; empty: a password is made at first start and printed once
     secret_key: SecretStr = SecretStr(
         ""
     )  # signs the session cookie; empty: made at first start and kept in the data directory
-    secure_cookies: bool = False  # true behind TLS
+    secure_cookies: bool = False  # true: the pages are reached over TLS that a proxy ends
+    oidc: OidcSettings | None = None
+
+    @property
+    def over_tls(self) -> bool:
+        """Whether browsers reach the pages over TLS: cookies are then sent over nothing else."""
+        return self.certificate is not None or self.secure_cookies
+
+    @field_validator("trusted_proxies", "monitor_addresses")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for address in value:
+            ipaddress.ip_network(address)
+        return value
+
+    @model_validator(mode="after")
+    def _not_in_the_clear(self) -> Self:
+        if (self.certificate is None) is not (self.key is None):
+            raise ValueError("certificate and key belong together")
+        if not self.over_tls and not _is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host} would send passwords in the clear: set certificate and key, "
+                "or secure_cookies where a TLS proxy stands before the pages"
+            )
+        if self.oidc is not None:
+            _require_https("public_url", self.public_url)
+        return self
 
     @field_validator("secret_key")
     @classmethod

@@ -398,3 +398,32 @@ class Negotiated(Table):
     address: Mapped[str]  # who was asked, by whom: an answer counts for this pair alone
     sop_classes: Mapped[str]  # separated by blanks
     asked_at: Mapped[dt.datetime]
+
+
+class Account(Table):
+    """Somebody who may use the pages, or a service with a token."""
+
+    __tablename__ = "users"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    role: Mapped[str]  # viewer, radiologist, administrator, service
+    observer_name: Mapped[str] = mapped_column(default="")
+    password_hash: Mapped[str | None]  # argon2; None for a service and for who logs in elsewhere
+    token_sha256: Mapped[str | None] = mapped_column(unique=True)
+    source: Mapped[str] = mapped_column(default="local")  # or the issuer of an identity provider
+    subject: Mapped[str | None] = mapped_column(unique=True)  # issuer#sub
+    disabled: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[dt.datetime]
+    changed_at: Mapped[dt.datetime]
+
+
+class LoginFailure(Table):
+    """One wrong password, under the keyed hash of an address or a name."""
+
+    __tablename__ = "login_failures"
+    __table_args__ = (Index("ix_login_failures_key_at", "key", "at"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str]
+    at: Mapped[dt.datetime]

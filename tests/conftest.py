@@ -1,8 +1,22 @@
 """What holds for every test: in CI nothing is skipped, since `.ci/run` installs every peer the tests talk to."""
 
+import logging
 import os
+from collections.abc import Iterator
 
 import pytest
+import structlog
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Undo what a command of a test set up: the next test captures events of every level again."""
+    root, before = logging.getLogger(), structlog.get_config().copy()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.configure(**before)
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

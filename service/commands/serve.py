@@ -22,11 +22,13 @@ def serve(config: Path | None) -> None:
 
 def supervise(settings: Settings, jobs: Jobs, children: Sequence[Child]) -> None:
     """Run the children until SIGTERM; say on standard output when all of them are ready."""
+    scheme = "https" if settings.web.certificate else "http"
 
     def announce() -> None:
         click.echo(
             f"carpus is ready: {settings.ae_title} at {settings.scp_host}:{settings.dicom_port}, "
-            f"admin page http://{settings.web.host}:{settings.web.port}/, data in {settings.data_directory.resolve()}"
+            f"admin page {scheme}://{settings.web.host}:{settings.web.port}/, "
+            f"data in {settings.data_directory.resolve()}"
         )
 
     with installation.locked(settings.data_directory):

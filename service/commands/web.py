@@ -25,6 +25,7 @@ def web(config: Path | None, hash_password: bool) -> None:
 
     from service import db, log, settings
     from service.jobs import Jobs
+    from service.tls import web_context
     from service.web.app import create_app
     from service.web.credentials import Credentials
 
@@ -35,18 +36,23 @@ def web(config: Path | None, hash_password: bool) -> None:
     log.configure(loaded.log_level, as_json=loaded.log_json)
     engine = db.connect(loaded.resolved_database_url)
     db.migrate(engine)
-    credentials = Credentials.open(loaded)
-    if credentials.first_password is not None:
-        click.echo(f"admin page: log in as {credentials.administrator} with {credentials.first_password} (shown once)")
-    app = create_app(loaded, Jobs(engine, process="web"), credentials)
-    log.get_logger().info("admin page", host=loaded.web.host, port=loaded.web.port)
+    app = create_app(loaded, Jobs(engine, process="web"), Credentials.open(loaded))
+    if app.state.first_password is not None:
+        click.echo(f"admin page: log in as {loaded.web.administrator} with {app.state.first_password} (shown once)")
+    page = loaded.web
+    secure = web_context(page.certificate, page.key) if page.certificate and page.key else None
+    log.get_logger().info("admin page", host=page.host, port=page.port, tls=secure is not None)
     # uvicorn ends cleanly on SIGTERM and then sends the signal again, which would make a clean stop look like a death.
     signal.signal(signal.SIGTERM, lambda *_: None)
     # The pages log what people do; the access log of the server would only repeat what monitors ask.
     uvicorn.run(
         app,
-        host=loaded.web.host,
-        port=loaded.web.port,
+        host=page.host,
+        port=page.port,
+        ssl_context_factory=(lambda _config, _default: secure) if secure else None,
+        # The library would believe whoever calls from loopback.
+        proxy_headers=bool(page.trusted_proxies),
+        forwarded_allow_ips=list(page.trusted_proxies),
         log_config=None,
         log_level="warning",
         access_log=False,

@@ -16,16 +16,20 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
+from service.accounts import Accounts, Lockout
 from service.jobs import Jobs, UnknownJob
 from service.log import get_logger
 from service.settings import Settings
 from service.storage import Store
-from service.web.credentials import Credentials
+from service.web.credentials import Credentials, first_administrator
 from service.web.display import FILTERS, STATES
-from service.web.guard import BodyLimit, SecurityHeaders, SessionRequired
+from service.web.guard import BodyLimit, Gate, SecurityHeaders
+from service.web.login import Login
+from service.web.masking import Masking
+from service.web.oidc import Provider
 from service.web.pages import Pages
 from service.web.queues import QueuePage
-from service.web.sessions import Lockout, Sessions
+from service.web.sessions import Sessions
 
 HEARTBEAT_SECONDS = 10
 
@@ -36,15 +40,14 @@ def create_app(
     credentials: Credentials,
     *,
     sessions: Sessions | None = None,
-    lockout: Lockout | None = None,
 ) -> Starlette:
-    """Return the application.
+    """Return the application; `state.first_password` is a password it has made, to be printed once, or None.
 
     Parameters
     ----------
     jobs
         On a migrated database.
-    sessions, lockout
+    sessions
         Given by tests that need a clock of their own.
     """
     folder = Path(str(files("service") / "web"))
@@ -59,17 +62,20 @@ def create_app(
     environment.globals["STATES"] = STATES
     # Only what this process may see in every deployment: the identified store is not mounted beside the web.
     stores = (Store(settings.data_directory / "deidentified"), Store(settings.data_directory / "results"))
+    log = get_logger()
+    accounts = Accounts(jobs.engine, jobs.now)
     sessions = sessions or Sessions(credentials.secret_key)
     pages = Pages(
-        settings,
-        jobs,
-        stores[0],
-        stores,
-        Jinja2Templates(env=environment),
-        credentials,
+        settings, jobs, stores[0], stores, Jinja2Templates(env=environment), Masking(credentials.secret_key), log
+    )
+    login = Login(
+        settings.web,
+        accounts,
         sessions,
-        lockout or Lockout(),
-        get_logger(),
+        Lockout(jobs.engine, credentials.secret_key, jobs.now),
+        Provider.of(settings.web),
+        pages.page,
+        log,
     )
     queue_page = QueuePage(pages)
     routes = [
@@ -83,9 +89,11 @@ def create_app(
         Route("/queues", queue_page.show),
         Route("/queues/{queue:str}/{action:str}", queue_page.act, methods=["POST"]),
         Route("/system", pages.system),
-        Route("/login", pages.login_form),
-        Route("/login", pages.login, methods=["POST"]),
-        Route("/logout", pages.logout, methods=["POST"]),
+        Route("/login", login.form),
+        Route("/login", login.enter, methods=["POST"]),
+        Route("/login/oidc", login.go_to_provider, methods=["POST"]),
+        Route("/login/oidc/callback", login.back_from_provider),
+        Route("/logout", login.leave, methods=["POST"]),
         Route("/metrics", pages.metrics),
         Route("/health/live", pages.live),
         Route("/health/ready", pages.ready),
@@ -108,13 +116,17 @@ def create_app(
         yield
         beating.cancel()
 
-    return Starlette(
+    app = Starlette(
         routes=routes,
         lifespan=lifespan,
         middleware=[
-            Middleware(SecurityHeaders, secure=settings.web.secure_cookies),
+            Middleware(SecurityHeaders, secure=settings.web.over_tls),
             Middleware(BodyLimit),
-            Middleware(SessionRequired, sessions=sessions),
+            Middleware(
+                Gate, routes=routes, sessions=sessions, accounts=accounts, monitors=settings.web.monitor_addresses
+            ),
         ],
         exception_handlers=dict.fromkeys((HTTPException, UnknownJob, SQLAlchemyError), pages.refused),
     )
+    app.state.first_password = first_administrator(settings, credentials, accounts)
+    return app

@@ -1,23 +1,30 @@
-"""Stand before every page: security headers, small bodies only, nobody without a session, no form that is not ours."""
+"""Stand before every page: security headers, small bodies only, nobody without permission, no form that is not ours."""
 
+import ipaddress
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 from urllib.parse import quote
 
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.accounts import Accounts, Role, User
+from service.web.permissions import may
 from service.web.sessions import Session, Sessions
 
 COOKIE: Final = "carpus_session"
 LOGIN_COOKIE: Final = "carpus_login"
+OIDC_COOKIE: Final = "carpus_oidc"
 REFRESH_HEADER: Final = "x-refresh"  # sent by the script that keeps a page live
 MAXIMUM_BODY_BYTES: Final = 16_384
-OPEN_PATHS: Final = ("/login", "/static/", "/health/", "/metrics")
 HEADERS: Final = {
     # Nothing from anywhere else, no inline script or style, no framing: a hostile string that slips through stays text.
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
@@ -92,24 +99,91 @@ class BodyLimit:
         await self.app(scope, replay, send)
 
 
-class SessionRequired(BaseHTTPMiddleware):
-    """Let only who is logged in past the log-in page, the health checks and the metrics."""
+class Gate(BaseHTTPMiddleware):
+    """Find out who asks, and let them pass where the table of permissions says so."""
 
-    def __init__(self, app: ASGIApp, sessions: Sessions) -> None:
-        """Wrap the application."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        routes: Sequence[BaseRoute],
+        sessions: Sessions,
+        accounts: Accounts,
+        monitors: Sequence[str],
+    ) -> None:
+        """Wrap the application.
+
+        Parameters
+        ----------
+        monitors
+            Networks that may read what a service may, without a token.
+        """
         super().__init__(app)
+        self.routes = routes
         self.sessions = sessions
+        self.accounts = accounts
+        self.monitors = [ipaddress.ip_network(network) for network in monitors]
 
     async def dispatch(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        """Find the session of the cookie, or send the visitor to the log-in page."""
+        """Let one request pass, send it to the log-in page, or refuse it."""
         live = REFRESH_HEADER in request.headers
+        try:
+            session, user = await run_in_threadpool(self._who, request, live)
+        except SQLAlchemyError:
+            if request.url.path == "/health/live":
+                session, user = None, None
+            else:
+                return PlainTextResponse("The database does not answer.", status_code=503)
+        request.state.session, request.state.user = session, user
+        role = user.role if user else Role.SERVICE if self._is_monitor(request) else None
+        request.state.role = role
+        path = self._route(request)
+        if path is not None and may(role, path, request.method):
+            return await call_next(request)
+        if user is not None:
+            if path is None:
+                return await call_next(request)  # there is no such page, which the application says better
+            return PlainTextResponse(f"the role {user.role} may not do this", status_code=403)
+        if live or request.method not in ("GET", "HEAD") or "authorization" in request.headers:
+            return PlainTextResponse("log in first", status_code=401)
+        if path in ("/metrics", "/health/ready"):
+            return PlainTextResponse("a token is needed", status_code=401, headers={"WWW-Authenticate": "Bearer"})
+        return RedirectResponse(f"/login?next={quote(request.url.path)}", status_code=303)
+
+    def _who(self, request: Request, live: bool) -> tuple[Session | None, User | None]:
+        """Return session and user of the cookie, or the service of the token."""
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return None, self.accounts.by_token(token.strip())
         session = self.sessions.find(request.cookies.get(COOKIE, ""), touch=not live)
-        request.state.session = session
-        if session is None and not request.url.path.startswith(OPEN_PATHS):
-            if live or request.method != "GET":
-                return PlainTextResponse("log in first", status_code=401)
-            return RedirectResponse(f"/login?next={quote(request.url.path)}", status_code=303)
-        return await call_next(request)
+        if session is None:
+            return None, None
+        user = self.accounts.find(session.user)
+        if user is None or user.disabled or user.changed_at != session.as_of:
+            self.sessions.end(session)
+            return None, None
+        return session, user
+
+    def _route(self, request: Request) -> str | None:
+        """Return the path of the route that answers, as it is declared; None where there is none."""
+        found: str | None = None
+        for route in self.routes:
+            match, _ = route.matches(request.scope)
+            if match is Match.FULL:
+                return str(getattr(route, "path", ""))
+            if match is Match.PARTIAL:  # of another method: the table does not list it either
+                found = found or str(getattr(route, "path", ""))
+        return found
+
+    def _is_monitor(self, request: Request) -> bool:
+        """Whether a request without user comes from where a monitor is, and through no proxy that we do not know."""
+        if request.client is None or any(name in request.headers for name in ("x-forwarded-for", "forwarded")):
+            return False
+        try:
+            address = ipaddress.ip_address(request.client.host)
+        except ValueError:
+            return False
+        return any(address in network for network in self.monitors)
 
 
 async def is_own_form(request: Request, session: Session) -> bool:
@@ -117,6 +191,18 @@ async def is_own_form(request: Request, session: Session) -> bool:
     form = await request.form(max_files=0, max_fields=8)
     token = form.get("csrf")
     return isinstance(token, str) and secrets.compare_digest(token.encode(), session.csrf.encode())
+
+
+async def require_own_form(request: Request) -> None:
+    """Refuse a form that was not sent from a page of this session.
+
+    Raises
+    ------
+    HTTPException
+        403.
+    """
+    if request.state.session is None or not await is_own_form(request, request.state.session):
+        raise HTTPException(403, "The form was not sent from this session.")
 
 
 def safe_path(target: str) -> str:

@@ -99,19 +99,23 @@ class Overview:
         """Keep the repository."""
         self.jobs = jobs
 
-    def rows(self, state: State | None, text: str, before_id: int | None = None) -> tuple[list[Row], bool]:
+    def rows(
+        self, state: State | None, text: str, before_id: int | None = None, *, by_uid: bool = True
+    ) -> tuple[list[Row], bool]:
         """Return one page of films, newest first, and whether there are more.
 
         Parameters
         ----------
         text
             A job's number, a UID or the accession number of the film in full, or part of the peer's AE title or of a cause.
+        by_uid
+            Whether the text is compared with what the PACS knows a film by: who must not know whose film it is could test guesses.
         """
         query = select(Job, Instance.calling_ae_title).join(Instance, Instance.id == Job.instance_id)
         # What was never meant to be read is shown only to who asks for it.
         query = query.where(Job.state == state if state else Job.state != State.FILTERED)
         if text:
-            query = query.where(_matches(text))
+            query = query.where(_matches(text, by_uid=by_uid))
         if before_id is not None:
             query = query.where(Job.id < before_id)
         with Session(self.jobs.engine, expire_on_commit=False) as session:
@@ -181,15 +185,15 @@ class Overview:
         return counts
 
 
-def _matches(text: str) -> ColumnElement[bool]:
+def _matches(text: str, *, by_uid: bool) -> ColumnElement[bool]:
     parts = [
         Instance.calling_ae_title.icontains(text, autoescape=True),
         Job.cause_code.icontains(text, autoescape=True),
         Job.cause_text.icontains(text, autoescape=True),
-        Instance.SOPInstanceUID == text,
-        Instance.StudyInstanceUID == text,
-        Instance.accession_number == text,
     ]
+    if by_uid:
+        columns = (Instance.SOPInstanceUID, Instance.StudyInstanceUID, Instance.accession_number)
+        parts += [column == text for column in columns]
     number = job_number(text.removeprefix("#"))
     if number is not None:
         parts.append(Job.id == number)

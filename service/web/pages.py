@@ -4,6 +4,7 @@ import io
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -23,10 +24,10 @@ from service.settings import Settings
 from service.storage import Store
 from service.tables import State
 from service.web import health, system
-from service.web.credentials import Credentials
-from service.web.guard import COOKIE, LOGIN_COOKIE, is_own_form, safe_path
+from service.web.guard import require_own_form
+from service.web.masking import Masking
 from service.web.overview import LARGEST_NUMBER, MOVING, Overview, job_number, reading_of
-from service.web.sessions import LONGEST_SECONDS, Lockout, Sessions
+from service.web.permissions import MONITORS, may, searches_identity
 
 OVERLAY_ROWS: Final = 1400
 OVERLAYS_KEPT: Final = 16
@@ -43,9 +44,7 @@ class Pages:
     deidentified: Store
     stores: tuple[Store, ...]
     templates: Jinja2Templates
-    credentials: Credentials
-    sessions: Sessions
-    lockout: Lockout
+    masking: Masking
     log: structlog.stdlib.BoundLogger
     _overlays: OrderedDict[tuple[int, str], bytes] = field(default_factory=OrderedDict)
     _drawing: threading.Lock = field(default_factory=threading.Lock)
@@ -57,69 +56,15 @@ class Pages:
 
     def page(self, request: Request, name: str, status_code: int = 200, **context: Any) -> Response:
         """Render a template with what every page needs."""
-        session = getattr(request.state, "session", None)
-        common = {"session": session, "version": system.carpus_version(), "path": request.url.path}
+        role = getattr(request.state, "role", None)
+        common = {
+            "session": getattr(request.state, "session", None),
+            "user": getattr(request.state, "user", None),
+            "may": partial(may, role),
+            "version": system.carpus_version(),
+            "path": request.url.path,
+        }
         return self.templates.TemplateResponse(request, name, common | context, status_code=status_code)
-
-    # -- logging in and out -------------------------------------------------------------------------------------------
-
-    def login_form(self, request: Request, *, fault: str = "", status_code: int = 200, user: str = "") -> Response:
-        """Show the log-in page."""
-        token = self.sessions.login_token()
-        target = safe_path(request.query_params.get("next", "/"))
-        response = self.page(
-            request, "login.html", status_code, token=token, fault=fault, user=user, target=target, path="/login"
-        )
-        secure = self.settings.web.secure_cookies
-        response.set_cookie(
-            LOGIN_COOKIE, token, max_age=3600, path="/login", httponly=True, samesite="strict", secure=secure
-        )
-        return response
-
-    async def login(self, request: Request) -> Response:
-        """Check name and password; lock out who guesses."""
-        form = await request.form(max_files=0, max_fields=8)
-        user, password, token = (str(form.get(name, "")) for name in ("user", "password", "csrf"))
-        if not self.sessions.is_login_token(token, request.cookies.get(LOGIN_COOKIE, "")):
-            return self.login_form(request, fault="The form was too old. Try again.", status_code=403)
-        address = f"address {request.client.host if request.client else ''}"
-        name = f"name {user[:64]}"
-        locked = self.lockout.seconds_left(address, name)
-        if locked:
-            fault = f"Too many wrong passwords. Try again in {max(1, locked // 60)} min."
-            return self.login_form(request, fault=fault, status_code=429)
-        if not await run_in_threadpool(self.credentials.admits, user, password):
-            self.lockout.failed(address, name)
-            self.log.warning("log-in refused", address=address)
-            return self.login_form(request, fault="Name or password is wrong.", status_code=401, user=user[:64])
-        self.lockout.succeeded(address, name)
-        session, cookie = self.sessions.begin(user)
-        self.log.info("logged in", user=session.user)
-        response = RedirectResponse(safe_path(str(form.get("next", "/"))), status_code=303)
-        response.set_cookie(
-            COOKIE,
-            cookie,
-            max_age=LONGEST_SECONDS,
-            path="/",
-            httponly=True,
-            samesite="strict",
-            secure=self.settings.web.secure_cookies,
-        )
-        response.delete_cookie(LOGIN_COOKIE, path="/login")
-        return response
-
-    async def logout(self, request: Request) -> Response:
-        """End the session; its cookie opens nothing from now on."""
-        await self.own_form(request)
-        self.sessions.end(request.state.session)
-        response = RedirectResponse("/login", status_code=303)
-        response.delete_cookie(COOKIE, path="/")
-        return response
-
-    async def own_form(self, request: Request) -> None:
-        """Refuse a form that was not sent from this session."""
-        if not await is_own_form(request, request.state.session):
-            raise HTTPException(403, "The form was not sent from this session.")
 
     # -- films --------------------------------------------------------------------------------------------------------
 
@@ -130,7 +75,8 @@ class Pages:
         state = State(wanted) if wanted in State.__members__ else None
         text = query.get("q", "").strip()[:LONGEST_SEARCH]
         before = job_number(query.get("before", ""))
-        rows, more = self.overview.rows(state, text, before)
+        by_uid = searches_identity(request.state.role)
+        rows, more = self.overview.rows(state, text, before, by_uid=by_uid)
         name = "films_live.html" if request.url.path == "/films/live" else "films.html"
         return self.page(
             request,
@@ -152,7 +98,9 @@ class Pages:
         detail = self.overview.detail(_number(request))
         live = request.url.path.endswith("/live")
         done = DONE.get(request.query_params.get("done", ""), "")
-        return self.page(request, "film_live.html" if live else "film.html", film=detail, done=done)
+        film = detail.instance
+        study = self.masking.study(request.state.role, film.StudyInstanceUID, film.accession_number)
+        return self.page(request, "film_live.html" if live else "film.html", film=detail, done=done, study=study)
 
     def overlay(self, request: Request) -> Response:
         """Draw the Reading onto the copy without identity, as PNG."""
@@ -176,9 +124,9 @@ class Pages:
 
     async def act(self, request: Request) -> Response:
         """Retry, cancel or read once more, and go back to the film."""
-        await self.own_form(request)
+        await require_own_form(request)
         number, action = _number(request), request.path_params["action"]
-        user = request.state.session.user
+        user = request.state.user.name
         match action:
             case "retry":
                 await run_in_threadpool(self.jobs.retry, number)
@@ -213,10 +161,11 @@ class Pages:
     def ready(self, request: Request) -> Response:
         """Say whether films can be received, read and delivered, and if not, why."""
         found = self._checks()
-        body = {
-            "ready": all(check.ok for check in found),
-            "checks": [{"name": c.name, "ok": c.ok, "text": c.text} for c in found],
-        }
+        body: dict[str, Any] = {"ready": all(check.ok for check in found)}
+        if request.state.role in MONITORS:
+            body["checks"] = [
+                {"name": c.name, "ok": c.ok, "text": c.text} | ({"warning": True} if c.warning else {}) for c in found
+            ]
         return JSONResponse(body, status_code=200 if body["ready"] else 503)
 
     def _checks(self) -> list[health.Check]:

@@ -12,6 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from service.breakers import Breakers
 from service.queues import QUEUES, Queue, Queues
 from service.tables import Breaker, QueueMode, Refusal
+from service.web.guard import require_own_form
 from service.web.health import refusing
 from service.web.pages import Pages
 
@@ -52,12 +53,12 @@ class QueuePage:
 
     async def act(self, request: Request) -> Response:
         """Pause, drain or resume one queue, and go back to the page."""
-        await self.pages.own_form(request)
+        await require_own_form(request)
         name, action = request.path_params["queue"], request.path_params["action"]
         if name not in QUEUES or action not in ACTIONS:
             raise HTTPException(404, "There is no such queue or action.")
         form = await request.form(max_files=0, max_fields=4)
-        user, reason = request.state.session.user, str(form.get("reason", "")).strip()[:LONGEST_REASON]
+        user, reason = request.state.user.name, str(form.get("reason", "")).strip()[:LONGEST_REASON]
         control = Queues(self.pages.jobs.engine, clock=self.pages.jobs.now)
         await run_in_threadpool(control.set, name, ACTIONS[action], by=user, reason=reason)
         self.pages.log.info("queue changed by a person", queue=name, action=action, user=user)

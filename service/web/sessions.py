@@ -1,9 +1,10 @@
-"""Remember who is logged in, and slow down who guesses.
+"""Remember who is logged in.
 
 The cookie holds a signed random number; what it stands for is kept in this process, so a cookie replayed after the log-out, or
 after a restart, opens nothing.
 """
 
+import datetime as dt
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,9 +17,7 @@ from itsdangerous import BadSignature, TimestampSigner
 LONGEST_SECONDS: Final = 12 * 3600
 IDLE_SECONDS: Final = 3600
 MAXIMUM_SESSIONS: Final = 1000
-FAILURES_ALLOWED: Final = 5  # within LOCK_SECONDS, by one address or for one name
-LOCK_SECONDS: Final = 900
-MAXIMUM_TRACKED: Final = 10_000
+LOGIN_FORM_SECONDS: Final = 3600
 
 
 @dataclass(slots=True)
@@ -27,6 +26,7 @@ class Session:
 
     number: str
     user: str
+    as_of: dt.datetime  # when the user was last changed: another time than now ends the session
     csrf: str
     began: float
     seen: float
@@ -43,10 +43,10 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._lock = Lock()
 
-    def begin(self, user: str) -> tuple[Session, str]:
+    def begin(self, user: str, as_of: dt.datetime) -> tuple[Session, str]:
         """Log somebody in; return the session and the value of its cookie."""
         now = self._clock()
-        session = Session(secrets.token_urlsafe(24), user, secrets.token_urlsafe(24), now, now)
+        session = Session(secrets.token_urlsafe(24), user, as_of, secrets.token_urlsafe(24), now, now)
         with self._lock:
             self._sessions = {number: s for number, s in self._sessions.items() if self._alive(s, now)}
             while len(self._sessions) >= MAXIMUM_SESSIONS:
@@ -88,7 +88,7 @@ class Sessions:
     def is_login_token(self, form: str, cookie: str) -> bool:
         """Whether the form was ours: its token is signed, fresh and the one in the cookie."""
         try:
-            self._login_signer.unsign(form, max_age=LONGEST_SECONDS)
+            self._login_signer.unsign(form, max_age=LOGIN_FORM_SECONDS)
         except BadSignature:
             return False
         return secrets.compare_digest(form.encode(), cookie.encode())
@@ -96,42 +96,3 @@ class Sessions:
     @staticmethod
     def _alive(session: Session, now: float) -> bool:
         return now - session.began < LONGEST_SECONDS and now - session.seen < IDLE_SECONDS
-
-
-class Lockout:
-    """Refuse an address, or a name, after too many wrong passwords."""
-
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        """Keep the clock."""
-        self._clock = clock
-        self._failures: dict[str, list[float]] = {}
-        self._lock = Lock()
-
-    def seconds_left(self, *keys: str) -> int:
-        """Return how long the longest lock on any of the keys still holds; 0 when none does."""
-        now = self._clock()
-        with self._lock:
-            left = [
-                LOCK_SECONDS - (now - failures[-1])
-                for key in keys
-                if len(failures := self._recent(key, now)) >= FAILURES_ALLOWED
-            ]
-        return max(0, int(max(left, default=0)))
-
-    def failed(self, *keys: str) -> None:
-        """Count a failure for each key."""
-        now = self._clock()
-        with self._lock:
-            if len(self._failures) > MAXIMUM_TRACKED:
-                self._failures = {key: kept for key in self._failures if (kept := self._recent(key, now))}
-            for key in keys:
-                self._failures[key] = [*self._recent(key, now), now][-FAILURES_ALLOWED:]
-
-    def succeeded(self, *keys: str) -> None:
-        """Forget the failures of each key."""
-        with self._lock:
-            for key in keys:
-                self._failures.pop(key, None)
-
-    def _recent(self, key: str, now: float) -> list[float]:
-        return [at for at in self._failures.get(key, ()) if now - at < LOCK_SECONDS]

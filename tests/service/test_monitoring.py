@@ -28,7 +28,8 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
 def client(installation: Installation, **limits: int) -> TestClient:
     web = WebSettings(password_hash=HASH, secret_key="s" * 40)
     settings = installation.settings.model_copy(update={"web": web, "limits": Limits(**limits)})
-    return TestClient(create_app(settings, installation.jobs, Credentials.open(settings)))
+    app = create_app(settings, installation.jobs, Credentials.open(settings))
+    return TestClient(app, client=("127.0.0.1", 50000))  # where a monitor needs no token
 
 
 def samples(page: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

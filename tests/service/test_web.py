@@ -12,14 +12,16 @@ from sqlalchemy import text as sql
 from starlette.testclient import TestClient
 
 from models.reading import Reason, Verdict
+from service.accounts import LOCK, Accounts
+from service.errors import InvalidConfiguration
 from service.jobs import State
 from service.settings import WebSettings
 from service.web import guard, sessions
 from service.web.app import create_app
 from service.web.credentials import Credentials
-from service.web.sessions import Lockout, Sessions
+from service.web.sessions import Sessions
 from tests.service import readings
-from tests.service.installation import SECRETS, Installation
+from tests.service.installation import BEGAN, SECRETS, Installation
 
 PASSWORD = "correct horse battery"
 CHEAP = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)  # a real argon2 hash, quick to check
@@ -53,13 +55,8 @@ def ticks() -> Ticks:
 @pytest.fixture
 def visitor(installation: Installation, ticks: Ticks) -> TestClient:
     credentials = Credentials.open(installation.settings)
-    app = create_app(
-        installation.settings,
-        installation.jobs,
-        credentials,
-        sessions=Sessions(credentials.secret_key, ticks),
-        lockout=Lockout(ticks),
-    )
+    sessions_by_ticks = Sessions(credentials.secret_key, ticks)
+    app = create_app(installation.settings, installation.jobs, credentials, sessions=sessions_by_ticks)
     return TestClient(app, follow_redirects=False)
 
 
@@ -125,13 +122,15 @@ def test_a_wrong_name_or_password_is_refused_alike(visitor: TestClient) -> None:
 
 
 def test_five_wrong_passwords_lock_even_the_right_one_out_for_a_quarter_of_an_hour(
-    visitor: TestClient, ticks: Ticks
+    visitor: TestClient, installation: Installation
 ) -> None:
     assert [log_in(visitor, password="wrong") for _ in range(5)] == [401] * 5
     assert log_in(visitor) == 429
-    ticks.now += sessions.LOCK_SECONDS - 1
+    installation.clock.pass_by(LOCK.total_seconds() - 1)
     assert log_in(visitor) == 429
-    ticks.now += 2
+    again = create_app(installation.settings, installation.jobs, Credentials.open(installation.settings))
+    assert log_in(TestClient(again, follow_redirects=False)) == 429  # a restart gives no fresh tries
+    installation.clock.pass_by(2)
     assert log_in(visitor) == 303
 
 
@@ -169,7 +168,7 @@ def test_a_cookie_replayed_after_the_log_out_opens_nothing(admin: TestClient) ->
 
 
 def test_a_forged_cookie_opens_nothing(visitor: TestClient) -> None:
-    for forged in ("x", "x.y.z", Sessions("another key of forty characters ........").begin("admin")[1]):
+    for forged in ("x", "x.y.z", Sessions("another key of forty characters ........").begin("admin", BEGAN)[1]):
         visitor.cookies.set(guard.COOKIE, forged)
         assert visitor.get("/").status_code == 303
 
@@ -211,21 +210,33 @@ def test_behind_tls_cookies_are_secure(installation: Installation) -> None:
 
 def test_a_first_password_is_made_once_and_works(installation: Installation, tmp_path: Path) -> None:
     settings = installation.settings.model_copy(update={"web": WebSettings()})
-    first = Credentials.open(settings)
-    again = Credentials.open(settings)
+    first, again = (create_app(settings, installation.jobs, Credentials.open(settings)).state for _ in range(2))
     assert first.first_password is not None
     assert again.first_password is None
-    assert again.admits("admin", first.first_password)
-    assert not again.admits("admin", "wrong")
-    assert not again.admits("root", first.first_password)
+    accounts = Accounts(installation.jobs.engine)
+    assert accounts.admitted("admin", first.first_password)
+    assert not accounts.admitted("admin", "wrong")
+    assert not accounts.admitted("root", first.first_password)
     kept = tmp_path / "web"
     assert {p.name: p.stat().st_mode & 0o777 for p in kept.iterdir()} == {
-        "credentials.json": 0o600,
+        "secret_key": 0o600,
         "first-password.txt": 0o600,
     }
     assert (kept / "first-password.txt").read_text().strip() == first.first_password
-    assert first.first_password not in (kept / "credentials.json").read_text()
-    assert first.first_password not in repr(first)
+
+
+def test_the_hash_of_the_settings_holds_at_every_start(installation: Installation) -> None:
+    def start(**web: str) -> Accounts:
+        settings = installation.settings.model_copy(update={"web": WebSettings(secret_key="s" * 40, **web)})
+        create_app(settings, installation.jobs, Credentials.open(settings))
+        return Accounts(installation.jobs.engine)
+
+    assert start(password_hash=HASH).admitted("admin", PASSWORD)
+    start().set_password("admin", "another long password")
+    assert start().admitted("admin", "another long password")
+    assert start(password_hash=HASH).admitted("admin", PASSWORD)
+    with pytest.raises(InvalidConfiguration, match="not an argon2 hash"):
+        start(password_hash="plain")
 
 
 # -- what is shown --------------------------------------------------------------------------------------------------------

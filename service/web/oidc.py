@@ -1,0 +1,256 @@
+"""Ask an identity provider who somebody is (OpenID Connect Core 3.1: authorisation code, with PKCE and nonce).
+
+What a visitor brings back is believed only when it belongs to a log-in that this browser began here, and when the provider's
+signature, issuer, audience, time and nonce hold. The role comes from a claim; who has none of the mapped values stays outside.
+"""
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from service.accounts import Role
+from service.errors import InvalidConfiguration, Permanent
+from service.settings import OidcSettings, WebSettings
+
+CALLBACK: Final = "/login/oidc/callback"
+PENDING_SECONDS: Final = 600
+MAXIMUM_PENDING: Final = 1000
+METADATA_SECONDS: Final = 3600
+TIMEOUT_SECONDS: Final = 10
+LEEWAY_SECONDS: Final = 60  # between the clocks of provider and service
+# Asymmetric alone: with a symmetric one whoever knows the client secret could vouch.
+ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+STRONGEST_FIRST: Final = (Role.ADMINISTRATOR, Role.RADIOLOGIST, Role.VIEWER)
+
+
+class Refused(Permanent):
+    """The provider cannot be reached, or what came back from it is not believed."""
+
+    code = "identity-provider"
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What the provider says of somebody, in our words."""
+
+    subject: str
+    name: str
+    observer_name: str
+    role: Role
+    target: str  # where the visitor wanted to go
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A log-in that waits for the visitor to come back."""
+
+    url: str
+    state: str
+    nonce: str
+    verifier: str
+    target: str
+    at: float
+
+
+class Provider:
+    """One identity provider, asked when somebody logs in.
+
+    Parameters
+    ----------
+    web
+        With `oidc` and `public_url`.
+    """
+
+    def __init__(self, web: WebSettings, oidc: OidcSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self.issuer = oidc.issuer
+        self._settings = oidc
+        self._redirect_uri = web.public_url.rstrip("/") + CALLBACK
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._pending: dict[str, Begun] = {}
+        self._metadata: tuple[float, dict[str, Any]] | None = None
+
+    @classmethod
+    def of(cls, web: WebSettings) -> Self | None:
+        """Return the provider of the settings, None where there is none.
+
+        Raises
+        ------
+        InvalidConfiguration
+            When the packages for it are not installed.
+        """
+        if web.oidc is None:
+            return None
+        try:
+            import authlib  # noqa: F401
+            import joserfc  # noqa: F401
+            import requests  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise InvalidConfiguration(
+                f"web.oidc needs {error.name}, which is not installed", next_action="pip install 'carpus[oidc]'"
+            ) from error
+        return cls(web, web.oidc)
+
+    def begin(self, target: str) -> Begun:
+        """Return the address at the provider to send the visitor to, and the state that comes back from there.
+
+        Raises
+        ------
+        Refused
+            When the provider does not answer.
+        """
+        verifier, nonce, now = secrets.token_urlsafe(48), secrets.token_urlsafe(24), self._clock()
+        endpoint = str(self._described()["authorization_endpoint"])
+        with self._session() as session:
+            url, state = session.create_authorization_url(
+                endpoint, state=secrets.token_urlsafe(24), nonce=nonce, code_verifier=verifier
+            )
+        begun = Begun(url, state, nonce, verifier, target, now)
+        with self._lock:
+            self._pending = {k: v for k, v in self._pending.items() if now - v.at < PENDING_SECONDS}
+            while len(self._pending) >= MAXIMUM_PENDING:
+                del self._pending[next(iter(self._pending))]
+            self._pending[state] = begun
+        return begun
+
+    def finish(self, query: Mapping[str, str], state_of_browser: str) -> Claims:
+        """Return what the provider says of the visitor who came back.
+
+        Parameters
+        ----------
+        query
+            What the provider sent along with the visitor.
+        state_of_browser
+            From the cookie that `begin` had set.
+
+        Raises
+        ------
+        Refused
+            When anything does not hold.
+        """
+        state = query.get("state", "")
+        if not state or not secrets.compare_digest(state.encode(), state_of_browser.encode()):
+            raise Refused("it does not belong to a log-in of this browser")
+        with self._lock:
+            begun = self._pending.pop(state, None)  # once
+        if begun is None or self._clock() - begun.at > PENDING_SECONDS:
+            raise Refused("the log-in took too long, or was finished already")
+        if "error" in query or "code" not in query:
+            raise Refused(f"the provider says {query.get('error', 'nothing')[:64]!r}")
+        claims = self._verified(self._identity(query["code"], begun), begun)
+        return Claims(
+            str(claims["sub"]),
+            str(claims.get(self._settings.name_claim) or claims["sub"])[:64],
+            _person_name(str(claims.get(self._settings.observer_claim) or "")),
+            self._role(claims),
+            begun.target,
+        )
+
+    def _identity(self, code: str, begun: Begun) -> str:
+        """Redeem the code at the provider; return the ID token."""
+        from authlib.integrations.base_client import OAuthError
+        from requests import RequestException
+
+        try:
+            with self._session() as session:
+                token = session.fetch_token(
+                    str(self._described()["token_endpoint"]),
+                    grant_type="authorization_code",
+                    code=code,
+                    code_verifier=begun.verifier,
+                    timeout=TIMEOUT_SECONDS,
+                )
+        except (OAuthError, RequestException, ValueError) as error:
+            raise Refused(f"the provider did not redeem the code ({type(error).__name__})") from error
+        if not isinstance(token.get("id_token"), str):
+            raise Refused("the provider sent no ID token")
+        return str(token["id_token"])
+
+    def _verified(self, id_token: str, begun: Begun) -> dict[str, Any]:
+        """Check signature and claims (OpenID Connect Core 3.1.3.7)."""
+        from joserfc import jwt
+        from joserfc.errors import JoseError
+        from joserfc.jwk import KeySet
+
+        wanted = self._settings.client_id
+        try:
+            keys = KeySet.import_key_set(self._fetched(str(self._described()["jwks_uri"])))  # type: ignore[arg-type]
+            claims: dict[str, Any] = jwt.decode(id_token, keys, algorithms=list(ALGORITHMS)).claims
+            jwt.JWTClaimsRegistry(
+                leeway=LEEWAY_SECONDS,
+                iss={"essential": True, "value": self.issuer},
+                aud={"essential": True, "value": wanted},
+                sub={"essential": True},
+                exp={"essential": True},
+                iat={"essential": True},
+                nonce={"essential": True, "value": begun.nonce},
+            ).validate(claims)
+        except (JoseError, ValueError, KeyError) as error:
+            raise Refused(f"the ID token does not hold ({type(error).__name__})") from error
+        if isinstance(claims["aud"], list) and len(claims["aud"]) > 1 and claims.get("azp") != wanted:
+            raise Refused("the ID token was issued for another client")
+        return claims
+
+    def _role(self, claims: Mapping[str, Any]) -> Role:
+        found: Any = claims
+        for part in self._settings.role_claim.split("."):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        values = {found} if isinstance(found, str) else {v for v in found or () if isinstance(v, str)}
+        roles = {self._settings.roles[value] for value in values if value in self._settings.roles}
+        for role in STRONGEST_FIRST:
+            if role.value in roles:
+                return role
+        raise Refused(f"no value of the claim {self._settings.role_claim} has a role here")
+
+    def _described(self) -> dict[str, Any]:
+        """Return the provider's description of itself (OpenID Connect Discovery 4), kept for an hour."""
+        if self._metadata is None or self._clock() - self._metadata[0] > METADATA_SECONDS:
+            found = self._fetched(f"{self.issuer}/.well-known/openid-configuration")
+            if found.get("issuer") != self.issuer:
+                raise Refused("the provider calls itself by another name than the setting web.oidc.issuer")
+            missing = {"authorization_endpoint", "token_endpoint", "jwks_uri"} - found.keys()
+            if missing:
+                raise Refused(f"the provider does not name its {', '.join(sorted(missing))}")
+            self._metadata = (self._clock(), found)
+        return self._metadata[1]
+
+    def _fetched(self, url: str) -> dict[str, Any]:
+        import requests
+
+        try:
+            answer = requests.get(url, timeout=TIMEOUT_SECONDS, verify=self._trust(), allow_redirects=False)
+            answer.raise_for_status()
+            found = answer.json()
+        except (requests.RequestException, ValueError) as error:
+            raise Refused(f"the provider does not answer ({type(error).__name__})") from error
+        if not isinstance(found, dict):
+            raise Refused("the provider answers with no JSON object")
+        return found
+
+    def _session(self) -> Any:
+        from authlib.integrations.requests_client import OAuth2Session
+
+        session = OAuth2Session(
+            self._settings.client_id,
+            self._settings.client_secret.get_secret_value() or None,
+            scope=self._settings.scopes,
+            redirect_uri=self._redirect_uri,
+            code_challenge_method="S256",
+        )
+        session.verify = self._trust()
+        return session
+
+    def _trust(self) -> bool | str:
+        return str(self._settings.authorities) if self._settings.authorities else True
+
+
+def _person_name(text: str) -> str:
+    """Return a display name ("Li Chen") in the form of PS3.5 6.2 (Chen^Li); one that has the form already stays."""
+    text = "".join(letter for letter in text if letter.isprintable() and letter != "\\")[:60].strip()
+    if "^" in text or " " not in text:
+        return text
+    given, _, family = text.rpartition(" ")
+    return f"{family}^{given}"
