@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 
 from pydicom.uid import UID
 
+from service.commitment import INVALID_ARGUMENT, NOT_AUTHORISED, PROCESSING_FAILURE, PUSH_MODEL, SUCCESS
+from service.confirmation import BATCH, REASONS
 from service.conformance import (
     REFUSED_TRANSFER_SYNTAXES,
     REJECTIONS,
@@ -17,11 +19,13 @@ from service.conformance import (
     TRANSFER_SYNTAXES,
     VERIFICATION,
 )
+from service.query import STUDY_ROOT_FIND
+from service.receiving.commitments import MAXIMUM_ANSWERS
 from service.receiving.places import ECHO_RESERVE, INSTANCES_UNDER_WAY, MAXIMUM_PENDING
 from service.receiving.transport import MAXIMUM_REQUEST_BYTES
 from service.routing import RULES, Outcome
 from service.scu import PERMANENT_RANGES, PERMANENT_STATUSES
-from service.settings import Limits
+from service.settings import ConfirmationSettings, Limits
 from service.tls import SUITES
 
 _FATE = {Outcome.FILTER: "filtered: nothing is sent", Outcome.REJECT: "rejected: the reason is sent as a report"}
@@ -50,6 +54,8 @@ For research, not for clinical use. Figures are the defaults of the settings.
     yield from _rows(
         ("Storage", "SCU", f"{kind}: {_named(uid)}") for kind, classes in RESULT_CLASSES.items() for uid in classes
     )
+    yield from _rows((("Storage Commitment Push Model", "SCU and SCP", _named(PUSH_MODEL)),))
+    yield from _rows((("Query/Retrieve", "SCU (C-FIND)", _named(STUDY_ROOT_FIND)),))
     yield """
 Multi-frame Secondary Capture and every other class get no presentation context.
 
@@ -94,6 +100,7 @@ Success and warnings: accepted. The failures below are not tried again; every ot
 |---|---|"""
     yield from _rows((f"0x{code:04X}", text) for code, (text, _) in PERMANENT_STATUSES.items())
     yield from _rows((f"0x{first:04X}–0x{last:04X}", text) for first, last, text in PERMANENT_RANGES)
+    yield from _commitment(ConfirmationSettings())
     yield """
 ## What becomes of a received instance
 
@@ -120,6 +127,46 @@ subject CN or subject alternative name; it may be pinned by SHA-256; a revocatio
     yield """
 A handshake has the time of an association request. Who speaks TLS on the plain port, or plain DICOM on the other, is named in the
 log."""
+
+
+def _commitment(own: ConfirmationSettings) -> Iterator[str]:
+    delays = ", ".join(f"{delay:g}" for delay in own.check_delays_seconds)
+    yield f"""
+## Storage Commitment
+
+### As SCU
+
+After a destination accepted the results, an N-ACTION (action type 1) asks it to commit to at most {BATCH} instances at once. The
+N-EVENT-REPORT is taken on the same association, which stays open for {own.hold_seconds:g} s, and on any later one to the listener, where
+the destination has to be a listed peer; role selection is accepted for both roles, and missing role selection is tolerated. Without a
+report within {own.report_timeout_seconds:g} s, or where the service is not offered, the instances are looked for by C-FIND (Study Root,
+level IMAGE, by StudyInstanceUID and SeriesInstanceUID); an instance not found after {delays} s counts as not kept. What is not kept is sent
+again at most {own.maximum_resends} times. Where neither service is offered the results stay accepted, and the job says so.
+
+| FailureReason | Meaning | Sent again |
+|---|---|---|"""
+    yield from _rows((f"0x{code:04X}", text, "yes" if helps else "no") for code, (text, helps, _) in REASONS.items())
+    yield f"""
+### As SCP
+
+A listed peer may ask for commitment to what it sent us. The N-EVENT-REPORT says what is true when it is sent: the instance has a row
+in the database and a file in the store. It goes, on an association of our own with role selection, to the peer's `port`, or to the
+destination of its AE title; else it comes on the association of the request. It is repeated until it is taken, at most
+{MAXIMUM_ANSWERS} times.
+
+**Carpus is no archive.** It keeps a received film only as long as its retention says. A modality must not delete its own copy because
+Carpus committed to it.
+
+| Answer | When |
+|---|---|"""
+    yield from _rows(
+        (
+            (f"0x{SUCCESS:04X}", "the request or report is recorded"),
+            (f"0x{PROCESSING_FAILURE:04X}", "it cannot be recorded now; send it again"),
+            (f"0x{INVALID_ARGUMENT:04X}", "it names no or an unknown transaction, or no instance"),
+            (f"0x{NOT_AUTHORISED:04X}", "a report from another AE title than was asked"),
+        )
+    )
 
 
 def _associations(limits: Limits) -> str:

@@ -48,7 +48,7 @@ KINDS = {
     "1.2.840.10008.5.1.4.1.1.66.4": "SEG",
     "1.2.840.10008.5.1.4.1.1.11.1": "GSPS",
 }
-FINAL = {State.DELIVERED, State.CONFIRMED, State.REJECTED, State.FILTERED, State.FAILED, State.CANCELLED}
+FINAL = {State.CONFIRMED, State.REJECTED, State.FILTERED, State.FAILED, State.CANCELLED}
 PATIENCE_SECONDS = 180
 READY = "carpus is ready"
 PROCESS_DEATHS = 3  # before anything is up: something is wrong that waiting will not mend
@@ -226,7 +226,9 @@ def table(outcomes: Sequence[Outcome]) -> Table:
             outcome.film.title,
             "" if outcome.film.truth_years is None else f"{outcome.film.truth_years:.1f}",
             *ages.values(),
-            outcome.job.state + (f": {outcome.job.cause_code}" if outcome.job.cause_code else ""),
+            outcome.job.state
+            + (", confirmed" if outcome.job.state == State.REJECTED and outcome.job.confirmed_at else "")
+            + (f": {outcome.job.cause_code}" if outcome.job.cause_code else ""),
             "" if outcome.latency_seconds is None else f"{outcome.latency_seconds:.2f} s",
             " ".join(outcome.kinds),
             "; ".join(outcome.faults) or "yes",
@@ -244,7 +246,7 @@ def free_ports(number: int) -> list[int]:
 
 
 def finished(jobs: Jobs, sop_instance_uid: str) -> Job:
-    """Wait until the newest job of a film has reached a state it stays in, and return it.
+    """Wait until the newest job of a film has reached a state it stays in, its report confirmed, and return it.
 
     Raises
     ------
@@ -254,7 +256,9 @@ def finished(jobs: Jobs, sop_instance_uid: str) -> Job:
 
     def final() -> Job | None:
         found = jobs.find(sop_instance_uid)
-        return found[0] if found and State(found[0].state) in FINAL else None
+        if not found or State(found[0].state) not in FINAL:
+            return None
+        return None if found[0].state == State.REJECTED and found[0].confirmed_at is None else found[0]
 
     job: Job = wait_until(final, PATIENCE_SECONDS, "the film's final state")
     return job
@@ -288,8 +292,10 @@ def methods(job: Job) -> Sequence[MethodResult]:
 
 
 def _faults(film: Film, job: Job, returned: Sequence[Dataset]) -> tuple[str, ...]:
-    expected = {State.REJECTED} if film.must_be_refused else {State.DELIVERED, State.CONFIRMED}
+    expected = {State.REJECTED} if film.must_be_refused else {State.CONFIRMED}
     faults = [] if State(job.state) in expected else [f"state {job.state}"]
+    if job.confirmed_at is None:
+        faults.append("not confirmed by the PACS")
     wanted = {SR} if film.must_be_refused else {SR, SC, "GSPS", "SEG"}
     if missing := wanted - {kind(item) for item in returned}:
         faults.append(f"missing {' '.join(sorted(missing))}")

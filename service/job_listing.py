@@ -13,7 +13,7 @@ from service.tables import Breaker, BreakerState, Instance, Job, JobEvent, Prior
 
 COLORS: Final = {
     State.CONFIRMED: "green",
-    State.DELIVERED: "green",
+    State.DELIVERED: "cyan",  # accepted; green is what is proved
     State.REJECTED: "yellow",
     State.FILTERED: "dim",
     State.CANCELLED: "dim",
@@ -34,6 +34,7 @@ def as_dict(job: Job, now: dt.datetime) -> dict[str, Any]:
         "seconds_in_state": round((now - job.state_since).total_seconds(), 1),
         "created_at": job.created_at.isoformat(),
         "overdue": job.overdue,
+        "confirmed_at": None if job.confirmed_at is None else job.confirmed_at.isoformat(),
         "being_worked_on_by": job.lease_owner,
         "not_before": job.not_before.isoformat(),
         "cause": {"code": job.cause_code, "text": job.cause_text} if job.cause_code else None,
@@ -100,6 +101,8 @@ def details(
                 "SOPClassUID": row.SOPClassUID,
                 "SOPInstanceUID": row.SOPInstanceUID,
                 "state": row.state,
+                "confirmed_by": row.confirmed_by,
+                "sent_again": row.resends,
                 "status": None if row.status_code is None else f"0x{row.status_code:04X}",
             }
             for row in results
@@ -119,7 +122,10 @@ def table(jobs: Sequence[Job], counts: dict[State, int], now: dt.datetime) -> Re
             lines.insert(0, "overdue")
         rows.add_row(
             str(job.id),
-            Text(job.state, style=COLORS.get(State(job.state), "")),
+            Text(
+                job.state + (" (confirmed)" if job.state == State.REJECTED and job.confirmed_at else ""),
+                style=COLORS.get(State(job.state), ""),
+            ),
             age(now - job.state_since),
             str(job.attempts),
             "\n".join(line for line in lines if line),
@@ -157,7 +163,8 @@ def page(detail: dict[str, Any]) -> RenderableType:
     for column in ("kind", "destination", "state", "status", "SOPInstanceUID"):
         results.add_column(column, overflow="fold")
     for row in detail["results"]:
-        results.add_row(row["kind"], row["destination"], row["state"], row["status"] or "", row["SOPInstanceUID"])
+        state = row["state"] + (f" by {row['confirmed_by']}" if row["confirmed_by"] else "")
+        results.add_row(row["kind"], row["destination"], state, row["status"] or "", row["SOPInstanceUID"])
     parts: list[RenderableType] = [head, Text(""), timeline]
     if detail["results"]:
         parts += [Text(""), results]

@@ -40,6 +40,7 @@ TRANSITIONS: Final[Mapping[State, tuple[State, ...]]] = {
     State.PREPARED: (State.INFERRED,),
     State.INFERRED: (State.DELIVERED, State.REJECTED),
     State.DELIVERED: (State.CONFIRMED,),
+    # `confirmation` goes back from DELIVERED and REJECTED to INFERRED when a PACS does not keep what it accepted.
 }
 WAITS_FOR_EARLIER: Final = "waits-for-earlier"  # the cause of a job that waits for another one of the same patient
 ANSWERED: Final = (State.DELIVERED, State.CONFIRMED, State.REJECTED)  # the PACS has got a result

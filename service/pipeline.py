@@ -32,6 +32,7 @@ from service.reporting import result_set, secondary_capture, source, sr, wording
 from service.reporting.results import ResultContext
 from service.result_profile import ResultKind, ResultProfile
 from service.routing import Outcome, route
+from service.sendings import TO_SEND
 from service.settings import Destination, Settings
 from service.storage import Stores
 from service.tables import Job, ResultObject
@@ -231,7 +232,7 @@ class Pipeline:
     def _deliver_to(self, destination: Destination, claim: Claim, work: "_Work", timings: dict[str, float]) -> None:
         """Send what this destination has neither accepted nor refused for good, in order per patient; record each answer."""
         job, rows = claim.job, self._rows(destination, claim.job)
-        if rows and all(row.state != ResultState.BUILT for row in rows):
+        if rows and all(row.state not in TO_SEND for row in rows):
             return _say_refused(destination, rows, job)
         breakers = Breakers(self.jobs, self.settings.breaker)
         breakers.check(destination.name)
@@ -241,7 +242,7 @@ class Pipeline:
             raise Postponed(text, seconds=EARLIER_SECONDS, code=WAITS_FOR_EARLIER)
         with _timed(timings, "results built"):
             self._build(claim, destination, work, breakers)
-        waiting = [row for row in self._rows(destination, job) if row.state == ResultState.BUILT]
+        waiting = [row for row in self._rows(destination, job) if row.state in TO_SEND]
         with _timed(timings, f"sent to {destination.name}"):
             self._send(destination, job, waiting, breakers)
 

@@ -82,7 +82,7 @@ def _close_socket(self: Any) -> None:
 AssociationSocket._shutdown_socket = _close_socket  # type: ignore[method-assign]  # the repair above
 
 
-class _Gate(threading.Event):
+class Gate(threading.Event):
     """Where the thread of an association is held while another sends a request and waits for the response.
 
     In pynetdicom 3.0.4 that thread says "no longer held" some moments after it has passed: a sender that closes the gate in
@@ -116,7 +116,7 @@ class _Gate(threading.Event):
 def _with_gate(make: Callable[..., None]) -> Callable[..., None]:
     def made(self: Any, *arguments: Any, **options: Any) -> None:
         make(self, *arguments, **options)
-        self._reactor_checkpoint = _Gate(self)
+        self._reactor_checkpoint = Gate(self)
 
     return made
 
@@ -169,7 +169,7 @@ def echo(address: Address, *, calling_ae_title: str, timeout_seconds: float = 30
     with associate(address, contexts, calling_ae_title=calling_ae_title, timeout_seconds=timeout_seconds) as peer:
         if not peer.accepted_contexts:
             raise _class_refused(UID(Verification), address)
-        status = _status(peer.send_c_echo())
+        status = status_of(peer.send_c_echo())
         if status != 0:
             raise _refusal(status, UID(Verification), address) or Retryable(
                 f"{address.ae_title} answered 0x{status:04X}"
@@ -366,13 +366,13 @@ def _store_one(peer: Any, ds: Dataset, address: Address) -> tuple[int | None, Ca
     except RuntimeError:  # raised when the association has ended in the meantime
         answer = Dataset()
     try:
-        status = _status(answer)
+        status = status_of(answer)
     except Retryable as error:
         return None, error
     return status, _refusal(status, sop_class, address)
 
 
-def _status(answer: Dataset) -> int:
+def status_of(answer: Dataset) -> int:
     """Return the status of a response.
 
     Raises

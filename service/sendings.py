@@ -9,6 +9,7 @@ from service.leases import Claim
 from service.outbox import Outbox
 from service.tables import Job, ResultObject, ResultState, State
 
+TO_SEND = (ResultState.BUILT, ResultState.MISSING)
 SENT = (ResultState.ACCEPTED, ResultState.CONFIRMED)
 
 
@@ -33,6 +34,8 @@ class Sendings(Outbox):
                     for key, value in fields.items():
                         setattr(row, key, value)
                     row.state, row.status_code, row.updated_at = ResultState.BUILT, None, now
+                    row.checks = row.resends = 0
+                    row.confirm_after = row.transaction_uid = row.failure_reason = None
             gone = [row.id for row in known.values() if row.state in (ResultState.BUILT, ResultState.REFUSED)]
             session.execute(delete(ResultObject).where(ResultObject.id.in_(gone)))
 

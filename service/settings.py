@@ -47,6 +47,7 @@ Fingerprint = Annotated[
     BeforeValidator(lambda text: str(text).replace(":", "").lower()),
     StringConstraints(pattern=r"^[0-9a-f]{64}$"),
 ]
+Confirm = Literal["auto", "commitment", "query", "none"]
 MAXIMUM_SOCKET_PATH = 100  # unix(7): 108 bytes with the final zero, on some systems 104
 SECRETS_DIRECTORY = Path("/run/secrets")
 EXAMPLE_SECRETS = {"change-me", "changeme", "secret", "carpus", "password"}
@@ -101,6 +102,8 @@ class Peer(_Frozen):
     maximum_associations: int | None = Field(default=None, ge=1, description="at once; none: `limits` alone hold")
     # Of all its films; none: what each film's header says.
     priority: Literal["stat", "routine", "backfill"] | None = None
+    # Where it takes our storage commitment reports; none: there where a destination of its AE title is.
+    port: Port | None = None
 
     @field_validator("addresses")
     @classmethod
@@ -125,6 +128,27 @@ class Destination(_Frozen):
     profile: str | ResultProfile = "default"
     timeout_seconds: float = Field(default=30, gt=0)
     tls: DestinationTls | None = None  # none: plain DICOM
+    confirm: Confirm = Field(
+        default="auto",
+        description="how it proves that it keeps a result: storage commitment, C-FIND, the first of these that it offers, or not at all",
+    )
+
+
+class ConfirmationSettings(_Frozen):
+    """How long and how often a destination is asked whether it keeps what it accepted."""
+
+    interval_seconds: float = Field(default=1, gt=0, description="between two looks for what is to be confirmed")
+    hold_seconds: float = Field(default=2, ge=0, description="the association stays open for a report on it")
+    report_timeout_seconds: float = Field(
+        default=600, gt=0, description="without a commitment report the objects are read back by C-FIND"
+    )
+    check_delays_seconds: tuple[float, ...] = Field(
+        default=(2, 10, 60), description="after each look in vain; after the last one the object counts as not kept"
+    )
+    maximum_resends: int = Field(default=3, ge=0, description="of an object that was accepted and not kept")
+    ask_again_seconds: float = Field(
+        default=3600, gt=0, description="until a way of proof that a destination does not offer is tried again"
+    )
 
 
 def _is_loopback(host: str) -> bool:
@@ -317,6 +341,7 @@ class Settings(BaseSettings):
     retry: RetrySettings = RetrySettings()
     breaker: BreakerSettings = BreakerSettings()
     worker: WorkerSettings = WorkerSettings()
+    confirmation: ConfirmationSettings = ConfirmationSettings()
     limits: Limits = Limits()
     dicom_tls: DicomTls = DicomTls()
 

@@ -1,29 +1,35 @@
 """Stand in for a PACS where there is none: a storage SCP that keeps what it is sent, for the demo and the tests.
 
 It takes every kind of object that Carpus returns and every kind of film, from anyone who calls it by its name, keeps files by
-study and answers C-ECHO. It is no archive: nothing can be queried or retrieved.
+study, answers C-ECHO, commits to what it keeps (the report comes on the association of the request) and answers C-FIND at the
+level of instances. It is no archive: nothing can be retrieved.
 """
 
 import re
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from pydicom import Dataset, dcmread
 from pydicom.uid import (
     UID,
     Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
     EncapsulatedPDFStorage,
     EnhancedSRStorage,
+    ExplicitVRLittleEndian,
     GrayscaleSoftcopyPresentationStateStorage,
+    ImplicitVRLittleEndian,
     KeyObjectSelectionDocumentStorage,
     SegmentationStorage,
 )
 from pynetdicom import AE, evt
 from pynetdicom.dsutils import encode_file_meta
 
+from service import commitment, query
 from service.conformance import (
     CALLED_UNKNOWN,
     CANNOT_PARSE,
@@ -32,6 +38,7 @@ from service.conformance import (
     VERIFICATION,
     Rejection,
 )
+from service.errors import CarpusError
 from service.receiving.header import Unusable, inspect
 from service.receiving.listener import Listener
 from service.receiving.places import Caller
@@ -46,6 +53,8 @@ RESULT_CLASSES: Final[tuple[UID, ...]] = (
     EncapsulatedPDFStorage,
     KeyObjectSelectionDocumentStorage,
 )
+UNCOMPRESSED: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+NO_SUCH_INSTANCE: Final = 0x0112  # FailureReason, PS3.3 C.14.1.1
 _NOT_OF_A_UID = re.compile(r"[^0-9.]")
 
 
@@ -60,9 +69,20 @@ class StandInPacs(AbstractContextManager["StandInPacs"]):
         Its AE title; a caller that names another one is rejected.
     port
         Port on `host`; 0 takes any free one (then see `port`).
+    commits, answers_queries
+        Whether Storage Commitment and C-FIND are offered.
     """
 
-    def __init__(self, folder: Path, *, ae_title: str = "PACS", host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        ae_title: str = "PACS",
+        host: str = "127.0.0.1",
+        port: int = 0,
+        commits: bool = True,
+        answers_queries: bool = True,
+    ) -> None:
         self.folder = folder
         self.ae_title = ae_title
         self._limits = Limits(minimum_free_disk_bytes=0)
@@ -72,7 +92,17 @@ class StandInPacs(AbstractContextManager["StandInPacs"]):
         ae.add_supported_context(VERIFICATION)
         for sop_class in (*RESULT_CLASSES, *STORAGE_CLASSES):
             ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
-        handlers = [(evt.EVT_C_STORE, self._store)]
+        if commits:
+            ae.add_supported_context(commitment.PUSH_MODEL, list(UNCOMPRESSED))
+        if answers_queries:
+            ae.add_supported_context(query.STUDY_ROOT_FIND, list(UNCOMPRESSED))
+        self._asked: dict[Any, Dataset] = {}  # by association: what it is to be reported on
+        handlers = [
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_N_ACTION, self._commit),
+            (evt.EVT_DIMSE_SENT, self._answered),
+            (evt.EVT_C_FIND, self._find),
+        ]
         self._listener = Listener(ae, host, port, limits=self._limits, admit=self._admit, handlers=handlers)
         self.port = self._listener.port
 
@@ -131,6 +161,38 @@ class StandInPacs(AbstractContextManager["StandInPacs"]):
             part.replace(part.with_suffix(".dcm"))
             self._stored.notify_all()
         return 0x0000
+
+    def _commit(self, event: Any) -> tuple[int, None]:
+        self._asked[event.assoc] = event.action_information
+        return 0x0000, None
+
+    def _answered(self, event: Any) -> None:
+        if type(event.message).__name__ == "N_ACTION_RSP" and event.assoc in self._asked:
+            asked = self._asked.pop(event.assoc)
+            threading.Thread(target=self._report, args=(event.assoc, asked), daemon=True).start()
+
+    def _report(self, association: Any, asked: Dataset) -> None:
+        transaction_uid, references = commitment.parse_request(asked)
+        kept = [each for each in references if self._keeps(each[1])]
+        failed = [(*each, NO_SUCH_INSTANCE) for each in references if each not in kept]
+        with suppress(CarpusError):  # who asked has left; the C-FIND will tell
+            commitment.report_on(association, transaction_uid, kept, failed)
+
+    def _keeps(self, sop_instance_uid: str) -> bool:
+        return any(self.folder.glob(f"*/{_clean(sop_instance_uid)}.dcm"))
+
+    def _find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
+        """Answer a query at the level of instances by study, series and instance; other keys are not matched."""
+        asked = event.identifier
+        wanted = {name: str(asked.get(name) or "") for name in ("SeriesInstanceUID", "SOPInstanceUID")}
+        for path in self.files(str(asked.get("StudyInstanceUID") or "") or None):
+            header = dcmread(path, specific_tags=["StudyInstanceUID", "SOPClassUID", *wanted])
+            if all(not uid or header.get(name) == uid for name, uid in wanted.items()):
+                answer = Dataset()
+                answer.QueryRetrieveLevel = asked.get("QueryRetrieveLevel", "IMAGE")
+                for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
+                    setattr(answer, name, header.get(name))
+                yield 0xFF00, answer
 
 
 def _clean(uid: str) -> str:

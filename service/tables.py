@@ -67,9 +67,18 @@ class ResultState(StrEnum):
     """How far one result object has come at one destination."""
 
     BUILT = "built"
-    ACCEPTED = "accepted"
-    CONFIRMED = "confirmed"
+    ACCEPTED = "accepted"  # a C-STORE response said so
+    CONFIRMED = "confirmed"  # a commitment report or a C-FIND proved it
+    MISSING = "missing"  # accepted, then not kept: to be sent again
     REFUSED = "refused"
+
+
+class CommitmentState(StrEnum):
+    """How far a storage commitment request has come."""
+
+    ASKED = "asked"
+    REPORTED = "reported"
+    REFUSED = "refused"  # the request was not taken, or its report could not be delivered
 
 
 class UtcDateTime(TypeDecorator[dt.datetime]):
@@ -161,6 +170,7 @@ class Job(Table):
         _part("ix_jobs_overdue", "state_since", where="overdue"),
         _part("ix_jobs_subject", "subject", "id", where="subject IS NOT NULL"),
         _part("ix_jobs_cause", "state", "cause_code", where="cause_code IS NOT NULL"),
+        Index("ix_jobs_unconfirmed", "state", "confirmed_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -199,6 +209,8 @@ class Job(Table):
     updated_at: Mapped[dt.datetime]
     state_since: Mapped[dt.datetime]
     first_failed_at: Mapped[dt.datetime | None]  # of the present step
+    # When every destination had proved that it keeps every object; also of a rejection, which keeps its state.
+    confirmed_at: Mapped[dt.datetime | None]
 
 
 class AmendedJob(Table):
@@ -235,7 +247,10 @@ class ResultObject(Table):
     """One object made for one destination (identified side)."""
 
     __tablename__ = "result_objects"
-    __table_args__ = (UniqueConstraint("job_id", "destination", "kind"),)
+    __table_args__ = (
+        UniqueConstraint("job_id", "destination", "kind"),
+        Index("ix_result_objects_unproved", "destination", "state", "confirm_after"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
@@ -249,6 +264,37 @@ class ResultObject(Table):
     state: Mapped[str]
     status_code: Mapped[int | None]  # of the C-STORE response
     updated_at: Mapped[dt.datetime]
+    confirm_after: Mapped[dt.datetime | None]  # when proof is asked for next; none: now
+    confirmed_at: Mapped[dt.datetime | None]
+    confirmed_by: Mapped[str | None]  # commitment | query
+    transaction_uid: Mapped[str | None] = mapped_column(index=True)  # of the last commitment request
+    failure_reason: Mapped[int | None]  # of the last commitment report (PS3.3 C.14.1.1)
+    checks: Mapped[int] = mapped_column(default=0)  # looked for in vain since it was last sent
+    resends: Mapped[int] = mapped_column(default=0)  # sent again because it was not kept
+
+
+class Commitment(Table):
+    """One storage commitment request: ours to a destination, or a peer's to us."""
+
+    __tablename__ = "commitments"
+    __table_args__ = (
+        UniqueConstraint("transaction_uid", "peer"),
+        Index("ix_commitments_due", "role", "state", "due_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    transaction_uid: Mapped[str]
+    role: Mapped[str]  # requestor: we asked; provider: we were asked
+    peer: Mapped[str]  # name of our destination, or AE title of who asked us
+    address: Mapped[str | None]  # of who asked us
+    state: Mapped[str]
+    objects: Mapped[int]  # how many the request names
+    asked_for: Mapped[list[dict[str, Any]] | None]  # what we were asked: [{"class", "instance"}]
+    attempts: Mapped[int] = mapped_column(default=0)  # to deliver our report
+    detail: Mapped[str | None]  # how it ended
+    created_at: Mapped[dt.datetime]
+    due_at: Mapped[dt.datetime]  # by when the report should have come, or when ours is sent next
+    settled_at: Mapped[dt.datetime | None]
 
 
 class Quarantined(Table):

@@ -27,3 +27,8 @@ def derive(*parts: str) -> str:
     # The length goes in front of each part, so that ("ab", "c") and ("a", "bc") differ.
     name = "".join(f"{len(part)}:{part}" for part in parts)
     return f"2.25.{uuid.uuid5(NAMESPACE, name).int}"
+
+
+def random() -> str:
+    """Return a UID that nothing else has: for a transaction, never for an instance."""
+    return f"2.25.{uuid.uuid4().int}"

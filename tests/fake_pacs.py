@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Any, Self
@@ -11,7 +11,9 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.transport import ThreadedAssociationServer
 
+from service import commitment, query
 from service.conformance import STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION
+from service.scu import Address
 from service.stand_in_pacs import RESULT_CLASSES
 
 Behaviour = Callable[[Any], int]
@@ -65,6 +67,13 @@ class FakePacs(AbstractContextManager["FakePacs"]):
         SOP classes that it gives no presentation context.
     callers
         AE titles that it knows; anyone when empty.
+    commits
+        How it answers a storage commitment request: with a report on the same association ("same"), on a new one to
+        `reports_to` ("another"), as soon as `report_now` is called ("later"), never ("silent"), or not at all ("no").
+    queried
+        Whether it offers C-FIND.
+    reports_to
+        Address of the listener that takes the reports.
     """
 
     def __init__(
@@ -74,11 +83,21 @@ class FakePacs(AbstractContextManager["FakePacs"]):
         ae_title: str = "PACS",
         refuse: Iterable[str] = (),
         callers: Iterable[str] = (),
+        commits: str = "no",
+        queried: bool = False,
+        reports_to: Address | None = None,
     ) -> None:
         self.behaviour = behaviour
+        self.ae_title = ae_title
         self.kept: list[Dataset] = []
         self.requests = 0
         self.associations = 0
+        self.commits = commits
+        self.reports_to = reports_to
+        self.asked: list[tuple[str, list[commitment.Reference]]] = []
+        self.reasons: dict[str, int] = {}  # by SOP class: FailureReason of its objects in every report
+        self.lost: set[str] = set()  # SOP classes that are accepted and not kept
+        self._requests: dict[Any, tuple[str, list[commitment.Reference]]] = {}
         ae = AE(ae_title)
         ae.require_called_aet = True
         ae.require_calling_aet = list(callers)
@@ -87,7 +106,17 @@ class FakePacs(AbstractContextManager["FakePacs"]):
         for sop_class in (VERIFICATION, *RESULT_CLASSES, *STORAGE_CLASSES):
             if sop_class not in refused:
                 ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
-        handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_ACCEPTED, self._accepted)]
+        if commits != "no":
+            ae.add_supported_context(commitment.PUSH_MODEL)
+        if queried:
+            ae.add_supported_context(query.STUDY_ROOT_FIND)
+        handlers = [
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_ACCEPTED, self._accepted),
+            (evt.EVT_N_ACTION, self._commit),
+            (evt.EVT_DIMSE_SENT, self._answered),
+            (evt.EVT_C_FIND, self._find),
+        ]
         server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
         assert isinstance(server, ThreadedAssociationServer)
         self._server = server
@@ -112,8 +141,54 @@ class FakePacs(AbstractContextManager["FakePacs"]):
         if status == 0x0000 and self.behaviour is not forgets and event.assoc.is_established:
             ds = event.dataset
             ds.file_meta = event.file_meta
-            self.kept.append(ds)
+            if ds.SOPClassUID not in self.lost:
+                self.kept.append(ds)
         return status
+
+    def report_now(self) -> None:
+        """Report on everything that was asked so far, each on a new association."""
+        assert self.reports_to is not None
+        for transaction_uid, references in self.asked:
+            committed, failed = self._truth(references)
+            commitment.report(
+                self.reports_to, transaction_uid, committed, failed, calling_ae_title=self.ae_title, timeout_seconds=10
+            )
+
+    def _truth(
+        self, references: list[commitment.Reference]
+    ) -> tuple[list[commitment.Reference], list[tuple[str, str, int]]]:
+        kept = {ds.SOPInstanceUID for ds in self.kept}
+        committed = [each for each in references if each[1] in kept and each[0] not in self.reasons]
+        return committed, [(*each, self.reasons.get(each[0], 0x0112)) for each in references if each not in committed]
+
+    def _commit(self, event: Any) -> tuple[int, None]:
+        asked = commitment.parse_request(event.action_information)
+        self.asked.append(asked)
+        self._requests[event.assoc] = asked
+        return 0x0000, None
+
+    def _answered(self, event: Any) -> None:
+        if type(event.message).__name__ == "N_ACTION_RSP" and event.assoc in self._requests:
+            asked = self._requests.pop(event.assoc)
+            threading.Thread(target=self._report, args=(event.assoc, *asked), daemon=True).start()
+
+    def _report(self, association: Any, transaction_uid: str, references: list[commitment.Reference]) -> None:
+        committed, failed = self._truth(references)
+        if self.commits == "same":
+            commitment.report_on(association, transaction_uid, committed, failed)
+        elif self.commits == "another":
+            assert self.reports_to is not None
+            commitment.report(
+                self.reports_to, transaction_uid, committed, failed, calling_ae_title=self.ae_title, timeout_seconds=10
+            )
+
+    def _find(self, event: Any) -> Iterator[tuple[int, Dataset]]:
+        asked = event.identifier
+        for ds in list(self.kept):
+            if ds.StudyInstanceUID == asked.StudyInstanceUID and ds.SeriesInstanceUID == asked.SeriesInstanceUID:
+                answer = Dataset()
+                answer.SOPInstanceUID = ds.SOPInstanceUID
+                yield 0xFF00, answer
 
 
 class SilentPort(AbstractContextManager["SilentPort"]):

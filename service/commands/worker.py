@@ -13,8 +13,11 @@ from service.commands import config_option, opened
 @click.option("--concurrency", type=click.IntRange(1, 64), help="Deliveries at a time (default 4); inference does one.")
 @config_option
 def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
-    """Read films (QUEUE inference) or send results (QUEUE delivery)."""
+    """Read films (QUEUE inference), or send results and have the PACS confirm them (QUEUE delivery)."""
+    import threading
+
     from service import installation, tasks
+    from service.confirmer import Confirmer, record_of
     from service.pipeline import Pipeline
     from service.probing import Prober
     from service.queues import INFERENCE
@@ -42,6 +45,7 @@ def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
         pipeline = Pipeline(jobs, stores, settings, device_uid=device_uid, software_version=version)
         pipeline.warm_up()
         rounds = Prober(jobs, settings).round
+        Confirmer(record_of(settings, jobs), settings).start(threading.Event())
     app = tasks.create_app(settings)
     publisher = tasks.Publisher(app, jobs)
     publisher.connect()

@@ -131,7 +131,7 @@ class _Handler(RequestHandler):
             association.dul.socket = guarded
             # An attribute of this object alone: pynetdicom has no hook between the PDU and the message.
             vars(association.dimse)["receive_primitive"] = guarded.tolerant(association.dimse.receive_primitive)
-            association._reactor_checkpoint = Checkpoint(guarded)
+            association._reactor_checkpoint = Checkpoint(association, guarded)
             started = time.monotonic()
             association.start()
             association.join()

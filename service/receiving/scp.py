@@ -12,10 +12,12 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Final, Self
 
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from sqlalchemy.exc import SQLAlchemyError
 
+from service import confirmer
+from service.commitment import PUSH_MODEL
 from service.conformance import (
     ADDRESS_UNKNOWN,
     CALLED_UNKNOWN,
@@ -31,9 +33,11 @@ from service.conformance import (
 from service.errors import Permanent
 from service.jobs import Jobs
 from service.log import get_logger
+from service.receiving.commitments import Commitments
 from service.receiving.listener import Listener
 from service.receiving.places import Caller, Places
 from service.receiving.receiver import Receiver
+from service.safekeeping import Safekeeping
 from service.settings import Settings
 from service.storage import Stores
 from service.tls import EXPIRY_WARNING_DAYS, ServerTls
@@ -64,7 +68,13 @@ class StorageServer(AbstractContextManager["StorageServer"]):
         self.jobs = jobs
         self.receiver = Receiver(settings, stores, jobs)
         handlers = [(evt.EVT_C_STORE, self.receiver.store), (evt.EVT_C_ECHO, _echo)]
-        self._handlers = [*handlers, (evt.EVT_ACCEPTED, _negotiated)]
+        self.commitments = Commitments(
+            settings,
+            stores,
+            Safekeeping(jobs.engine, process=jobs.process, clock=jobs.now),
+            confirmer.taker(confirmer.record_of(settings, jobs), settings),
+        )
+        self._handlers = [*handlers, (evt.EVT_ACCEPTED, _negotiated), *self.commitments.handlers]
         self._places = Places(settings.limits)
         self.listener: Listener | None = None
         self.tls_listener: Listener | None = None
@@ -96,6 +106,9 @@ class StorageServer(AbstractContextManager["StorageServer"]):
         ae.add_supported_context(VERIFICATION)
         for storage_class in STORAGE_CLASSES:
             ae.add_supported_context(storage_class, list(TRANSFER_SYNTAXES))
+        # Both roles: we report on what we received and take reports on what we sent (PS3.7 D.3.3.4).
+        syntaxes = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+        ae.add_supported_context(PUSH_MODEL, syntaxes, scu_role=True, scp_role=True)
         try:
             return Listener(
                 ae,
@@ -152,6 +165,7 @@ class StorageServer(AbstractContextManager["StorageServer"]):
     def __enter__(self) -> Self:
         """Start listening."""
         self._writing.__enter__()
+        self.commitments.start()
         for listener in self._listeners():
             listener.start()
         ports = {"port": self.port or None, "tls_port": self.tls_port or None}
@@ -164,6 +178,7 @@ class StorageServer(AbstractContextManager["StorageServer"]):
         """Stop listening; transfers under way end first."""
         for listener in self._listeners():
             listener.stop()
+        self.commitments.stop()
         self._writing.__exit__(kind, error, trace)
         log.info("stopped listening", port=self.port or self.tls_port)
 

@@ -18,6 +18,7 @@ from pynetdicom.transport import AssociationSocket
 
 from service.log import get_logger
 from service.receiving.places import INSTANCES_UNDER_WAY, Places
+from service.scu import Gate
 
 # 128 presentation contexts of 15 transfer syntaxes each make 140 kB (PS3.8 9.3.2).
 MAXIMUM_REQUEST_BYTES: Final = 512 * 1024
@@ -199,13 +200,12 @@ class GuardedSocket(AssociationSocket):
             self._woken.wait(_IDLE_WAIT_S)
 
 
-class Checkpoint(threading.Event):
+class Checkpoint(Gate):
     """Where an association's thread passes in every round: the place to let it rest."""
 
-    def __init__(self, guarded: GuardedSocket) -> None:
-        super().__init__()
+    def __init__(self, association: Any, guarded: GuardedSocket) -> None:
+        super().__init__(association)
         self._guarded = guarded
-        self.set()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait as asked for, and rest while idle."""

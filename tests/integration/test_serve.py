@@ -46,7 +46,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
 def test_a_film_comes_back_as_four_objects_in_its_study(running: Installation) -> None:
     film = hand()
     send(running, film)
-    wait_for(running.jobs, [film], State.DELIVERED)
+    wait_for(running.jobs, [film], State.CONFIRMED)
     objects = [dcmread(path) for path in running.pacs.files(film.StudyInstanceUID)]
     assert sorted(ds.Modality for ds in objects) == ["OT", "PR", "SEG", "SR"]
     assert {ds.PatientID for ds in objects} == {film.PatientID}
@@ -63,7 +63,7 @@ def test_whatever_process_is_killed_comes_back_and_every_film_is_answered_once(
     os.kill(pid, signal.SIGKILL)
     running.wait_until_ready(name, pid)
     send(running, *films[2:])
-    wait_for(running.jobs, films, State.DELIVERED, 120)
+    wait_for(running.jobs, films, State.CONFIRMED, 120)
     for film in films:
         uids = [dcmread(path).SOPInstanceUID for path in running.pacs.files(film.StudyInstanceUID)]
         assert len(uids) == len(set(uids)) == 4

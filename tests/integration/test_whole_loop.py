@@ -44,7 +44,7 @@ def jobs_command(installation: Installation, *words: str) -> str:
 def test_a_hand_comes_back_read_within_its_own_study(carpus: Installation) -> None:
     film = wrap(draw(3, age_years=10, sex="F").image, CHILD, study="hand")
     send(carpus, film)
-    wait_for(carpus.jobs, [film], State.DELIVERED, 120)
+    wait_for(carpus.jobs, [film], State.CONFIRMED, 120)
     objects = returned(carpus, film)
     assert sorted(ds.Modality for ds in objects) == ["OT", "PR", "SEG", "SR"]
     for ds in objects:
@@ -66,7 +66,7 @@ def test_a_chest_film_ends_rejected_with_its_reason_in_the_pacs_and_in_carpus_jo
     detail = json.loads(jobs_command(carpus, "show", str(job_id), "--json"))
     assert detail["state"] == "REJECTED"
     assert detail["cause"]["code"] == "not-a-hand"
-    assert [row["state"] for row in detail["results"]] == ["accepted"] * len(detail["results"])
+    assert [row["state"] for row in detail["results"]] == ["confirmed"] * len(detail["results"])
     listed = [json.loads(line) for line in jobs_command(carpus, "list", "--json", "--state", "rejected").splitlines()]
     assert job_id in [job["id"] for job in listed]
 
