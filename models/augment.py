@@ -64,8 +64,11 @@ def warp(
     return functional.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def expose(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Vary the look of (n, 1, rows, columns) films in 0..1: tone curve, shading, veil, sharpness, grain, polarity."""
+def expose(x: Tensor, generator: torch.Generator, *, dark: float = 0.08) -> Tensor:
+    """Vary the look of (n, 1, rows, columns) films in 0..1: tone curve, shading, veil, sharpness, grain, polarity.
+
+    `dark` is the share of films turned into bone dark.
+    """
     n, side = x.shape[0], x.shape[-1]
     gamma = (0.35 * torch.randn(n, generator=generator)).clamp(-0.8, 0.8).exp()[:, None, None, None]
     x = x.clamp(1e-3, 1).pow(gamma)
@@ -83,8 +86,8 @@ def expose(x: Tensor, generator: torch.Generator) -> Tensor:
     soft_grain = functional.avg_pool2d(grain, 3, stride=1, padding=1) * 2.0
     grain = torch.lerp(grain, soft_grain, uniform(n, 0.0, 1.0, generator))
     x = x + grain * uniform(n, 0.0, 0.05, generator)
-    dark = some(n, 0.08, generator)
-    return dark * (1 - x) + (1 - dark) * x
+    turned = some(n, dark, generator)
+    return turned * (1 - x) + (1 - turned) * x
 
 
 def hide(x: Tensor, generator: torch.Generator, *, chance: float = 0.3) -> Tensor:

@@ -3,5 +3,7 @@
 1. `conventions` names the points the network knows and brings each annotation set to them.
 2. `data` draws training views, `network` is the network, `train` trains it, `evaluate` measures it.
 3. `anatomy` knows the shape of a hand, `verdict` says what is wrong with a film.
-4. `predict` looks twice, first at the whole film, then at the hand turned upright, and returns a `Detection`.
+4. `closer` moves and sizes each box by a look at its region alone; `train_closer` trains it.
+5. `predict` looks three times, at the whole film, at the hand turned upright, at each region, and returns a `Detection`.
+6. `stress` disturbs films step by step and says what is still found.
 """

@@ -16,8 +16,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from models import engine, phantom, pixels, transforms, weights
 from models.detection import rsna
 from models.detection.conventions import CHANNEL, CHANNELS, JOINTS, LOOSE, Annotated
+from models.detection.phantoms import region_boxes
 from models.detection.predict import Detection, Detector
 from models.image import Image
 from models.metrics.bootstrap import estimate
@@ -43,8 +43,6 @@ REGION_OF_JOINT = {
     **{f"mcp{ray}": f"pp{ray}" for ray in range(1, 6)},
 }  # fmt: skip
 NOT_FOUND = 1e6
-Levels = NDArray[np.float32]
-Change = Callable[[Levels], Levels]
 
 
 def arguments() -> argparse.Namespace:
@@ -56,7 +54,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--split", type=Path, default=Path("models/datasets/splits/detection_rsna.csv"))
     parser.add_argument("--phantoms", type=int, default=200, help="unseen phantoms")
     parser.add_argument("--others", type=int, default=30, help="phantoms of each kind that is no hand")
-    parser.add_argument("--stress-films", type=int, default=20, help="phantoms of the stress table")
     parser.add_argument("--first-seed", type=int, default=50_000_000, help="seed of the first unseen phantom")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/accuracy/detection.json"))
@@ -172,13 +169,14 @@ def unseen_phantoms(detector: Detector, args: argparse.Namespace) -> dict[str, A
         drawn = phantom.draw(args.first_seed + k)
         result = detector.detect(drawn.image)
         found = {region.name: region for region in result.regions}
-        length = float(np.hypot(*(_middle(drawn.boxes["dp3"]) - _middle(drawn.boxes["radius"]))))
+        true = region_boxes(drawn)
+        length = float(np.hypot(*(_middle(true["dp3"]) - _middle(true["radius"]))))
         row = []
         for name in REGIONS:
             region = found.get(name)
-            overlaps[name].append(box_iou(region.box, drawn.boxes[name]) if region else 0.0)
+            overlaps[name].append(box_iou(region.box, true[name]) if region else 0.0)
             scores[name].append(region.score if region else 0.0)
-            away = np.hypot(*(_middle(region.box) - _middle(drawn.boxes[name]))) if region else NOT_FOUND
+            away = np.hypot(*(_middle(region.box) - _middle(true[name]))) if region else NOT_FOUND
             row.append(float(away / length * 100))
         centres.append(row)
         sides.append([float(result.facts.laterality == drawn.laterality)])
@@ -240,71 +238,6 @@ def others(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
-def stress(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
-    """Recall of region centres (2.5 % of the hand's length) after each disturbance, on unseen phantoms."""
-    films = [
-        phantom.draw(args.first_seed + 1_000_000 + k, rows=700, columns=700, zoom=0.68, rotation_degrees=0.0)
-        for k in range(args.stress_films)
-    ]
-    results: dict[str, Any] = {"n": args.stress_films}
-    for name, change, matrix in disturbances(700):
-        rows = []
-        for film in films:
-            found = {
-                r.name: r
-                for r in detector.detect(Image(pixels=np.ascontiguousarray(change(film.image.pixels)))).regions
-            }
-            true = {n: transforms.apply(matrix, _middle(box)[None])[0] for n, box in film.boxes.items()}
-            scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
-            length = scale * float(np.hypot(*(_middle(film.boxes["dp3"]) - _middle(film.boxes["radius"]))))
-            rows.append(
-                [
-                    float(np.hypot(*(_middle(found[n].box) - xy)) / length * 100) if n in found else NOT_FOUND
-                    for n, xy in true.items()
-                ]
-            )
-        results[name] = share(rows, lambda e: e <= LIMIT_PERCENT)
-    return results
-
-
-def disturbances(side: int) -> Iterator[tuple[str, Change, transforms.Matrix]]:
-    """Name, change of the pixels, and where a point of the square film goes."""
-    same = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    middle = np.full(2, (side - 1) / 2)
-    for degrees in range(0, 360, 15):
-        turn = np.deg2rad(degrees)
-        linear = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        matrix = np.hstack([linear, (middle - linear @ middle)[:, None]])
-        yield f"turned by {degrees}", partial(_seen_through, matrix=transforms.invert(matrix)), matrix
-    yield "mirrored", np.fliplr, np.array([[-1.0, 0.0, side - 1.0], [0.0, 1.0, 0.0]])
-    yield "inverted", partial(np.subtract, np.float32(1)), same
-    for gamma in (0.5, 0.7, 1.4, 2.0):
-        yield f"gamma {gamma}", partial(_raised, gamma=gamma), same
-    for part in (2, 4):
-        yield (
-            f"1/{part} resolution",
-            partial(_reduced, part=part),
-            np.array([[1 / part, 0.0, (1 / part - 1) / 2], [0.0, 1 / part, (1 / part - 1) / 2]]),
-        )
-
-
-def _seen_through(film: Levels, matrix: transforms.Matrix) -> Levels:
-    seen: Levels = transforms.sample(film, matrix, film.shape[0])[0]
-    return seen
-
-
-def _raised(film: Levels, gamma: float) -> Levels:
-    raised: Levels = film ** np.float32(gamma)
-    return raised
-
-
-def _reduced(film: Levels, part: int) -> Levels:
-    rows, columns = (side // part * part for side in film.shape)
-    blocks = film[:rows, :columns].reshape(rows // part, part, columns // part, part)
-    reduced: Levels = blocks.mean(axis=(1, 3)).astype(np.float32)
-    return reduced
-
-
 def latency(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds for one film of 2000 x 1600 pixels, batch 1."""
     film = phantom.draw(args.first_seed, rows=2000, columns=1600).image
@@ -344,7 +277,6 @@ def main() -> None:
     parts += [
         ("unseen_phantoms", unseen_phantoms),
         ("others", others),
-        ("stress_recall_on_unseen_phantoms", stress),
         ("latency", latency),
     ]
     args.out.parent.mkdir(parents=True, exist_ok=True)

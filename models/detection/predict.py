@@ -1,11 +1,12 @@
-"""Find the regions of a hand: look at the whole film, turn the hand upright, look again.
+"""Find the regions of a hand: look at the whole film, turn the hand upright, look again, then look at each region closely.
 
 The first look sees the film letterboxed into a small view and finds side, turn, scale and polarity. The second look sees
-the hand as every hand is seen: upright, left, bone bright, filling the view; its points are the result.
+the hand as every hand is seen: upright, left, bone bright, filling the view. Where the film has the pixels for it, a third look
+moves and sizes each region's box from a view of the region alone (`closer`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from models import transforms, weights
-from models.detection import anatomy
+from models.detection import anatomy, closer
 from models.detection.conventions import CHANNELS
 from models.detection.network import Found, build, decode
 from models.detection.verdict import Evidence, judge
@@ -23,8 +24,10 @@ from models.reading import Box, ImageFacts, Reason, Region, Verdict
 from models.regions import REGIONS
 
 ARCHITECTURES: Final = ("handnet",)
+CLOSER: Final = "closer."  # what the names of the closer look's tensors begin with
 PRESENT: Final = 0.5  # probability from which on a point counts as seen
 LOOKS: Final = 3  # upright looks at most: another one where the last moved the pose or turned the polarity
+CLOSE_ENOUGH: Final = 16  # pixels a region's side must have, after averaging, for a closer look at it
 WORKING_SIDE: Final = 320  # films are averaged down to between this and twice this before they are looked at
 
 
@@ -74,7 +77,12 @@ class Detector:
         state, metadata = weights.load(folder, problem="detection", architectures=ARCHITECTURES)
         self.size = int(metadata.preprocessing["size"])
         self.network = build(dict(metadata.hyperparameters))
-        self.network.load_state_dict(state)
+        self.network.load_state_dict({k: v for k, v in state.items() if not k.startswith(CLOSER)})
+        self.closer: closer.Closer | None = None
+        if "closer" in metadata.hyperparameters:
+            self.closer = closer.Closer(int(metadata.hyperparameters["closer"]))
+            self.closer.load_state_dict({k.removeprefix(CLOSER): v for k, v in state.items() if k.startswith(CLOSER)})
+            self.closer.eval().to(memory_format=torch.channels_last)
         self.network.eval().to(memory_format=torch.channels_last)
         self.template = anatomy.Template.load()
 
@@ -97,6 +105,8 @@ class Detector:
             seen_through, pose = pose, closer
             if dark == (odds < 0) and seen_through.agrees_with(pose):
                 break
+        if self.closer is not None and seen_through.squash == 1:
+            look = self._closer_look(self.closer, look, seen_through, 1 - small if dark else small, block)
         return self._assemble(image, whole, look, seen_through, pose, dark)
 
     def _look(self, pixels: NDArray[np.float32], block: float, matrix: transforms.Matrix) -> _Look:
@@ -114,6 +124,20 @@ class Detector:
             found.sizes[0].numpy().astype(np.float64),
             facts.astype(np.float64),
         )
+
+    def _closer_look(
+        self, net: closer.Closer, look: _Look, pose: anatomy.Pose, pixels: NDArray[np.float32], block: float
+    ) -> _Look:
+        """Move and size the boxes of the regions that have the pixels for it; `pixels` is the shrunk film, bone bright."""
+        scale = pose.upright.scale / self.size / block  # pixels of the shrunk film a pixel of the view
+        regions = len(REGIONS)
+        middles = (look.points[:regions] - (block - 1) / 2) / block
+        upright = pose.upright.matrix[:, :2] / pose.upright.scale
+        moved, sizes = closer.look(net, pixels, upright, middles, look.sizes * scale)
+        close = look.sizes.mean(axis=1) * scale >= CLOSE_ENOUGH
+        points = look.points.copy()
+        points[:regions][close] = (moved * block + (block - 1) / 2)[close]
+        return replace(look, points=points, sizes=np.where(close[:, None], sizes / scale, look.sizes))
 
     def _pose(self, look: _Look) -> anatomy.Pose | None:
         return anatomy.pose(self.template, look.points, (look.presence > PRESENT) & (look.focus > 0.2))

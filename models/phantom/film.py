@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 from models.image import Image
 from models.phantom import bones as tubular
 from models.phantom import carpals, epiphysis, exposure, flesh, furniture, maturity, skeleton
+from models.phantom import cast as casts
 from models.phantom.canvas import TILE, Array, Canvas, Masks, View
 from models.reading import Box
 from models.regions import CARPUS, REGIONS, Laterality, Sex
@@ -47,6 +48,7 @@ class Phantom:
     polarity: Literal["bone bright", "bone dark"]
     rotation_degrees: float  # counter-clockwise, by which the middle finger deviates from pointing up
     text_boxes: tuple[furniture.Text, ...]
+    axes: dict[str, tuple[float, float]]  # from each growth plate towards the joint, as long as the metaphysis is wide
     joints: dict[str, tuple[float, float]]  # cmc1, mcp1..5, ip1, pip2..5, dip2..5, wrist and the tips of the bones, x y
 
 
@@ -100,6 +102,14 @@ def _boxes(view: View, skeleton_bones: dict[str, skeleton.Bone], wrist: dict[str
     return {name: boxes[name] for name in REGIONS}
 
 
+def _axes(view: View, hand: dict[str, skeleton.Bone]) -> dict[str, tuple[float, float]]:
+    axes: dict[str, tuple[float, float]] = {}
+    for name, bone in hand.items():
+        x, y = view.point(bone.at(0.0, -bone.metaphysis_mm)) - view.point(bone.at(0.0, 0.0))
+        axes[name] = (float(x), float(y))
+    return axes
+
+
 def _joints(view: View, hand: dict[str, skeleton.Bone]) -> dict[str, tuple[float, float]]:
     """Return the middle of each joint's space, named as clinicians do, and the tip of each finger's bone."""
     names = {"mc1": "cmc1", "dp1": "ip1", "radius": "wrist"}
@@ -131,6 +141,7 @@ def draw(
     photometric_interpretation: Literal["MONOCHROME1", "MONOCHROME2"] | None = None,
     polarity: Literal["bone bright", "bone dark"] = "bone bright",
     maturities: dict[str, float] | None = None,
+    cast: casts.Material | None = None,
 ) -> Phantom:
     """Draw a hand radiograph from its seed; every argument left None is drawn as archives have it.
 
@@ -154,6 +165,8 @@ def draw(
         "bone dark" inverts the pixels against what the header says: a film whose header lies.
     maturities
         Maturity of each of the 21 bones, in place of drawing them from the age.
+    cast
+        What a cast over forearm, wrist and palm is made of; None leaves it out.
 
     Raises
     ------
@@ -211,6 +224,9 @@ def draw(
         carpals.draw(canvas, carpal, tissue, tile, grain_rng)
 
     soft = flesh.thickness(view, (rows, columns), parts, flesh.thenar(hand, build.width, plumpness))
+    if cast is not None:
+        cast_rng = np.random.default_rng((seed, 5))  # its own draws: the film under the cast is the film without it
+        soft = soft + casts.wall(cast_rng, cast, view, (rows, columns), parts, hand, build)
     side: Laterality = "R" if right else "L"
     texts: list[furniture.Text] = []
     lead: Array | None = None
@@ -257,5 +273,6 @@ def draw(
         polarity=polarity,
         rotation_degrees=float(np.rad2deg(np.arctan2(foot[0] - tip[0], foot[1] - tip[1]))),
         text_boxes=tuple(texts),
+        axes=_axes(view, hand),
         joints=_joints(view, hand),
     )

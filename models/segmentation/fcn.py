@@ -40,7 +40,9 @@ class Fcn(nn.Module):
         for stage in self.stages:
             x = stage(x)
             pools.append(x)
-        scores: Tensor = self.classifier(pools.pop())
+        with torch.autocast(x.device.type, enabled=False):
+            # A wide kernel on a map of few pixels has no finite gradient in bfloat16 on the CPU (torch 2.14).
+            scores: Tensor = self.classifier(pools.pop().float())
         for skip, rise in zip(self.skips, self.rise, strict=True):
             scores = rise(scores) + skip(pools.pop())
         whole: Tensor = self.last(scores)

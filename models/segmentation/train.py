@@ -225,6 +225,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         optimizer.step()
         ema.update(net)
         losses.append(float(loss.detach()))
+        if not np.isfinite(losses[-1]):
+            raise FloatingPointError(
+                f"the loss of step {step + 1} is {losses[-1]}: the run is lost, its last state is kept"
+            )
         step += 1
         progress.report(step, loss=losses[-1])
     print(json.dumps({"steps": step, "best_worst_iou": round(best, 4), "seconds": round(time.monotonic() - start)}))  # noqa: T201 - a script

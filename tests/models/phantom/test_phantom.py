@@ -1,5 +1,7 @@
 """The phantom: its truth agrees with its pixels, and with the standard."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 
@@ -160,3 +162,31 @@ def test_joints_lie_between_the_bones_they_join() -> None:
     film = draw(7, age_years=12.0, rotation_degrees=0.0, laterality="L", **SMALL)
     assert film.joints["mcp3"][1] > film.joints["pip3"][1] > film.joints["dip3"][1] > film.joints["tip3"][1]
     assert not film.masks["pp3"][round(film.joints["pip3"][1]), round(film.joints["pip3"][0])]
+
+
+@pytest.mark.parametrize("material", ["plaster", "fibreglass"])
+def test_a_cast_covers_the_wrist_and_leaves_fingers_and_truth_as_they_were(
+    material: Literal["plaster", "fibreglass"],
+) -> None:
+    options = {"rows": 400, "columns": 320, "rotation_degrees": 0.0, "furnished": False, "collimated": False}
+    bare, cast = draw(11, **options), draw(11, cast=material, **options)  # type: ignore[arg-type]
+    assert (bare.boxes, bare.stages) == (cast.boxes, cast.stages)
+    rank_bare, rank_cast = (
+        np.argsort(np.argsort(film.image.pixels.ravel())).reshape(400, 320) for film in (bare, cast)
+    )
+
+    def mean(ranks: np.ndarray, name: str) -> float:
+        x1, y1, x2, y2 = (round(v) for v in bare.boxes[name])
+        return float(ranks[y1:y2, x1:x2].mean())
+
+    # Grey levels are stretched anew over the film with its cast: compare ranks.
+    assert mean(rank_cast, "carpus") > mean(rank_bare, "carpus")
+    assert mean(rank_cast, "dp3") < mean(rank_cast, "carpus")
+
+
+def test_the_axes_of_a_phantom_point_from_the_growth_plate_to_the_joint() -> None:
+    drawn = draw(12, rows=400, columns=320, rotation_degrees=0.0)
+    assert set(drawn.axes) == set(REGIONS) - {"carpus"}
+    assert drawn.axes["pp3"][1] > 0  # the knuckle lies below the plate of the proximal phalanx
+    assert drawn.axes["mc3"][1] < 0  # and above that of its metacarpal
+    assert drawn.axes["radius"][1] < 0
