@@ -30,6 +30,8 @@ _PREDICTORS: Final = {
     "grading": ("models.grading.predict", "Grader"),
     "regression": ("models.regression.predict", "Regressor"),
 }
+# Architectures that have a predictor of their own.
+_OF_ARCHITECTURE: Final = {"region-xgboost": ("models.regression.boosted", "RegionRegressor")}
 
 
 class BundleRefused(ValueError):
@@ -144,8 +146,8 @@ def load(bundle: str = "default", *, folder: Path = FOLDER, default_method: str 
     if "detection" in description.absent:
         raise BundleRefused(f"bundle {description.path} names no weights for detection; nothing can be read without")
     built: dict[str, list[Any]] = {problem: [] for problem in weights.PROBLEMS}
-    for problem, place, _ in description.parts:
-        module, name = _PREDICTORS[problem]
+    for problem, place, card in description.parts:
+        module, name = _OF_ARCHITECTURE.get(card.architecture, _PREDICTORS[problem])
         built[problem].append(getattr(importlib.import_module(module), name)(place))
     return Reader(
         detector=built["detection"][0],

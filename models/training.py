@@ -13,6 +13,7 @@ PROBLEMS: Final = {
     "grading": ("models.grading.train", "phantom crops with stages"),
     "grading-from-ages": ("models.grading.tune", "films that carry a bone age and no stages"),
     "regression": ("models.regression.train", "films with a bone age"),
+    "regression-regions": ("models.regression.boost", "region features that `python -m models.features` cut (P2)"),
 }
 
 

@@ -9,11 +9,21 @@ from torch.nn import functional
 from models.grading.phantoms import MARGIN, seen_size
 
 
-def centre(kept: Tensor) -> Tensor:
-    """Cut what the network sees out of the wider crops: (n, 13, kept, kept) uint8 to (n, 13, size, size) in 0..1."""
+def centre(kept: Tensor, seen: int | None = None) -> Tensor:
+    """Cut what the network sees out of the wider crops: (n, 13, kept, kept) uint8 to (n, 13, size, size) in 0..1.
+
+    `seen` is the size where it is smaller than that of the cache.
+    """
     size = seen_size(kept.shape[-1])
     start = (kept.shape[-1] - size) // 2
-    return kept[..., start : start + size, start : start + size].float() / 255
+    return shrunk(kept[..., start : start + size, start : start + size].float() / 255, seen)
+
+
+def shrunk(crops: Tensor, seen: int | None) -> Tensor:
+    """Average crops down to `seen` pixels; None or their own size leaves them as they are."""
+    if seen is None or seen == crops.shape[-1]:
+        return crops
+    return functional.interpolate(crops, size=(seen, seen), mode="area")
 
 
 def vary(kept: Tensor, generator: torch.Generator, *, strength: float = 1.0) -> Tensor:

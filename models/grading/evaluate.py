@@ -27,7 +27,7 @@ from models.grading.phantoms import Crops
 from models.metrics.ages import compare
 from models.metrics.bootstrap import estimate
 from models.regions import RUS
-from models.standards import Classic, Top2, TopN, Weighting
+from models.standards import RUS_CHN, TW3C_RUS, Classic, RusStandard, Top2, TopN, Weighting
 
 THRESHOLDS: Final = tuple(round(0.3 + 0.02 * step, 2) for step in range(35))
 
@@ -48,7 +48,7 @@ def main() -> None:
     net.load_state_dict(tensors)
 
     def chances_of(films: Crops) -> NDArray[np.float64]:
-        outputs = measure.run(net, centre(torch.from_numpy(films.pixels)))
+        outputs = measure.run(net, centre(torch.from_numpy(films.pixels), int(card.preprocessing["size"])))
         found: NDArray[np.float64] = net.probabilities(outputs).detach().double().numpy()
         return found
 
@@ -67,6 +67,7 @@ def main() -> None:
         "data": f"{len(test)} phantoms drawn by age, seeds from {int(test.seed.min())}, true boxes",
         "stages": stages(chances, test),
         "bone_age_years": {name: age_errors(chances, test, rule) for name, rule in rules.items()},
+        "bone_age_years_tw3c_rus": {name: age_errors(chances, test, rule, TW3C_RUS) for name, rule in rules.items()},
         "topn_threshold": threshold,
         "topn_threshold_curve_years": {f"{key:.2f}": round(value, 4) for key, value in curve.items()},
     }
@@ -100,11 +101,13 @@ def stages(chances: NDArray[np.float64], films: Crops) -> dict[str, Any]:
     }
 
 
-def age_errors(chances: NDArray[np.float64], films: Crops, rule: Weighting) -> dict[str, Any]:
-    """Return the error of the RUS-CHN bone age against the age of the true stages, for all films and each sex."""
+def age_errors(
+    chances: NDArray[np.float64], films: Crops, rule: Weighting, standard: RusStandard = RUS_CHN
+) -> dict[str, Any]:
+    """Return the error of a standard's bone age against the age of the true stages, for all films and each sex."""
     sexes = sexes_of((~films.female).astype(int).tolist())
     exact = np.eye(chances.shape[-1])[stage_of(torch.from_numpy(films.maturity)).numpy()]
-    true, found = measure.ages(exact, sexes, Classic()), measure.ages(chances, sexes, rule)
+    true, found = measure.ages(exact, sexes, Classic(), standard), measure.ages(chances, sexes, rule, standard)
     aged = np.isfinite(true)
     figures: dict[str, Any] = {"films_whose_stages_have_no_age": int((~aged).sum())}
     for name, chosen in (("all", aged), ("F", aged & films.female), ("M", aged & ~films.female)):

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.grading.network import COUNTS, WIDEST, Head, StageNet
+from models.grading.network import COUNTS, WIDEST, Head, Staged
 
 Loss = Literal["cross-entropy", "soft", "corn", "ordered"]
 HEAD_OF: Final[dict[Loss, Head]] = {"cross-entropy": "softmax", "soft": "softmax", "corn": "corn", "ordered": "ordered"}
 BLUR: Final = 0.12  # stages: how exactly a maturity can be told from a film at best
 
 
-def loss(name: Loss, net: StageNet, outputs: Tensor, maturity: Tensor) -> Tensor:
+def loss(name: Loss, net: Staged, outputs: Tensor, maturity: Tensor) -> Tensor:
     """Return the mean loss over films and bones.
 
     Parameters

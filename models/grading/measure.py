@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.grading.losses import stage_of
-from models.grading.network import COUNTS, StageNet
+from models.grading.network import COUNTS, Staged
 from models.grading.phantoms import Crops
 from models.regions import RUS, Sex
-from models.standards import RUS_CHN, TopN, Weighting
+from models.standards import RUS_CHN, RusStandard, TopN, Weighting
 
 
 @torch.inference_mode()
-def run(net: StageNet, crops: Tensor, batch: int = 32) -> Tensor:
+def run(net: Staged, crops: Tensor, batch: int = 32) -> Tensor:
     """Return the head's outputs of all films; (films, 13, outputs) on the CPU."""
     training = net.training
     net.eval()
@@ -26,7 +26,7 @@ def run(net: StageNet, crops: Tensor, batch: int = 32) -> Tensor:
 
 
 @torch.no_grad()
-def calibrate(net: StageNet, outputs: Tensor, maturity: Tensor) -> None:
+def calibrate(net: Staged, outputs: Tensor, maturity: Tensor) -> None:
     """Set each bone's temperature to the one with the lowest log loss (Guo 2017), by a search on a grid of ratios."""
     stage = stage_of(maturity)
     ratios = torch.exp(torch.linspace(-1.2, 1.2, 33))
@@ -40,17 +40,20 @@ def calibrate(net: StageNet, outputs: Tensor, maturity: Tensor) -> None:
 
 
 def ages(
-    chances: NDArray[np.floating], sexes: Sequence[Sex], weighting: Weighting | None = None
+    chances: NDArray[np.floating],
+    sexes: Sequence[Sex],
+    weighting: Weighting | None = None,
+    standard: RusStandard = RUS_CHN,
 ) -> NDArray[np.float64]:
-    """Return the RUS-CHN bone age of each film in years, NaN where the standard states none; chances (films, 13, widest)."""
+    """Return each film's bone age by a standard in years, NaN where it states none; chances (films, 13, widest)."""
     rule = TopN() if weighting is None else weighting
     found = np.full(len(chances), np.nan)
     for film, sex in enumerate(sexes):
-        by_bone = {
-            bone: chances[film, i, : COUNTS[i]] / chances[film, i, : COUNTS[i]].sum() for i, bone in enumerate(RUS)
-        }
-        total = sum(rule.score(by_bone[bone].tolist(), RUS_CHN.scores(bone, sex)) for bone in RUS)
-        years = RUS_CHN.bone_age(min(total, 1000.0), sex).years
+        total = 0.0
+        for index, bone in enumerate(RUS):
+            fine = chances[film, index, : COUNTS[index]] / chances[film, index, : COUNTS[index]].sum()
+            total += rule.score(standard.probabilities(bone, fine.tolist()), standard.scores(bone, sex))
+        years = standard.bone_age(min(total, 1000.0), sex).years
         found[film] = np.nan if years is None else years
     return found
 

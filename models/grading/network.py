@@ -2,8 +2,8 @@
 
 `fine` is the fast default: a residual trunk of 0.7 M parameters whose later stages are told which bone they see; its stem
 folds 2 x 2 pixels into channels, so that the growth plate of a large crop costs no slow first stage. `small` is its
-predecessor for crops of 80 pixels. The head is one of `HEADS`; each gives a probability to every stage of a bone, the absent
-centre first.
+predecessor for crops of 80 pixels; `resnext-50` and `csp-resnext-50` are those of P5. The head is one of `HEADS`; each gives a
+probability to every stage of a bone, the absent centre first.
 """
 
 from typing import Final, Literal
@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from models import standards
 from models.grading.crops import enhance
+from models.grading.resnext import FEATURES, ResNeXt50
 from models.regions import RUS
 
 LEVELS: Final = tuple(standards.RUS_CHN.levels(bone) for bone in RUS)  # of each bone, absent first
@@ -21,7 +22,8 @@ COUNTS: Final = tuple(len(levels) for levels in LEVELS)
 WIDEST: Final = max(COUNTS)
 Head = Literal["softmax", "corn", "ordered"]
 HEADS: Final[tuple[Head, ...]] = ("softmax", "corn", "ordered")
-ARCHITECTURES: Final = ("fine", "small")
+DEEP: Final = {"resnext-50": False, "csp-resnext-50": True}  # name -> whether half the channels take the short way
+ARCHITECTURES: Final = ("fine", "small", *DEEP)
 
 
 class _Block(nn.Module):
@@ -48,13 +50,11 @@ class _Block(nn.Module):
         return functional.relu(inner + self.shortcut(x), inplace=True)
 
 
-class StageNet(nn.Module):
-    """Grade the 13 RUS bones.
+class Staged(nn.Module):
+    """What all graders share: one head a bone over the features of a trunk.
 
     Parameters
     ----------
-    width
-        Channels of the first stage; the others have 2, 4 and 8 times as many.
     head
         softmax: one logit a stage. corn: one logit a step, the probability to be past it given that all before it were
         passed (Shi, Cao and Raschka 2023). ordered: a maturity and its uncertainty, cut at the whole numbers.
@@ -63,33 +63,12 @@ class StageNet(nn.Module):
     temperature: Tensor  # of each bone
     allowed: Tensor  # (13, WIDEST): which stages each bone has
 
-    def __init__(self, width: int = 16, head: Head = "softmax", dropout: float = 0.1, *, folded: bool = False) -> None:
-        """Build the network with random weights; `folded` is the stem of `fine`."""
+    def __init__(self, features: int, head: Head, dropout: float) -> None:
         super().__init__()
         if head not in HEADS:
             raise ValueError(f"head {head!r} is not one of {', '.join(HEADS)}")
         self.head = head
-        if folded:
-            self.stem = nn.Sequential(
-                nn.PixelUnshuffle(2),
-                nn.Conv2d(8, 2 * width, 5, 2, 2, bias=False),
-                nn.BatchNorm2d(2 * width),
-                nn.ReLU(inplace=True),
-            )
-            self.early = nn.Sequential(_Block(2 * width, 2 * width, 1), _Block(2 * width, 2 * width, 1))
-        else:
-            self.stem = nn.Sequential(
-                nn.Conv2d(2, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
-            )
-            self.early = nn.Sequential(
-                _Block(width, width, 1), _Block(width, 2 * width, 2), _Block(2 * width, 2 * width, 1)
-            )
-        self.middle = nn.Sequential(_Block(2 * width, 4 * width, 2), _Block(4 * width, 4 * width, 1))
-        self.late = nn.Sequential(_Block(4 * width, 8 * width, 2), _Block(8 * width, 8 * width, 1))
-        self.embedding = nn.Embedding(len(RUS), 2 * (2 * width + 4 * width))
-        nn.init.zeros_(self.embedding.weight)
         self.dropout = nn.Dropout(dropout)
-        features = 2 * 8 * width
         outputs = {"softmax": WIDEST, "corn": WIDEST - 1, "ordered": 2}[head]
         self.weight = nn.Parameter(torch.randn(len(RUS), features, outputs) * features**-0.5)
         self.bias = nn.Parameter(torch.zeros(len(RUS), outputs))
@@ -98,15 +77,7 @@ class StageNet(nn.Module):
 
     def features(self, crops: Tensor) -> Tensor:
         """Map (films, 13, rows, columns) crops in 0..1 to (films, 13, features)."""
-        films, bones, rows, columns = crops.shape
-        x = enhance(crops.reshape(films * bones, 1, rows, columns)).contiguous(memory_format=torch.channels_last)
-        told = self.embedding.weight.repeat(films, 1)[:, :, None, None]
-        x = self.early(self.stem(x))
-        c = x.shape[1]
-        x = self.middle(x * (1 + told[:, :c]) + told[:, c : 2 * c])
-        x = self.late(x * (1 + told[:, 2 * c : 4 * c]) + told[:, 4 * c :])
-        x = torch.cat((x.mean((2, 3)), x.amax((2, 3))), dim=1)
-        return x.reshape(films, bones, -1)
+        raise NotImplementedError
 
     def forward(self, crops: Tensor) -> Tensor:
         """Map (films, 13, rows, columns) crops in 0..1, in the order of `RUS`, to the head's outputs (films, 13, outputs)."""
@@ -142,12 +113,73 @@ class StageNet(nn.Module):
         return outputs[..., 0] * 4 + counts / 2, functional.softplus(outputs[..., 1]) + 0.03
 
 
-def build(architecture: str, hyperparameters: dict[str, object]) -> StageNet:
+class StageNet(Staged):
+    """The fast grader: a residual trunk whose later stages are told which bone they see.
+
+    Parameters
+    ----------
+    width
+        Channels of the first stage; the others have 2, 4 and 8 times as many.
+    folded
+        The stem of `fine`.
+    """
+
+    def __init__(self, width: int = 16, head: Head = "softmax", dropout: float = 0.1, *, folded: bool = False) -> None:
+        """Build the network with random weights."""
+        super().__init__(2 * 8 * width, head, dropout)
+        if folded:
+            self.stem = nn.Sequential(
+                nn.PixelUnshuffle(2),
+                nn.Conv2d(8, 2 * width, 5, 2, 2, bias=False),
+                nn.BatchNorm2d(2 * width),
+                nn.ReLU(inplace=True),
+            )
+            self.early = nn.Sequential(_Block(2 * width, 2 * width, 1), _Block(2 * width, 2 * width, 1))
+        else:
+            self.stem = nn.Sequential(
+                nn.Conv2d(2, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+            )
+            self.early = nn.Sequential(
+                _Block(width, width, 1), _Block(width, 2 * width, 2), _Block(2 * width, 2 * width, 1)
+            )
+        self.middle = nn.Sequential(_Block(2 * width, 4 * width, 2), _Block(4 * width, 4 * width, 1))
+        self.late = nn.Sequential(_Block(4 * width, 8 * width, 2), _Block(8 * width, 8 * width, 1))
+        self.embedding = nn.Embedding(len(RUS), 2 * (2 * width + 4 * width))
+        nn.init.zeros_(self.embedding.weight)
+
+    def features(self, crops: Tensor) -> Tensor:
+        """Map (films, 13, rows, columns) crops in 0..1 to (films, 13, features)."""
+        films, bones, rows, columns = crops.shape
+        x = enhance(crops.reshape(films * bones, 1, rows, columns)).contiguous(memory_format=torch.channels_last)
+        told = self.embedding.weight.repeat(films, 1)[:, :, None, None]
+        x = self.early(self.stem(x))
+        c = x.shape[1]
+        x = self.middle(x * (1 + told[:, :c]) + told[:, c : 2 * c])
+        x = self.late(x * (1 + told[:, 2 * c : 4 * c]) + told[:, 4 * c :])
+        x = torch.cat((x.mean((2, 3)), x.amax((2, 3))), dim=1)
+        return x.reshape(films, bones, -1)
+
+
+class DeepStageNet(Staged):
+    """The graders of P5: one of its trunks for all bones, one head a bone."""
+
+    def __init__(self, *, cross_stage: bool, head: Head = "softmax", dropout: float = 0.1) -> None:
+        """Build the network with random weights."""
+        super().__init__(FEATURES, head, dropout)
+        self.trunk = ResNeXt50(cross_stage=cross_stage)
+
+    def features(self, crops: Tensor) -> Tensor:
+        """Map (films, 13, rows, columns) crops in 0..1 to (films, 13, features)."""
+        films, bones, rows, columns = crops.shape
+        x = enhance(crops.reshape(films * bones, 1, rows, columns)).contiguous(memory_format=torch.channels_last)
+        return torch.as_tensor(self.trunk(x)).reshape(films, bones, -1)
+
+
+def build(architecture: str, hyperparameters: dict[str, object]) -> Staged:
     """Return an untrained network by the name and hyperparameters that its metadata holds."""
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
-    return StageNet(
-        width=int(str(hyperparameters.get("width", 16))),
-        head=hyperparameters.get("head", "softmax"),  # type: ignore[arg-type]  # checked by the constructor
-        folded=architecture == "fine",
-    )
+    head: Head = hyperparameters.get("head", "softmax")  # type: ignore[assignment]  # checked by the constructor
+    if architecture in DEEP:
+        return DeepStageNet(cross_stage=DEEP[architecture], head=head)
+    return StageNet(int(str(hyperparameters.get("width", 16))), head, folded=architecture == "fine")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from models import weights
 from models.grading.crops import cut, frames
-from models.grading.network import ARCHITECTURES, LEVELS, StageNet, build
+from models.grading.network import ARCHITECTURES, LEVELS, Staged, build
 from models.image import Image
 from models.reading import ImageFacts, Region, Stage
 from models.regions import RUS
@@ -30,7 +30,7 @@ class Grader:
     def __init__(self, folder: Path) -> None:
         """Load and verify the weights."""
         tensors, self.metadata = weights.load(folder, problem="grading", architectures=ARCHITECTURES)
-        self.net: StageNet = build(self.metadata.architecture, dict(self.metadata.hyperparameters))
+        self.net: Staged = build(self.metadata.architecture, dict(self.metadata.hyperparameters))
         self.net.load_state_dict(tensors)
         self.net.eval().to(memory_format=torch.channels_last)
 

@@ -28,9 +28,9 @@ from models.engine import (
     seed_everything,
 )
 from models.grading import measure, phantoms
-from models.grading.augment import centre, vary
+from models.grading.augment import centre, shrunk, vary
 from models.grading.losses import HEAD_OF, loss
-from models.grading.network import ARCHITECTURES, StageNet, build
+from models.grading.network import ARCHITECTURES, Staged, build
 from models.grading.phantoms import Crops, seen_size
 from models.weights import FREE_TERMS, Metadata
 
@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--loss", choices=tuple(HEAD_OF), default="ordered")
     made.add_argument("--width", type=int, default=16)
     made.add_argument("--strength", type=float, default=0.5, help="how much crops are varied; 1 for real films")
+    made.add_argument("--size", type=int, help="pixels of a crop; left out: as cached, less are averaged down")
     made.add_argument("--films", type=int, help="use only so many films of the training part")
     return made
 
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     source = phantoms.drawn_for(options.data, options.out)
     train, held = Crops.load(source / "train", options.films), Crops.load(source / "validation")
     pixels, maturity = torch.from_numpy(train.pixels), torch.from_numpy(train.maturity)
-    seen, truth = centre(torch.from_numpy(held.pixels)), torch.from_numpy(held.maturity)
+    seen, truth = centre(torch.from_numpy(held.pixels), options.size), torch.from_numpy(held.maturity)
 
     net = build(options.architecture, {"width": options.width, "head": HEAD_OF[options.loss]})
     net.to(device).to(memory_format=torch.channels_last)
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for group in optimizer.param_groups:
             group["lr"] = options.rate * warm * cosine(round(1000 * share), 1000, floor=0.01)
         chosen = torch.from_numpy(rng.integers(0, len(train), options.batch))
-        crops = vary(pixels[chosen], generator, strength=options.strength).to(device)
+        crops = shrunk(vary(pixels[chosen], generator, strength=options.strength), options.size).to(device)
         net.train()
         with mixed_precision(device, enabled=options.precision == "bf16"):
             outputs = net(crops)
@@ -121,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _look(
     options: argparse.Namespace,
     kept_options: dict[str, Any],
-    ema: Ema[StageNet],
+    ema: Ema[Staged],
     seen: torch.Tensor,
     truth: torch.Tensor,
     held: Crops,
@@ -153,7 +154,7 @@ def _look(
             commit=git_commit(),
             metrics={"validation": {**found, "films": len(held), "data": "phantoms drawn by age"}},
             preprocessing={
-                "size": seen_size(held.pixels.shape[-1]),
+                "size": options.size or seen_size(held.pixels.shape[-1]),
                 "context": held.context,
                 "equalised": True,
                 "edges": True,

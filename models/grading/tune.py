@@ -25,7 +25,7 @@ from models.grading import ages, harmony, measure
 from models.grading.augment import centre, vary
 from models.grading.films import Films, cut_films
 from models.grading.losses import Loss, loss
-from models.grading.network import ARCHITECTURES, StageNet, build
+from models.grading.network import ARCHITECTURES, Staged, build
 from models.grading.phantoms import FIRST_SEED, Crops, render_cache
 from models.metrics.ages import compare
 from models.regions import RUS
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     films = _films(options, card)
     phantoms = Crops.load(_phantoms(options, card), options.phantom_films)
 
-    def fresh() -> StageNet:
+    def fresh() -> Staged:
         net = build(card.architecture, dict(card.hyperparameters))
         net.load_state_dict(tensors)
         return net
@@ -180,8 +180,8 @@ def folds_of(films: Films, folds: int, seed: int) -> NDArray[np.int64]:
 
 
 def tune(
-    net: StageNet, films: Films, chosen: NDArray[np.intp], phantoms: Crops, name: Loss, options: argparse.Namespace
-) -> StageNet:
+    net: Staged, films: Films, chosen: NDArray[np.intp], phantoms: Crops, name: Loss, options: argparse.Namespace
+) -> Staged:
     """Return the moving average of a grader tuned on the chosen films."""
     rng = seed_everything(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
@@ -222,7 +222,7 @@ def tune(
     return ema.model
 
 
-def chances_of(net: StageNet, films: Films, chosen: NDArray[np.intp]) -> NDArray[np.float64]:
+def chances_of(net: Staged, films: Films, chosen: NDArray[np.intp]) -> NDArray[np.float64]:
     """Return the stage probabilities of the chosen films, (films, 13, widest)."""
     crops: Tensor = centre(torch.from_numpy(films.pixels[chosen]))
     found: NDArray[np.float64] = net.probabilities(measure.run(net, crops)).detach().double().numpy()

@@ -198,5 +198,5 @@ def test_a_grader_grades_the_bones_it_is_shown_and_no_others(tmp_path: Path) -> 
 def test_a_grader_of_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
     card = Metadata(problem="grading", architecture="huge", terms=FREE_TERMS, data=(), seed=1)
     weights.save(tmp_path, {"w": torch.zeros(1)}, card)
-    with pytest.raises(WeightsRefused, match="expected fine or small, found huge"):
+    with pytest.raises(WeightsRefused, match=r"expected .*, found huge"):
         Grader(tmp_path)

@@ -1,0 +1,190 @@
+r"""Reproduce P4: the search of the overlay's order, and the ablation CNN / ResNet-50 / DL-ResNet50 / ZH05-DL-ResNet50.
+
+    python -m models.regression.ablation --data ../rsna --out ../runs/zh05 --films 9759 --size 224 --steps 12000
+
+Patients are divided by `data.part_of`; P4 takes its test images out of the training set by order, which may put one patient on
+both sides. Each network is trained the same way (Adam 1e-4, batch 16, 19 classes); accuracy is the share of films in the right
+class, the error that of the class in years as in P4, and beside it that of the expected age. The order is chosen on the validation
+part with the CNN; everything stated is measured on the test part. A run that is there is not trained again.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from models.engine import Progress, choose_device, git_commit, mixed_precision, seed_everything
+from models.metrics.bootstrap import estimate
+from models.regression.data import Thumbnails, load, part_of, whole_films
+from models.regression.texture import best_order, orders, overlay
+from models.regression.zh05 import ARCHITECTURES, CLASSES, AgeClassifier
+
+PAPER = {  # P4, table 1 (training accuracy, %) and section 2.2
+    "cnn": {"training_accuracy": 93.20},
+    "resnet-50": {"training_accuracy": 96.37},
+    "dl-resnet-50": {"training_accuracy": 97.31},
+    "zh05-dl-resnet-50": {"training_accuracy": 98.14, "mae_years": 0.312},
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the options of a run."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--data", type=Path, required=True, help="folder with thumbnails/ and images.csv")
+    made.add_argument("--out", type=Path, required=True, help="folder for the results of every network")
+    made.add_argument("--films", type=int, help="train on so many films only")
+    made.add_argument("--measured", type=int, help="measure on so many films of each other part only")
+    made.add_argument("--size", type=int, default=224, help="side of the film the networks see, pixels")
+    made.add_argument("--steps", type=int, default=12000)
+    made.add_argument("--order-steps", type=int, help="of each order's CNN; --steps where left out")
+    made.add_argument("--batch", type=int, default=16)
+    made.add_argument("--rate", type=float, default=1e-4)
+    made.add_argument("--seed", type=int, default=1)
+    made.add_argument("--threads", type=int, default=1)
+    made.add_argument("--device", default="auto")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Search the order, run the four steps, write `ablation.json`."""
+    options = parser().parse_args(argv)
+    torch.set_num_threads(options.threads)
+    films = load(options.data)
+    whole = whole_films(options.data)
+    parts = np.array([part_of(int(i), whole) for i in films.ids])
+    draw = np.random.default_rng(options.seed)
+    chosen = {
+        part: films.take(draw.permutation(np.flatnonzero(parts == part))[:limit])
+        for part, limit in (("train", options.films), ("validation", options.measured), ("test", options.measured))
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+
+    errors: dict[tuple[str, ...], NDArray[np.float64]] = {}
+    searched = []
+    for order in orders():
+        result = _run(options, "cnn", order, chosen, options.order_steps or options.steps)
+        errors[order] = np.array(result["validation_errors_years"])
+        searched.append({"order": list(order), "validation_mae_years": result["validation_mae_years"]})
+    best = best_order(errors)
+    steps = [
+        {
+            "architecture": architecture,
+            "overlay": list(best) if overlaid else None,
+            **{
+                name: value
+                for name, value in _run(
+                    options, architecture, best if overlaid else None, chosen, options.steps
+                ).items()
+                if not name.endswith("errors_years")
+            },
+            "paper": PAPER[architecture],
+        }
+        for architecture, overlaid in ARCHITECTURES.items()
+    ]
+    result = {
+        "problem": "regression",
+        "paper": "P4 ZH05-DL-ResNet50",
+        "scale": f"{len(chosen['train'])} films to train, {options.size} pixels, {options.steps} steps of {options.batch}; "
+        f"{len(chosen['test'])} test films, patient-disjoint",
+        "commit": git_commit(),
+        "seed": options.seed,
+        "command": f"python -m models.regression.ablation --data DATA --out OUT --films {options.films} --measured {options.measured} "
+        f"--size {options.size} --steps {options.steps} --order-steps {options.order_steps}",
+        "order_search": searched,
+        "best_order": list(best),
+        "ablation": steps,
+    }
+    (options.out / "ablation.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def prepared(films: Thumbnails, order: Sequence[str] | None, size: int) -> Tensor:
+    """Return films as the networks take them, (n, 3, size, size) in 0..1 (P4: scaled by 1/255), overlaid where an order is given."""
+    pixels = films.films if order is None else np.stack([overlay(film, order) for film in films.films])
+    x = torch.from_numpy(pixels).float()[:, None] / 255
+    x = functional.interpolate(x, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+    return x.expand(-1, 3, -1, -1)
+
+
+def classes_of(films: Thumbnails) -> NDArray[np.int64]:
+    """Return the class of each film: whole years of bone age, 0 to 18."""
+    return np.clip(films.months // 12, 0, CLASSES - 1).astype(np.int64)
+
+
+def _run(
+    options: argparse.Namespace,
+    architecture: str,
+    order: tuple[str, ...] | None,
+    films: dict[str, Thumbnails],
+    steps: int,
+) -> dict[str, Any]:
+    """Train one network, or return what an earlier run of the same left."""
+    name = architecture if order is None else f"{architecture}-{'-'.join(part[0] for part in order)}"
+    path = options.out / f"{name}-{steps}.json"
+    if path.exists():
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return kept
+    rng = seed_everything(options.seed)
+    device = choose_device(options.device)
+    seen = {part: prepared(own, order, options.size) for part, own in films.items()}
+    label = torch.from_numpy(classes_of(films["train"]))
+    net = AgeClassifier(architecture).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(net.parameters(), lr=options.rate)
+    progress = Progress(steps, every_seconds=30, journal=options.out / f"{name}.jsonl")
+    began = time.process_time()
+    net.train()
+    for step in range(1, steps + 1):
+        drawn = torch.from_numpy(rng.integers(0, len(label), options.batch))
+        batch = seen["train"][drawn].to(device, memory_format=torch.channels_last)
+        with mixed_precision(device):
+            logits = net(batch)
+        loss = functional.cross_entropy(logits.float(), label[drawn].to(device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+        optimizer.step()
+        progress.report(step, loss=float(loss.detach()))
+    result = {
+        "steps": steps,
+        "cpu_seconds": round(time.process_time() - began),
+        "parameters_millions": round(sum(p.numel() for p in net.parameters()) / 1e6, 2),
+        "training_accuracy": _measure(net, seen["train"][:500], films["train"].take(np.arange(min(500, len(label)))))[
+            1
+        ],
+    }
+    for part in ("validation", "test"):
+        error, accuracy, expected = _measure(net, seen[part], films[part])
+        result |= {
+            f"{part}_errors_years": [round(float(value), 4) for value in error],
+            f"{part}_mae_years": estimate(np.abs(error), lambda rows: float(rows.mean())).to_dict(),
+            f"{part}_accuracy": accuracy,
+            f"{part}_mae_of_expected_age_years": estimate(np.abs(expected), lambda rows: float(rows.mean())).to_dict(),
+        }
+    path.write_text(json.dumps(result), encoding="utf-8")
+    return result
+
+
+@torch.inference_mode()
+def _measure(
+    net: AgeClassifier, seen: Tensor, films: Thumbnails, size: int = 64
+) -> tuple[NDArray[np.float64], float, NDArray[np.float64]]:
+    """Return the signed error of the class in years, the share of right classes, and the error of the expected age in years."""
+    net.eval()
+    device = next(net.parameters()).device
+    parts = [net(seen[i : i + size].to(device)).float().softmax(1).cpu() for i in range(0, len(seen), size)]
+    net.train()
+    chances = torch.cat(parts).double().numpy()
+    truth = classes_of(films)
+    error = (chances.argmax(1) - truth).astype(np.float64)
+    expected = chances @ (np.arange(CLASSES) + 0.5) - films.months / 12
+    return error, round(float((error == 0).mean()), 4), expected
+
+
+if __name__ == "__main__":
+    main()
