@@ -195,6 +195,15 @@ CORNERS = """(() => { const v = cornerstone.getRenderingEngines()?.[0]?.getViewp
 POLYLINES = """[...document.querySelectorAll('svg.svg-layer polyline')].map(e => e.getAttribute('points'))"""
 LABELS = """[...document.querySelectorAll('svg.svg-layer text')].map(t => [...t.querySelectorAll('tspan')].map(s => s.textContent))"""
 
+# The document that the PDF viewport embeds, as base64; null until it is there.
+PDF = """(async () => {
+  const address = document.querySelector('object[type="application/pdf"], object[data], iframe, embed')?.data
+    ?? document.querySelector('iframe, embed')?.src;
+  if (!address) return null;
+  const bytes = new Uint8Array(await (await fetch(address)).arrayBuffer());
+  return btoa(bytes.reduce((text, byte) => text + String.fromCharCode(byte), ''));
+})()"""
+
 
 def show(browser: Browser, series: str) -> None:
     """Put one series into the active viewport; wait until the picture stands still."""

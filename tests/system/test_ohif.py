@@ -5,6 +5,7 @@
 The picture a view is compared with is computed from the Reading, by structure: where boxes, outlines and grey levels lie.
 """
 
+import base64
 import io
 import json
 import subprocess
@@ -26,8 +27,9 @@ from models.phantom import Phantom, draw
 from models.reading import Box, Reading
 from models.regions import RUS
 from service.demo_pacs import find_orthanc, stop, wait_until
-from service.reporting import presentation, secondary_capture, seg, source, sr
+from service.reporting import result_set, source
 from service.reporting.results import ResultContext
+from service.result_profile import BUILT_IN
 from service.wrap import Patient, wrap
 from tests.factories import encoded
 from tests.integration.serving import free_ports
@@ -37,7 +39,7 @@ from tests.system import ohif
 from tests.system.browser import Browser
 from tests.system.tools import tool
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 Pixels = NDArray[np.uint8]
 FRAME = 5  # pixels
@@ -55,6 +57,7 @@ class Views:
     film: tuple[float, float, float, float]  # left, top, right, bottom of the film on the canvas
     polylines: list[str]
     labels: list[list[str]]
+    pdf: str  # what the page embeds, as base64
     errors: list[str]
 
     def picture(self, name: str) -> Pixels:
@@ -72,16 +75,10 @@ def objects_of(phantom: Phantom) -> tuple[dict[str, Dataset], Reading]:
     """Return the film and every result of a perfect reading of it, by kind."""
     film = wrap(phantom.image, Patient("TEST^VIEWER", "T-1", phantom.sex), kind="DX", study="viewer", laterality="L")
     header = source.normalise(dcmread(io.BytesIO(encoded(film))))
-    reading, context = truth.reading(phantom), ResultContext("2.25.1", AT)
-    outlines = seg.build(header, reading, context)
-    assert outlines is not None
-    return {
-        "film": film,
-        "SR": sr.build(header, reading, context),
-        "SEG": outlines,
-        "SC": secondary_capture.build(header, reading, context, phantom.image),
-        "GSPS": presentation.build(header, reading, context),
-    }, reading
+    reading = truth.reading(phantom)
+    context = ResultContext("2.25.1", AT, kinds=BUILT_IN["everything"].objects)
+    built = result_set.of_reading(header, reading, context, lambda: phantom.image)
+    return {"film": film, **built}, reading
 
 
 @contextmanager
@@ -140,9 +137,11 @@ def look(folder: Path, dist: Path, chromium: str) -> Views:
         pages["SEG"] = ohif.settle(browser)
         ohif.show(browser, objects["SC"].SeriesInstanceUID)
         pages["SC"] = ohif.settle(browser)
+        ohif.show(browser, objects["PDF"].SeriesInstanceUID)
+        pdf = browser.wait_for(ohif.PDF, timeout_s=60)
         errors = browser.errors()
     x, y, width, height = (round(value) for value in canvas)
-    return Views(phantom, reading, objects, pages, (x, y, width, height), tuple(film), polylines, labels, errors)
+    return Views(phantom, reading, objects, pages, (x, y, width, height), tuple(film), polylines, labels, pdf, errors)
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +203,14 @@ def test_the_overview_picture_is_shown_whole(views: Views) -> None:
     y, x = (round((size - scale * side) / 2) for size, side in ((height, rows), (width, columns)))
     shown = picture[y : height - y, x : width - x]
     assert correlation(shown, views.objects["SC"].pixel_array.mean(axis=2)) > 0.95
+
+
+def test_the_pdf_is_embedded_byte_for_byte(views: Views) -> None:
+    """The browser's own PDF plug-in draws it on a screen; a headless one has none, so the bytes given to it are judged."""
+    document = views.objects["PDF"].EncapsulatedDocument.rstrip(b"\0")
+    given = base64.b64decode(views.pdf)
+    assert given.startswith(b"%PDF-")
+    assert given.rstrip(b"\0") == document
 
 
 def saturated(picture: Pixels) -> NDArray[np.bool_]:
