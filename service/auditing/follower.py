@@ -38,6 +38,7 @@ INTERVAL_SECONDS: Final = 5.0
 SETTLED_AFTER: Final = dt.timedelta(seconds=5)
 BATCH: Final = 500
 SENT: Final = ("delivered", "rejected")  # the codes of a job's event when its results have been accepted
+PAGES: Final = "web"  # the pages tell the trail themselves, with the account
 ASKED_FOR: Final = ("retry", "cancelled", "priority")  # what a person did to a job, by the code of its event
 
 
@@ -135,7 +136,7 @@ class Follower:
         for event, subject, study in rows:
             if event.code in SENT:
                 messages += self._left(event, self._committed.results(event.job_id), study, subject)
-            elif event.code in ASKED_FOR:
+            elif event.code in ASKED_FOR and not (event.process or "").startswith(PAGES):
                 who = Participant(event.process or "unknown", requestor=True, role=APPLICATION_ROLE)
                 detail = f"job {event.job_id}: {event.code}"
                 messages.append(

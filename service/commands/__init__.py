@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from service.auditing.messages import Event
     from service.jobs import Jobs
     from service.settings import Settings
 
@@ -31,7 +32,18 @@ def opened(config: Path | None, process: str) -> "tuple[Settings, Jobs]":
     log.configure(loaded.log_level, as_json=loaded.log_json)
     engine = db.connect(loaded.resolved_database_url)
     db.migrate(engine)
-    return loaded, Jobs(engine, process=f"{process} {os.getpid()}")
+    who = f" of {user_at_terminal()}" if process.startswith("carpus ") else ""
+    return loaded, Jobs(engine, process=f"{process} {os.getpid()}{who}")
+
+
+def audited(settings: "Settings", jobs: "Jobs", event: "Event", detail: str) -> None:
+    """Tell the audit trail what somebody at the command line did."""
+    from service.auditing.messages import APPLICATION_ROLE, AuditMessage, Participant
+    from service.auditing.trail import Trail
+
+    who = Participant(user_at_terminal(), requestor=True, role=APPLICATION_ROLE)
+    trail = Trail(jobs.engine)
+    trail.append(AuditMessage(event, (who,), trail.now(), detail=detail), source=settings.audit_source)
 
 
 def user_at_terminal() -> str:

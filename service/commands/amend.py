@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from service.commands import config_option, opened
+from service.commands import audited, config_option, opened
 
 
 @click.command()
@@ -33,6 +33,7 @@ def amend(
     """
     from models.reading import Reading
     from service.amendments import Amendments, parse_stages
+    from service.auditing.messages import Event
     from service.reporting import wording
 
     settings, jobs = opened(config, "carpus amend")
@@ -45,6 +46,7 @@ def amend(
         organisation=organisation,
         verify=verify,
     )
+    audited(settings, jobs, Event.CHANGED, f"job {job_id} corrected by job {made}")
     click.echo(f"job {made} delivers the corrected reading of job {job_id}")
     reading = Reading.from_json(jobs.get(made).reading or "")
     for method in wording.in_order(reading):

@@ -1,6 +1,5 @@
 """Pause, drain and resume the queues."""
 
-import getpass
 import json
 import time
 from pathlib import Path
@@ -8,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from service.commands import config_option, opened
+from service.commands import audited, config_option, opened, user_at_terminal
 
 if TYPE_CHECKING:
     from service.jobs import Jobs
     from service.queues import Queues
     from service.settings import Settings
+    from service.tables import QueueMode
 
 NAMES = ("intake", "inference", "delivery")
 POLL_SECONDS = 1.0
@@ -44,7 +44,7 @@ def pause(names: tuple[str, ...], reason: str, as_json: bool, config: Path | Non
 
     settings, repository, control = _open(config)
     for name in names or NAMES[1:]:
-        control.set(name, QueueMode.PAUSED, by=getpass.getuser(), reason=reason)
+        _set(settings, repository, control, name, QueueMode.PAUSED, reason)
     _show(settings, repository, control, as_json)
 
 
@@ -58,7 +58,7 @@ def resume(names: tuple[str, ...], as_json: bool, config: Path | None) -> None:
 
     settings, repository, control = _open(config)
     for name in names or NAMES:
-        control.set(name, QueueMode.RUNNING, by=getpass.getuser())
+        _set(settings, repository, control, name, QueueMode.RUNNING)
     _show(settings, repository, control, as_json)
 
 
@@ -77,7 +77,7 @@ def drain(names: tuple[str, ...], reason: str, wait: float | None, as_json: bool
 
     settings, repository, control = _open(config)
     for name in names or NAMES[:1]:
-        control.set(name, QueueMode.DRAINING, by=getpass.getuser(), reason=reason)
+        _set(settings, repository, control, name, QueueMode.DRAINING, reason)
     watched = names or NAMES
     deadline = time.monotonic() + (wait or 0)
     while wait is not None and not (empty := _empty(control, watched)) and time.monotonic() < deadline:
@@ -85,6 +85,15 @@ def drain(names: tuple[str, ...], reason: str, wait: float | None, as_json: bool
     _show(settings, repository, control, as_json)
     if wait is not None and not empty:
         raise click.ClickException(f"not empty after {wait:g} s")
+
+
+def _set(
+    settings: "Settings", repository: "Jobs", control: "Queues", name: str, mode: "QueueMode", reason: str = ""
+) -> None:
+    from service.auditing.messages import Event
+
+    control.set(name, mode, by=user_at_terminal(), reason=reason)
+    audited(settings, repository, Event.CONFIGURED, f"queue {name}: {mode.value}")
 
 
 def _empty(control: "Queues", names: tuple[str, ...]) -> bool:

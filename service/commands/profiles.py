@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from service.commands import config_option, opened
+from service.commands import audited, config_option, opened
 
 
 @click.group(invoke_without_command=True)
@@ -53,6 +53,7 @@ def show(name: str, config: Path | None) -> None:
 @config_option
 def use(destination: str, name: str | None, config: Path | None) -> None:
     """Give DESTINATION the profile NAME from the next film on; without NAME, the one of the settings again."""
+    from service.auditing.messages import Event
     from service.profiles import Profiles
 
     settings, jobs = opened(config, "carpus profiles")
@@ -61,6 +62,7 @@ def use(destination: str, name: str | None, config: Path | None) -> None:
         known.forget(destination)
     else:
         known.use(destination, name)
+    audited(settings, jobs, Event.CONFIGURED, f"profile of {destination}: {name or 'as configured'}")
     click.echo(f"{destination}: {known.of(known.destination(destination))[0]}")
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from service.commands import config_option, opened
+from service.commands import audited, config_option, opened
 
 if TYPE_CHECKING:
     from service.accounts import Accounts
@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 _ROLES = ("viewer", "radiologist", "administrator", "service")
 
 
-def _accounts(config: Path | None) -> "Accounts":
+def _accounts(config: Path | None, change: str = "") -> "Accounts":
+    """Open the table of users; a change is told to the audit trail."""
     from service.accounts import Accounts
+    from service.auditing.messages import Event
 
-    _, jobs = opened(config, "users")
+    settings, jobs = opened(config, "users")
+    if change:
+        audited(settings, jobs, Event.USER_CHANGED, f"asked for: {change}")
     return Accounts(jobs.engine, jobs.now)
 
 
@@ -48,7 +52,7 @@ def add(name: str, role: str, observer: str, generate: bool, config: Path | None
     from service.accounts import Role
 
     password = None if role == "service" else _password(generate)
-    token = _accounts(config).add(name, Role(role), password=password, observer_name=observer)
+    token = _accounts(config, f"add {name} as {role}").add(name, Role(role), password=password, observer_name=observer)
     click.echo(f"{name} added as {role}" + (f"; token {token} (shown once)" if token else ""))
 
 
@@ -69,7 +73,7 @@ def passwd(name: str, generate: bool, config: Path | None) -> None:
     """Change a password, or give a service a new token; sessions of this user end."""
     from service.accounts import Role, UnknownUser
 
-    accounts = _accounts(config)
+    accounts = _accounts(config, f"password of {name}")
     user = accounts.find(name)
     if user is None:
         raise UnknownUser(f"there is no user {name!r}", next_action="`carpus users list` names everybody")
@@ -86,7 +90,7 @@ def role(name: str, role: str, observer: str | None, config: Path | None) -> Non
     """Give a person another role; sessions of this user end."""
     from service.accounts import Role
 
-    _accounts(config).set_role(name, Role(role), observer)
+    _accounts(config, f"role of {name}: {role}").set_role(name, Role(role), observer)
     click.echo(f"{name} is {role} now")
 
 
@@ -95,7 +99,7 @@ def role(name: str, role: str, observer: str | None, config: Path | None) -> Non
 @config_option
 def disable(name: str, config: Path | None) -> None:
     """Lock a user out; sessions and token end at once."""
-    _accounts(config).set_disabled(name, True)
+    _accounts(config, f"disable {name}").set_disabled(name, True)
     click.echo(f"{name} is disabled")
 
 
@@ -104,5 +108,5 @@ def disable(name: str, config: Path | None) -> None:
 @config_option
 def enable(name: str, config: Path | None) -> None:
     """Let a disabled user in again."""
-    _accounts(config).set_disabled(name, False)
+    _accounts(config, f"enable {name}").set_disabled(name, False)
     click.echo(f"{name} is active")

@@ -17,10 +17,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
 from service.accounts import Accounts, Lockout
+from service.auditing.trail import Trail
 from service.jobs import Jobs, UnknownJob
 from service.log import get_logger
 from service.settings import Settings
 from service.storage import Store
+from service.web.audited import Audited
 from service.web.credentials import Credentials, first_administrator
 from service.web.display import FILTERS, STATES
 from service.web.guard import BodyLimit, Gate, SecurityHeaders
@@ -65,8 +67,16 @@ def create_app(
     log = get_logger()
     accounts = Accounts(jobs.engine, jobs.now)
     sessions = sessions or Sessions(credentials.secret_key)
+    audited = Audited(Trail(jobs.engine, clock=jobs.now), settings.audit_source)
     pages = Pages(
-        settings, jobs, stores[0], stores, Jinja2Templates(env=environment), Masking(credentials.secret_key), log
+        settings,
+        jobs,
+        stores[0],
+        stores,
+        Jinja2Templates(env=environment),
+        Masking(credentials.secret_key),
+        audited,
+        log,
     )
     login = Login(
         settings.web,
@@ -75,6 +85,7 @@ def create_app(
         Lockout(jobs.engine, credentials.secret_key, jobs.now),
         Provider.of(settings.web),
         pages.page,
+        audited,
         log,
     )
     queue_page = QueuePage(pages)

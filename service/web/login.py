@@ -9,7 +9,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from service.accounts import Accounts, Lockout, UnknownUser, User
+from service.auditing.messages import Event
 from service.settings import WebSettings
+from service.web.audited import Audited
 from service.web.guard import COOKIE, LOGIN_COOKIE, OIDC_COOKIE, require_own_form, safe_path
 from service.web.oidc import Provider, Refused
 from service.web.sessions import LOGIN_FORM_SECONDS, LONGEST_SECONDS, Sessions
@@ -25,6 +27,7 @@ class Login:
     lockout: Lockout
     provider: Provider | None
     page: Callable[..., Response]
+    audited: Audited
     log: structlog.stdlib.BoundLogger
 
     def form(self, request: Request, *, fault: str = "", status_code: int = 200, user: str = "") -> Response:
@@ -52,21 +55,24 @@ class Login:
         locked = await run_in_threadpool(self.lockout.seconds_left, **tried)
         if locked:
             fault = f"Too many wrong passwords. Try again in {max(1, locked // 60)} min."
+            await run_in_threadpool(self.audited.person, Event.LOGIN, request, "", refused=True, detail="locked out")
             return self.form(request, fault=fault, status_code=429)
         user = await run_in_threadpool(self.accounts.admitted, name, password)
         if user is None:
             await run_in_threadpool(self.lockout.failed, **tried)
             self.log.warning("log-in refused", address=tried["address"])
+            await run_in_threadpool(self.audited.person, Event.LOGIN, request, "", refused=True)
             return self.form(request, fault="Name or password is wrong.", status_code=401, user=name[:64])
         await run_in_threadpool(self.lockout.succeeded, **tried)
         response = RedirectResponse(safe_path(str(form.get("next", "/"))), status_code=303)
-        return self._begin(response, user, tried["address"])
+        return await self._begin(response, user, request)
 
     async def leave(self, request: Request) -> Response:
         """End the session; its cookie opens nothing from now on."""
         await require_own_form(request)
         self.sessions.end(request.state.session)
         self.log.info("logged out", user=request.state.session.user)
+        await run_in_threadpool(self.audited.person, Event.LOGOUT, request, request.state.session.user)
         response = RedirectResponse("/login", status_code=303)
         response.delete_cookie(COOKIE, path="/")
         return response
@@ -102,17 +108,20 @@ class Login:
                 claims.observer_name,
             )
         except (Refused, UnknownUser) as refused:
+            await run_in_threadpool(self.audited.person, Event.LOGIN, request, "", refused=True, detail="provider")
             return self._refused(request, refused)
         # A redirect would still belong to the provider's site, and the strict cookie would not go with it.
         response = self.page(request, "enter.html", target=claims.target, path="/login")
         response.delete_cookie(OIDC_COOKIE, path="/login")
-        return self._begin(response, user, request.client.host if request.client else "")
+        return await self._begin(response, user, request)
 
     def _refused(self, request: Request, refused: Exception) -> Response:
         self.log.warning("log-in refused", provider=self.web.oidc.issuer if self.web.oidc else "", reason=str(refused))
         return self.form(request, fault=f"The identity provider's answer was refused: {refused}.", status_code=403)
 
-    def _begin(self, response: Response, user: User, address: str) -> Response:
+    async def _begin(self, response: Response, user: User, request: Request) -> Response:
+        address = request.client.host if request.client else ""
+        await run_in_threadpool(self.audited.person, Event.LOGIN, request, user.name, detail=f"role {user.role.value}")
         _, cookie = self.sessions.begin(user.name, user.changed_at)
         self.log.info("logged in", user=user.name, role=user.role.value, source=user.source, address=address)
         self._set(response, COOKIE, cookie, LONGEST_SECONDS)

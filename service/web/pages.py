@@ -18,12 +18,14 @@ from starlette.templating import Jinja2Templates
 
 from models import overlay, pixels
 from service import metrics
+from service.auditing.messages import Event
 from service.errors import Permanent
 from service.jobs import Jobs, UnknownJob
 from service.settings import Settings
 from service.storage import Store
 from service.tables import State
 from service.web import health, system
+from service.web.audited import Audited
 from service.web.guard import require_own_form
 from service.web.masking import Masking
 from service.web.overview import LARGEST_NUMBER, MOVING, Overview, job_number, reading_of
@@ -45,6 +47,7 @@ class Pages:
     stores: tuple[Store, ...]
     templates: Jinja2Templates
     masking: Masking
+    audited: Audited
     log: structlog.stdlib.BoundLogger
     _overlays: OrderedDict[tuple[int, str], bytes] = field(default_factory=OrderedDict)
     _drawing: threading.Lock = field(default_factory=threading.Lock)
@@ -99,6 +102,8 @@ class Pages:
         live = request.url.path.endswith("/live")
         done = DONE.get(request.query_params.get("done", ""), "")
         film = detail.instance
+        if not live:  # the part that refreshes itself shows nothing that the page did not
+            self.audited.film(Event.ACCESSED, request, self.jobs.get(_number(request)), film)
         study = self.masking.study(request.state.role, film.StudyInstanceUID, film.accession_number)
         return self.page(request, "film_live.html" if live else "film.html", film=detail, done=done, study=study)
 
@@ -136,6 +141,9 @@ class Pages:
                 number = await run_in_threadpool(self.jobs.requeue, number)
             case _:
                 raise HTTPException(404, "There is no such action.")
+        job = await run_in_threadpool(self.jobs.get, number)
+        film = await run_in_threadpool(self.jobs.instance, job.instance_id)
+        await run_in_threadpool(self.audited.film, Event.CHANGED, request, job, film, f"job {number}: {action}")
         self.log.info("job changed by a person", job=number, action=action, user=user)
         return RedirectResponse(f"/films/{number}?done={action}", status_code=303)
 

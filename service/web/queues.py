@@ -61,6 +61,7 @@ class QueuePage:
         user, reason = request.state.user.name, str(form.get("reason", "")).strip()[:LONGEST_REASON]
         control = Queues(self.pages.jobs.engine, clock=self.pages.jobs.now)
         await run_in_threadpool(control.set, name, ACTIONS[action], by=user, reason=reason)
+        await run_in_threadpool(self.pages.audited.setting, request, f"queue {name}: {action}")
         self.pages.log.info("queue changed by a person", queue=name, action=action, user=user)
         return RedirectResponse("/queues", status_code=303)
 
