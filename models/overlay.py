@@ -13,6 +13,7 @@ from PIL import ImageDraw, ImageFont
 from models.image import Image
 from models.reading import Mask, Reading, Region
 
+Rectangle = tuple[float, float, float, float]
 FOOTER: Final = "Carpus - for research, not for clinical use"
 # Letter A (absent) to I (fused): dark violet over green to yellow, evenly bright steps that colour-blind readers tell apart.
 STAGE_COLOURS: Final = {
@@ -46,9 +47,13 @@ def draw(image: Image, reading: Reading, *, height: int = 1200) -> NDArray[np.ui
         _outline(canvas, mask, image, OUTLINES.get(name, UNGRADED))
     pen = ImageDraw.Draw(canvas)
     size = max(10, round(height / 75))
-    font = ImageFont.load_default(size)
-    for region in sorted(reading.regions, key=lambda region: region.box[1]):
-        _region(pen, region, scale, font, canvas.size)
+    font, small = ImageFont.load_default(size), ImageFont.load_default(max(9, round(0.85 * size)))
+    for region in reading.regions:
+        _box(pen, region, scale)
+    taken: list[Rectangle] = []
+    # What carries a stage is labelled first and so has the better place.
+    for region in sorted(reading.regions, key=lambda region: (region.stage is None, region.box[1])):
+        _label(pen, region, scale, small if region.stage is None else font, canvas.size, taken)
     footer = FOOTER if reading.verdict.accepted else f"not read - {FOOTER}"
     _text(pen, (size // 2, height - round(1.8 * size)), footer, font, (255, 255, 255))
     return np.asarray(canvas, dtype=np.uint8)
@@ -80,21 +85,45 @@ def _outline(canvas: Picture.Image, mask: Mask, image: Image, colour: tuple[int,
     canvas.paste(colour, mask=Picture.fromarray((inside & ~core).astype(np.uint8) * 255))
 
 
-def _region(
+def _box(pen: ImageDraw.ImageDraw, region: Region, scale: float) -> None:
+    x1, y1, x2, y2 = (value * scale for value in region.box)
+    pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=_colour(region), width=2 if region.stage else 1)
+
+
+def _colour(region: Region) -> tuple[int, int, int]:
+    return STAGE_COLOURS.get(region.stage.letter, UNGRADED) if region.stage else UNGRADED
+
+
+def _label(
     pen: ImageDraw.ImageDraw,
     region: Region,
     scale: float,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     size: tuple[int, int],
+    taken: list[Rectangle],
 ) -> None:
-    colour = STAGE_COLOURS.get(region.stage.letter, UNGRADED) if region.stage else UNGRADED
-    x1, y1, x2, y2 = (value * scale for value in region.box)
-    pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=2 if region.stage else 1)
+    """Write what a region is at the side of its box where it covers no other label, or the least of one."""
     text = describe(region)
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-    x = min(max(0.0, x1), max(0.0, size[0] - (right - left) - 4))
-    y = y1 - (bottom - top) - 8
-    _text(pen, (x, y if y >= 0 else y2 + 2), text, font, colour)
+    width, height = right - left + 4, bottom - top + 4
+    x1, y1, x2, y2 = (value * scale for value in region.box)
+    places = [
+        *((x1, y1 - height - 3), (x2 - width, y1 - height - 3), (x1, y2 + 3), (x2 - width, y2 + 3)),
+        *((x2 + 3, y1), (x1 - width - 3, y1), (x2 + 3, y2 - height), (x1 - width - 3, y2 - height)),
+        (x1 + 3, y1 + 3),
+    ]
+    inside = [
+        (min(max(0.0, x), max(0.0, size[0] - width)), min(max(0.0, y), max(0.0, size[1] - height))) for x, y in places
+    ]
+    x, y = min(inside, key=lambda place: sum(_overlap((*place, place[0] + width, place[1] + height), t) for t in taken))
+    taken.append((x, y, x + width, y + height))
+    _text(pen, (x + 2 - left, y + 2 - top), text, font, _colour(region))
+
+
+def _overlap(a: Rectangle, b: Rectangle) -> float:
+    """Return the area that two rectangles (x1, y1, x2, y2) share."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(0.0, width) * max(0.0, height)
 
 
 def _text(

@@ -132,6 +132,7 @@ class Reader:
                 chronological_age_years=chronological_age,
                 default_method=self.default_method,
                 regions=detected.regions,
+                parameters=self.scoring.parameters(),
             )
             if detected.verdict.accepted:
                 reading = self._read(image, reading, timings)

@@ -181,6 +181,7 @@ class Reading:
     masks: Mapping[str, Mask] = field(default_factory=dict)
     methods: tuple[MethodResult, ...] = ()
     agreement: Agreement = Agreement(None, alarm=False)
+    parameters: Mapping[str, str] = field(default_factory=dict)  # what the methods were run with, beside the weights
     timings_ms: Mapping[str, float] = field(default_factory=dict)
 
     def region(self, name: str) -> Region | None:

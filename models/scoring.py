@@ -21,6 +21,10 @@ BY_STAGES: Final = tuple(standard.name for standard in STANDARDS)
 FINE: Final = "RUS-CHN"  # the standard whose labels a Stage carries
 
 
+def _values(weighting: Weighting) -> tuple[object, ...]:
+    return dataclasses.astuple(weighting) if dataclasses.is_dataclass(weighting) else ()
+
+
 class Intervals(Protocol):
     """Conformal intervals measured on films that were not trained on."""
 
@@ -46,6 +50,17 @@ class Scoring:
     intervals: Intervals | None = None
     threshold_years: float | None = None
     calibration: SiteCalibration | None = None
+
+    def parameters(self) -> dict[str, str]:
+        """Return in words what decides the bone ages beside the weights; a report states it, so that it can be read again."""
+        named = {
+            "weighting": " ".join([type(self.weighting).__name__, *map(str, _values(self.weighting))]),
+            "alarm above": "never" if self.threshold_years is None else f"{self.threshold_years:g} years",
+        }
+        if self.calibration is not None:
+            signed = self.calibration.sign_off
+            named["site calibration"] = f"{self.calibration.site}, {signed.date}, {signed.films} films"
+        return named
 
     def by_stages(self, stages: Mapping[str, Stage], sexes: Sequence[Sex]) -> tuple[MethodResult, ...]:
         """Read the stages of the bones by every standard, on the curve of each sex."""

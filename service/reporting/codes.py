@@ -1,12 +1,13 @@
 """Hold every concept that our results use: one table, from which `docs/codes.md` is written.
 
-Meanings are given in English and Chinese. The concepts that form the skeleton of the template (scheme DCM, and the finding
-site) are always written in English, because viewers are known to compare their meaning; the rest follows the language of
-the report. What no public scheme holds is coded under our own, declared in the Coding Scheme Identification Sequence.
+Meanings are given in English and Chinese. The few concepts by whose meaning viewers are known to find their way through the
+template (those without a Chinese meaning) are always written in English; the rest follows the language of the report. What no
+public scheme holds is coded under our own, declared in the Coding Scheme Identification Sequence.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, Literal
 
 from pydicom.sr.coding import Code
@@ -72,11 +73,41 @@ DOCUMENT_TITLE: Final = PROCEDURE
 OF_INTEREST: Final = Concept("113000", "DCM", "Of Interest")  # CID 7010, title of a key object note
 FINDING: Final = Concept("121071", "DCM", "Finding")
 FINDING_SITE: Final = Concept("363698007", "SCT", "Finding Site")
-COMMENT: Final = Concept("121106", "DCM", "Comment")
-CONCLUSIONS: Final = Concept("121076", "DCM", "Conclusions")
-CONCLUSION: Final = Concept("121077", "DCM", "Conclusion")
-METHOD: Final = Concept("370129005", "SCT", "Measurement Method")
-ARTIFICIAL_INTELLIGENCE: Final = Concept("123110", "DCM", "Artificial Intelligence")
+COMMENT: Final = Concept("121106", "DCM", "Comment", "说明")
+CONCLUSIONS: Final = Concept("121076", "DCM", "Conclusions", "结论")
+CONCLUSION: Final = Concept("121077", "DCM", "Conclusion", "结论")
+METHOD: Final = Concept("370129005", "SCT", "Measurement Method", "测量方法")
+ARTIFICIAL_INTELLIGENCE: Final = Concept("123110", "DCM", "Artificial Intelligence", "人工智能")
+# What the library writes and people read. The rest of the skeleton stays English in every language: viewers look for
+# "Imaging Measurements", "Measurement Group", "Finding" and the like by their meaning.
+BY_THE_TEMPLATE: Final = (
+    Concept("121049", "DCM", "Language of Content Item and Descendants", "语言"),
+    Concept("121005", "DCM", "Observer Type", "观察者类型"),
+    Concept("121006", "DCM", "Person", "人员"),
+    Concept("121007", "DCM", "Device", "设备"),
+    Concept("121008", "DCM", "Person Observer Name", "观察者姓名"),
+    Concept("121009", "DCM", "Person Observer's Organization Name", "观察者所属机构"),
+    Concept("121012", "DCM", "Device Observer UID", "设备UID"),
+    Concept("121013", "DCM", "Device Observer Name", "设备名称"),
+    Concept("121014", "DCM", "Device Observer Manufacturer", "设备制造商"),
+    Concept("121015", "DCM", "Device Observer Model Name", "设备型号"),
+    Concept("121016", "DCM", "Device Observer Serial Number", "设备序列号"),
+    Concept("121058", "DCM", "Procedure reported", "检查项目"),
+    Concept("121139", "DCM", "Modality", "成像方式"),
+    Concept("110910", "DCM", "Pixel Data Rows", "像素行数"),
+    Concept("110911", "DCM", "Pixel Data Columns", "像素列数"),
+    Concept("111044", "DCM", "Patient Orientation Row", "患者方位（行）"),
+    Concept("111043", "DCM", "Patient Orientation Column", "患者方位（列）"),
+    Concept("111026", "DCM", "Horizontal Pixel Spacing", "水平像素间距"),
+    Concept("111066", "DCM", "Vertical Pixel Spacing", "垂直像素间距"),
+    Concept("272741003", "SCT", "Laterality", "侧别"),
+    Concept("111000", "DCM", "Algorithm Family", "算法类别"),
+    Concept("111001", "DCM", "Algorithm Name", "算法名称"),
+    Concept("111002", "DCM", "Algorithm Parameters", "算法参数"),
+    Concept("111003", "DCM", "Algorithm Version", "算法版本"),
+    Concept("122405", "DCM", "Algorithm Manufacturer", "算法制造商"),
+    Concept("113012", "DCM", "Key Object Description", "关键对象说明"),
+)
 ANATOMICAL_STRUCTURE: Final = Concept("91723000", "SCT", "Anatomical Structure")
 HAND: Final = Concept("85562004", "SCT", "Hand", "手")
 LEFT: Final = Concept("7771000", "SCT", "Left", "左")
@@ -155,6 +186,8 @@ QUALIFIERS: Final = {
     "below range": _private("BELOWRANGE", "Below the range of the method", "低于该方法的适用范围"),
     "no result": _private("NORESULT", "No result", "无结果"),
 }
+OUTLINED_BY: Final = _private("OUTLINEDBY", "Segment that outlines the bone", "勾画该骨的分割")
+UNCALIBRATED_AGE: Final = _private("UNCALIBRATED", "Bone age before the calibration of the site", "本院校准前骨龄")
 REGION_FLAG: Final = _private("REGIONFLAG", "Remark on the region", "区域提示")
 REGION_FLAGGED: Final = _private("ANATOMY", "Contradicts the anatomy: check the region", "与解剖结构不符，请核对")
 HARD_BONE: Final = _private(
@@ -167,7 +200,7 @@ HARD_BONES: Final = ("pp1", "pp5")
 NO_POSITION: Final = _private("NOSDS", "Why there is no SDS", "无SDS的原因")
 AGE_UNKNOWN: Final = _private("AGEUNKNOWN", "Chronological age unknown", "生活年龄未知")
 NO_REFERENCE: Final = _private(
-    "NOREFERENCE", "No standard deviations are published for this method", "该方法无已发表的标准差"
+    "NOREFERENCE", "No standard deviations are published for the method", "该方法无已发表的标准差"
 )
 OUTSIDE_REFERENCE: Final = _private("OUTSIDEREF", "The reference holds no children of this age", "参考标准未涵盖该年龄")
 
@@ -267,13 +300,19 @@ def table() -> tuple[Concept, ...]:
     """Return every concept of this module, ours last, each once, ordered by scheme and value."""
     found: dict[tuple[str, str], Concept] = {}
     for value in globals().values():
-        members = value.values() if isinstance(value, dict) else (value,)
+        members = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,)
         for member in members:
             if isinstance(member, Concept):
                 other = found.setdefault((member.scheme, member.value), member)
                 if other != member:
                     raise ValueError(f"code {member.value} of {member.scheme} has two meanings")
     return tuple(sorted(found.values(), key=lambda c: (c.scheme == PRIVATE_SCHEME, c.scheme, c.value)))
+
+
+@cache
+def translations() -> dict[tuple[str, str], Concept]:
+    """Return the concepts that have a Chinese meaning, by scheme and value."""
+    return {(concept.scheme, concept.value): concept for concept in table() if concept.chinese}
 
 
 def markdown() -> str:

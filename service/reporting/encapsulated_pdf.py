@@ -78,7 +78,6 @@ def build(source: Source, reading: Reading, context: ResultContext, image: Image
     # OB has even length (PS3.5 6.2); the true one stands beside it.
     document.EncapsulatedDocument = page + b"\0" * (len(page) % 2)
     document.EncapsulatedDocumentLength = len(page)
-    results.state_laterality(document, source, reading.image.laterality)
     return results.finish(document, source, "PDF", context)
 
 

@@ -21,6 +21,7 @@ from highdicom.sr import (
     EnhancedSR,
     FindingSite,
     GraphicTypeValues,
+    ImageContentItem,
     ImageRegion,
     LanguageOfContentItemAndDescendants,
     MeasurementReport,
@@ -44,11 +45,11 @@ from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, Enhanc
 from models.reading import Box
 from service.reporting import codes, results
 from service.reporting.codes import Concept, Language
-from service.reporting.results import ResultContext
+from service.reporting.results import Reference, ResultContext
 from service.reporting.source import Source
 
 Group = PlanarROIMeasurementsAndQualitativeEvaluations | MeasurementsAndQualitativeEvaluations
-ContentItem = NumContentItem | CodeContentItem | TextContentItem
+ContentItem = NumContentItem | CodeContentItem | TextContentItem | ImageContentItem
 # RFC 5646 tags as CID 5000 has them.
 LANGUAGES: Final = {
     "en": CodedConcept("en-US", "RFC5646", "English (United States)"),
@@ -99,6 +100,21 @@ def code(
 def text(name: Concept, value: str, language: Language) -> TextContentItem:
     """Make a TEXT item."""
     return TextContentItem(coded(name, language), value, relationship_type=CONTAINS)
+
+
+def segment(name: Concept, where: Reference, place: int, language: Language) -> ImageContentItem:
+    """Make an IMAGE item that refers to one segment of a Segmentation.
+
+    The region of the group stays its SCOORD: a second one would break the exclusive rows of TID 1410, and OHIF draws no
+    region given by a segment alone.
+    """
+    return ImageContentItem(
+        coded(name, language),
+        where.SOPClassUID,
+        where.SOPInstanceUID,
+        referenced_segment_numbers=[place],
+        relationship_type=CONTAINS,
+    )
 
 
 def group(
@@ -169,6 +185,7 @@ def assemble(
     conclusion: str,
     sop_instance_uid: str,
     series_instance_uid: str,
+    cited: Sequence[Reference] = (),
 ) -> Dataset:
     """Return the finished report: COMPLETE, UNVERIFIED, PRELIMINARY; FINAL and VERIFIED where a person verified it."""
     language = results.language_for(source, context)
@@ -216,6 +233,10 @@ def assemble(
     separate(report)
     for observer in report.get("VerifyingObserverSequence", ()):
         observer.VerificationDateTime = f"{results.local_time(source, context):%Y%m%d%H%M%S.%f%z}"
+    if language == "zh":
+        translate(report)
+    if cited:
+        _cite(report, source, cited)
     return results.finish(report, source, "SR", context)
 
 
@@ -225,6 +246,31 @@ def separate(item: Dataset) -> None:
         item.ContinuityOfContent = "SEPARATE"
     for child in item.get("ContentSequence", ()):
         separate(child)
+
+
+def translate(item: Dataset) -> None:
+    """Give what the library wrote its Chinese meaning, where the table of concepts has one."""
+    for keyword in ("ConceptNameCodeSequence", "ConceptCodeSequence"):
+        for found in item.get(keyword, ()):
+            concept = codes.translations().get((found.CodingSchemeDesignator, found.get("CodeValue", "")))
+            if concept is not None and found.CodeMeaning != concept.chinese:
+                setattr(item, keyword, [coded(concept, "zh")])
+    for child in item.get("ContentSequence", ()):
+        translate(child)
+
+
+def _cite(report: Dataset, source: Source, cited: Sequence[Reference]) -> None:
+    """Add objects of our own to the evidence of the film's study (PS3.3 C.17.2): the report refers to them."""
+    (study,) = (
+        each
+        for each in report.CurrentRequestedProcedureEvidenceSequence
+        if each.StudyInstanceUID == source.header.StudyInstanceUID
+    )
+    for each in cited:
+        instance, series = Dataset(), Dataset()
+        instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID = each.SOPClassUID, each.SOPInstanceUID
+        series.SeriesInstanceUID, series.ReferencedSOPSequence = each.SeriesInstanceUID, [instance]
+        study.ReferencedSeriesSequence.append(series)
 
 
 def _predecessors(source: Source, context: ResultContext) -> list[Dataset] | None:

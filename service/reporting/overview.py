@@ -1,7 +1,8 @@
 """Draw the overview of a reading: the film with its regions, and beside it every method, the agreement and each stage.
 
 A picture for a glance: the default method large, all methods on one axis of years with their intervals and the chronological
-age, then the bones. Nothing on it identifies the patient beyond what the film itself shows.
+age, then the bones; in a second column the place of the bone age among children of that age, and what to check. Nothing on it
+identifies the patient beyond what the film itself shows.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,15 +16,19 @@ from PIL import ImageDraw, ImageFont
 
 from models import overlay
 from models.image import Image
-from models.reading import MethodResult, Reading, Reason
+from models.reading import MethodResult, Reading, Reason, Stage
 from models.regions import RUS
-from service.reporting import codes, wording
+from service.reporting import codes, growth, wording
+from service.reporting.amendment import Amendment
 from service.reporting.codes import Language
+from service.reporting.history import Prior
 from service.reporting.results import DISCLAIMER
 from service.reporting.typesetting import CHINESE_FONT, runs, wrap
 
 HEIGHT: Final = 1200
-PANEL_WIDTH: Final = 800
+COLUMN_WIDTH: Final = 800  # the first column of the panel, with its margins
+PANEL_WIDTH: Final = 1280
+REJECTION_WIDTH: Final = 800
 MARGIN: Final = 32
 
 Colour = tuple[int, int, int]
@@ -35,8 +40,25 @@ GOOD: Final[Colour] = (120, 210, 140)
 ALARM: Final[Colour] = (255, 120, 105)
 AGE_LINE: Final[Colour] = (255, 200, 90)
 
+MARKS: Final[dict[growth.Role, Colour]] = {
+    **{
+        "grid": (38, 43, 51),
+        "axis": FAINT,
+        "text": FAINT,
+        "faint": FAINT,
+        "wide": (33, 48, 66),
+        "narrow": (44, 68, 96),
+    },
+    **{"mean": (96, 140, 190), "point": INK, "other": FAINT, "prior": (150, 200, 240), "age": AGE_LINE},
+}
+
 _LABELS: Final = {
     "title": ("Bone age", "骨龄"),
+    "position": ("Position of the bone age", "骨龄位置"),
+    "notes": ("To check", "核对要点"),
+    "by hand": ("reader", "人工"),
+    "own": ("AI: {}", "AI：{}"),
+    "corrected": ("Corrected by a person, not verified.", "经人工修改，未经医师审核。"),
     "not read": ("Bone age not read", "未判读骨龄"),
     "method": ("Method", "方法"),
     "interval": ("90 % interval", "90%区间"),
@@ -57,17 +79,32 @@ _LABELS: Final = {
 }
 
 
-def draw(image: Image, reading: Reading, language: Language) -> NDArray[np.uint8]:
-    """Return the overview of a film that was read, (rows, columns, 3) RGB."""
+def draw(
+    image: Image,
+    reading: Reading,
+    language: Language,
+    *,
+    priors: Sequence[Prior] = (),
+    amendment: Amendment | None = None,
+) -> NDArray[np.uint8]:
+    """Return the overview of a film that was read, (rows, columns, 3) RGB.
+
+    Parameters
+    ----------
+    priors
+        Earlier bone ages of the patient, for the plot.
+    amendment
+        What a person corrected; the algorithm's own stages are shown beside theirs.
+    """
     film = overlay.draw(image, reading, height=HEIGHT)
     panel = _Panel(language)
-    panel.result(reading)
+    panel.result(reading, priors, amendment)
     return np.concatenate([film, panel.pixels()], axis=1)
 
 
 def draw_rejection(image: Image | None, reasons: Sequence[Reason], language: Language) -> NDArray[np.uint8]:
     """Return the picture of a film that was not read: the reason, what to repeat, and the film where there is one."""
-    panel = _Panel(language)
+    panel = _Panel(language, REJECTION_WIDTH)
     panel.rejection(reasons)
     if image is None:
         return panel.pixels()
@@ -91,11 +128,11 @@ def _font(size: int, *, chinese: bool) -> ImageFont.FreeTypeFont:
 class _Panel:
     """A column of text beside the film; `y` is where the next line goes."""
 
-    def __init__(self, language: Language) -> None:
+    def __init__(self, language: Language, width: int = PANEL_WIDTH) -> None:
         self.language = language
-        self.canvas = Picture.new("RGB", (PANEL_WIDTH, HEIGHT), GROUND)
+        self.canvas = Picture.new("RGB", (width, HEIGHT), GROUND)
         self.pen = ImageDraw.Draw(self.canvas)
-        self.y = float(MARGIN)
+        self.x, self.right, self.y = float(MARGIN), float(COLUMN_WIDTH - MARGIN), float(MARGIN)
 
     def pixels(self) -> NDArray[np.uint8]:
         return np.asarray(self.canvas, dtype=np.uint8)
@@ -103,17 +140,19 @@ class _Panel:
     def label(self, key: str) -> str:
         return _LABELS[key][self.language == "zh"]
 
-    def result(self, reading: Reading) -> None:
+    def result(self, reading: Reading, priors: Sequence[Prior], amendment: Amendment | None) -> None:
         methods = wording.in_order(reading)
         self.headline(reading, methods)
         self.chart(reading, methods)
         self.agreement(reading)
-        self.bones(reading, methods)
-        for reason in reading.verdict.reasons:
-            self.paragraph(f"{self.label('note')}: {wording.reason_sentence(reason, self.language)}", 17, AGE_LINE)
+        self.bones(reading, methods, amendment)
         self.footer(
-            f"{self.label('models')}: {reading.bundle.name} {reading.bundle.version} ({reading.bundle.sha256[:12]})"
+            f"{self.label('models')}: {reading.bundle.name} {reading.bundle.version} ({reading.bundle.sha256[:12]})",
+            amendment,
         )
+        self.x, self.right, self.y = float(COLUMN_WIDTH), float(PANEL_WIDTH - MARGIN), float(MARGIN)
+        self.position(reading, priors)
+        self.notes(reading, amendment)
 
     def rejection(self, reasons: Sequence[Reason]) -> None:
         self.text(MARGIN, self.y, self.label("not read"), 46, ALARM)
@@ -121,7 +160,7 @@ class _Panel:
         for line in wording.rejection(reasons, self.language).split("\n")[1:-1]:  # between headline and disclaimer
             self.paragraph(line, 28, INK)
             self.y += 12
-        self.footer("")
+        self.footer("", None)
 
     def headline(self, reading: Reading, methods: Sequence[MethodResult]) -> None:
         """Write the default method large, on each curve that was used, then the age it is to be compared with."""
@@ -141,11 +180,12 @@ class _Panel:
             )
             size = 68 if method.bone_age_years is not None else 26
             self.text(x, self.y, big, size, INK)
-            under = f"{wording.method_name(method.name, self.language)}, {codes.CURVES[method.sex].code(self.language).meaning}"
+            name, curve = wording.method_name(method.name, self.language), wording.curve(method.sex, self.language)
+            under = f"{name}（{curve}）" if self.language == "zh" else f"{name}, {curve}"
             if method.interval_years is not None:
                 under += f", {method.interval_years[0]:.1f} - {method.interval_years[1]:.1f} (90 %)"
             self.text(x, self.y + 84, under, 20, FAINT)
-            x += (PANEL_WIDTH - 2 * MARGIN) / len(shown)
+            x += (self.right - self.x) / len(shown)
         if shown:
             self.y += 118
         self.paragraph(wording.age_sentence(reading, self.language), 20, AGE_LINE)
@@ -156,7 +196,7 @@ class _Panel:
 
         A method without a result stands below the axis with its reason.
         """
-        columns = (MARGIN, MARGIN + 240, MARGIN + 310, MARGIN + 420, PANEL_WIDTH - MARGIN - 50)
+        columns = (MARGIN, MARGIN + 240, MARGIN + 310, MARGIN + 420, COLUMN_WIDTH - MARGIN - 50)
         with_age = [method for method in methods if method.bone_age_years is not None]
         size, step = (19, 32) if len(methods) <= 6 else (16, 23)
         if with_age:
@@ -224,7 +264,7 @@ class _Panel:
             self.paragraph(sentence, 20, ALARM if reading.agreement.alarm else GOOD)
         self.rule()
 
-    def bones(self, reading: Reading, methods: Sequence[MethodResult]) -> None:
+    def bones(self, reading: Reading, methods: Sequence[MethodResult], amendment: Amendment | None) -> None:
         """Write one row a bone: stage in its colour, probability, runner-up, and the age one stage down or up."""
         x = (MARGIN, MARGIN + 215, MARGIN + 420, MARGIN + 515, MARGIN + 605)
         for place, key in zip(x, ("bone", "stage", "probability", "runner-up", "one stage"), strict=True):
@@ -233,47 +273,109 @@ class _Panel:
         scored = next((method for method in methods if method.per_bone), None)
         for name in RUS:
             region = reading.region(name)
-            meaning = codes.BONES[name].code(self.language).meaning
-            self.text(x[0], self.y, meaning if self.language == "zh" else name.upper(), 18, INK)
+            self.text(
+                x[0],
+                self.y,
+                wording.bone_name(name, self.language) + ("*" if name in codes.HARD_BONES else ""),
+                18,
+                INK,
+            )
             if region is None or region.stage is None:
                 self.text(x[1], self.y, self.label("absent" if region is None else "no age"), 18, FAINT)
             else:
-                stage = region.stage
-                colour = overlay.STAGE_COLOURS.get(stage.letter, overlay.UNGRADED)
+                colour = overlay.STAGE_COLOURS.get(region.stage.letter, overlay.UNGRADED)
                 self.pen.rectangle((x[1], self.y + 3, x[1] + 14, self.y + 17), fill=colour)
-                self.text(x[1] + 24, self.y, f"{stage.label}  ({stage.letter})", 18, colour)
-                self.text(
-                    x[2], self.y, f"{100 * stage.probability:.0f} %", 18, INK if stage.probability >= 0.5 else ALARM
-                )
-                if stage.runner_up is not None:
-                    self.text(x[3], self.y, stage.runner_up, 18, FAINT)
+                self.text(x[1] + 24, self.y, f"{region.stage.label}  ({region.stage.letter})", 18, colour)
+                self.certainty(x[2], x[3], region.name, region.stage, amendment)
                 if scored is not None and name in scored.per_bone:
-                    effect = scored.per_bone[name]
-                    shown = [
-                        "-" if change is None else f"{change:+.1f}".replace("-0.0", "0.0").replace("+0.0", "0.0")
-                        for change in (effect.one_stage_down_years, effect.one_stage_up_years)
-                    ]
-                    self.text(x[4], self.y, " / ".join(shown), 18, FAINT)
+                    self.text(x[4], self.y, wording.changes(scored.per_bone[name]), 18, FAINT)
             self.y += 28
-        self.rule()
+        self.text(MARGIN, self.y + 4, wording.hard_bones_note(self.language), 15, FAINT)
 
-    def footer(self, models: str) -> None:
+    def certainty(self, x: float, x_next: float, bone: str, stage: Stage, amendment: Amendment | None) -> None:
+        """Write how sure the grader is; of a stage that a person gave, what the grader had said."""
+        if amendment is not None and bone in amendment.stages:
+            self.text(x, self.y, self.label("by hand"), 18, AGE_LINE)
+            before = amendment.stage_before(bone)
+            if before is not None:
+                self.text(x_next, self.y, self.label("own").format(before), 18, FAINT)
+            return
+        doubtful = stage.probability < wording.DOUBTFUL
+        self.text(x, self.y, f"{100 * stage.probability:.0f} %", 18, ALARM if doubtful else INK)
+        if stage.runner_up is not None:
+            self.text(x_next, self.y, stage.runner_up, 18, FAINT)
+
+    def position(self, reading: Reading, priors: Sequence[Prior]) -> None:
+        """Draw the bone age against the chronological age."""
+        self.text(self.x, self.y, self.label("position"), 24, FAINT)
+        self.y += 44
+        width, height = self.right - self.x, 500.0
+        for mark in growth.plot(reading, self.language, width, height, size=15, priors=priors):
+            self.mark(mark, self.x, self.y)
+        self.y += height + 20
+
+    def mark(self, mark: growth.Mark, left: float, top: float) -> None:
+        colour = MARKS[mark.role]
+        if isinstance(mark, growth.Label):
+            size = round(mark.size)
+            self.text(left + mark.x, top + mark.y - size, mark.text, size, colour, anchor=mark.anchor)
+        elif isinstance(mark, growth.Dot):
+            x, y, r = left + mark.x, top + mark.y, mark.radius
+            fill, outline = (None, colour) if mark.hollow else (colour, None)
+            self.pen.ellipse((x - r, y - r, x + r, y + r), fill=fill, outline=outline, width=2)
+        else:
+            points = [(left + x, top + y) for x, y in mark.points]
+            if isinstance(mark, growth.Area):
+                self.pen.polygon(points, fill=colour)
+            else:
+                self.pen.line(points, colour, max(1, round(1.5 * mark.width)))
+
+    def notes(self, reading: Reading, amendment: Amendment | None) -> None:
+        """Write what was corrected, what was remarked on the film and which bones to look at."""
+        corrected = [] if amendment is None else wording.correction_sentences(amendment, reading, self.language)
+        remarks = [
+            f"{self.label('note')}{'：' if self.language == 'zh' else ': '}{wording.reason_sentence(reason, self.language)}"
+            for reason in reading.verdict.reasons
+        ]
+        why = [
+            wording.position_sentence(reading, self.language),
+            wording.no_position_sentence(reading, self.language),
+            wording.check_sentence(reading, self.language),
+        ]
+        lines = [(line, AGE_LINE) for line in (*corrected, *remarks)] + [(line, INK) for line in why if line]
+        if not lines:
+            return
+        self.rule()
+        self.text(self.x, self.y, self.label("notes"), 20, FAINT)
+        self.y += 32
+        for line, colour in lines:
+            self.paragraph(line, 17, colour)
+            self.y += 6
+
+    def footer(self, models: str, amendment: Amendment | None) -> None:
         self.text(MARGIN, HEIGHT - 92, models, 15, FAINT)
-        if models:
+        if models and amendment is None:
             self.text(MARGIN, HEIGHT - 70, self.label("unverified"), 15, FAINT)
+        elif amendment is not None:
+            verified = (
+                f"verified by {amendment.shown_observer}"
+                if self.language == "en"
+                else f"经{amendment.shown_observer}审核"
+            )
+            self.text(MARGIN, HEIGHT - 70, f"{verified}" if amendment.verified else self.label("corrected"), 15, FAINT)
         self.text(MARGIN, HEIGHT - 46, DISCLAIMER[self.language], 22, AGE_LINE)
 
     def rule(self) -> None:
         self.y += 8
-        self.pen.line((MARGIN, self.y, PANEL_WIDTH - MARGIN, self.y), RULE, 1)
+        self.pen.line((self.x, self.y, self.right, self.y), RULE, 1)
         self.y += 14
 
     def paragraph(self, text: str, size: int, colour: Colour) -> None:
         """Write a text over as many lines as it needs; what would run into the footer is cut with an ellipsis."""
-        for line in wrap(text, PANEL_WIDTH - 2 * MARGIN, lambda part: self.width(part, size)):
+        for line in wrap(text, self.right - self.x, lambda part: self.width(part, size)):
             if self.y + size > HEIGHT - 100:
                 return
-            self.text(MARGIN, self.y, line, size, colour)
+            self.text(self.x, self.y, line, size, colour)
             self.y += size * 1.45
 
     def width(self, text: str, size: int) -> float:
@@ -281,8 +383,7 @@ class _Panel:
 
     def text(self, x: float, y: float, text: str, size: int, colour: Colour, *, anchor: str = "left") -> None:
         """Write one line with its top at `y`; Latin and Chinese runs each in their font on one baseline."""
-        if anchor == "middle":
-            x -= self.width(text, size) / 2
+        x -= {"left": 0.0, "middle": 0.5, "right": 1.0}[anchor] * self.width(text, size)
         for chinese, run in runs(text):
             font = _font(size, chinese=chinese)
             self.pen.text((x, y + size), run, fill=colour, font=font, anchor="ls")

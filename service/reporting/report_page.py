@@ -60,7 +60,7 @@ _WORDS: Final = {
     "years": ("Years", "岁"),
     "interval": ("90 % interval", "90%区间"),
     "score": ("Score", "总分"),
-    "sds": ("SDS, percentile", "SDS、百分位"),
+    "sds": ("SDS (percentile)", "SDS（百分位）"),
     "bone": ("Bone", "骨"),
     "stage": ("Stage (TW3)", "分期（TW3）"),
     "probability": ("Prob.", "概率"),
@@ -177,7 +177,8 @@ class _Page:
                 self.text(at, y + 24, wording.years(method.bone_age_years, self.language), 24, bold=True)
             else:
                 self.paragraph(at, y + 10, wording.age_with_interval(method, self.language), 10, step - 6)
-            under = f"{wording.method_name(method.name, self.language)}, {wording.curve(method.sex, self.language)}"
+            name, curve = wording.method_name(method.name, self.language), wording.curve(method.sex, self.language)
+            under = f"{name}（{curve}）" if self.language == "zh" else f"{name}, {curve}"
             self.text(at, y + 38, under, 9, FAINT)
         if not shown:
             self.text(x, y + 20, self.word("no methods"), 12, ALARM)
@@ -214,7 +215,7 @@ class _Page:
                 low, high = method.interval_years
                 self.text(columns[2], y, f"{low:.1f} - {high:.1f}", size, FAINT)
             if method.sds is not None:
-                percentile = "" if method.percentile is None else f" {wording.percentile(method.percentile)}"
+                percentile = "" if method.percentile is None else f" ({wording.percentile(method.percentile)})"
                 self.text(columns[3], y, f"{method.sds:+.1f}{percentile}", size, FAINT)
             if method.score is not None:
                 self.text(columns[4], y, f"{method.score:.0f}", size, FAINT, anchor="right")
@@ -233,8 +234,7 @@ class _Page:
             y += 11.4
             region = reading.region(name)
             hard = "*" if name in codes.HARD_BONES else ""
-            meaning = codes.BONES[name].code(self.language).meaning if self.language == "zh" else name.upper()
-            self.text(columns[0], y, meaning + hard, 8.5)
+            self.text(columns[0], y, wording.bone_name(name, self.language) + hard, 8.5)
             if region is None or region.stage is None:
                 self.text(columns[1], y, self.word("absent" if region is None else "no stage"), 8.5, FAINT)
                 continue

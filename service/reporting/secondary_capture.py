@@ -33,7 +33,7 @@ def build(source: Source, reading: Reading, context: ResultContext, image: Image
     language = results.language_for(source, context)
     where = results.reference(source, "SC", reading, context)
     return _wrap(
-        overview.draw(image, reading, language),
+        overview.draw(image, reading, language, priors=context.priors, amendment=context.amendment),
         source,
         context,
         seen=reading.image.laterality,

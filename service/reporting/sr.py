@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from models.reading import Box, Bundle, MethodResult, Reading, Reason, Region, Stage, Verdict
 from models.regions import RUS
-from service.reporting import amendment_items, codes, results, wording
+from service.reporting import amendment_items, codes, results, seg, wording
 from service.reporting.codes import Concept, Language
 from service.reporting.measurement_report import (
     MODIFIER,
@@ -23,6 +23,7 @@ from service.reporting.measurement_report import (
     coded,
     group,
     number,
+    segment,
     text,
 )
 from service.reporting.results import ResultContext
@@ -127,6 +128,9 @@ class _Report:
         self.language: Language = results.language_for(source, context)
         self.hand = hand_box(reading.regions, reading.image.rows, reading.image.columns)
         self.laterality = reading.image.laterality or reading.image.laterality_declared
+        # A report refers to no object that the destination does not get.
+        sent = "SEG" in context.kinds and seg.segments(reading)
+        self.segmentation = results.reference(source, "SEG", reading, context) if sent else None
 
     def assemble(self) -> Dataset:
         groups = [self._method(method) for method in wording.in_order(self.reading)]
@@ -141,6 +145,7 @@ class _Report:
             conclusion=wording.conclusion(self.reading, self.language, self.context.amendment),
             sop_instance_uid=where.SOPInstanceUID,
             series_instance_uid=where.SeriesInstanceUID,
+            cited=[] if self.segmentation is None else [self.segmentation],
         )
 
     def _uid(self, *parts: str) -> str:
@@ -168,6 +173,7 @@ class _Report:
             parameters=[
                 *(f"bundle {bundle.name}", f"sha256 {bundle.sha256}"),
                 *(f"sex {self.reading.sex or 'unknown'}", *parameters),
+                *(f"{name}: {wording.plain(value, 'en')}" for name, value in self.reading.parameters.items()),
             ],
             family=coded(codes.ARTIFICIAL_INTELLIGENCE, "en"),
         )
@@ -190,12 +196,14 @@ class _Report:
         language = self.language
         items: list[ContentItem] = []
         items += self._age(method)
+        if method.uncalibrated_years is not None:
+            items.append(number(codes.UNCALIBRATED_AGE, method.uncalibrated_years, codes.YEAR, language))
         items += amendment_items.of_method(self.context.amendment, method, language)
         qualifier = method.qualifier or ("no result" if method.bone_age_years is None else None)
         if qualifier in codes.QUALIFIERS:
             items.append(code(codes.RESULT_QUALIFIER, codes.QUALIFIERS[qualifier], language))
         if method.reason:
-            items.append(text(codes.COMMENT, wording.plain(method.reason, language), language))
+            items.append(text(codes.COMMENT, wording.detail(method.reason, language), language))
         items.append(code(codes.SEX_OF_CURVE, codes.CURVES[method.sex], language))
         if method.score is not None:
             items.append(number(codes.TOTAL_SCORE, method.score, codes.UNITY, language, decimals=1))
@@ -208,8 +216,11 @@ class _Report:
             items.append(number(codes.Z_SCORE, method.sds, codes.UNITY, language))
         if method.percentile is not None:
             items.append(number(codes.PERCENTILE, method.percentile, codes.PERCENT, language, decimals=1))
+        why_not = wording.no_position(method, self.reading)
+        if why_not is not None:
+            items.append(code(codes.NO_POSITION, why_not, language))
         if method.reference:
-            items.append(text(codes.REFERENCE, wording.plain(method.reference, language), language))
+            items.append(text(codes.REFERENCE, wording.detail(method.reference, language), language))
         return self._group(
             f"{method.name} {method.sex}",
             codes.BONE_AGE,
@@ -247,9 +258,25 @@ class _Report:
         for method in wording.in_order(self.reading):
             if region.name in method.per_bone:
                 items += self._scores(method, region.name)
-        if region.flags:
-            items.append(code(codes.REGION_FLAG, codes.REGION_FLAGGED, language))
+        items += [code(codes.REGION_FLAG, flag, language) for flag in self._flags(region)]
+        scored = next((method for method in wording.in_order(self.reading) if region.name in method.per_bone), None)
+        change = "" if scored is None else wording.one_stage_sentence(scored, region.name, language)
+        if change:
+            items.append(text(codes.COMMENT, change, language))
+        if self.segmentation is not None and region.name in seg.segments(self.reading):
+            place = seg.segments(self.reading).index(region.name) + 1
+            items.append(segment(codes.OUTLINED_BY, self.segmentation, place, language))
         return self._group(region.name, codes.BONES[region.name], items, box=region.box, site=codes.SITES[region.name])
+
+    def _flags(self, region: Region) -> Iterator[Concept]:
+        """Yield what a reader should know of a region: the anatomy contradicts it, its stage is hard, or in doubt."""
+        if region.flags:
+            yield codes.REGION_FLAGGED
+        if region.name in codes.HARD_BONES:
+            yield codes.HARD_BONE
+        given = self.context.amendment is not None and region.name in self.context.amendment.stages
+        if region.stage is not None and not given and region.stage.probability < wording.DOUBTFUL:
+            yield codes.STAGE_DOUBTFUL
 
     def _rejected(self, region: Region) -> Group:
         """Keep a region in sight that the observer rejected: where it was, and the stage the algorithm gave it."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 CHINESE_FONT: Final = Path(__file__).parent / "fonts" / "droid-sans-fallback-gb2312.ttf"
+_OPENING: Final = "（"  # never at the end of one
 _CLOSING: Final = "，。；：）、％～"  # never at the beginning of a line
 
 
@@ -40,7 +41,7 @@ def _pieces(text: str) -> list[str]:
     pieces: list[str] = []
     for character in text:
         word_goes_on = bool(pieces) and (character + pieces[-1][-1]).isascii() and pieces[-1][-1] != " "
-        if word_goes_on or (pieces and character in _CLOSING):
+        if word_goes_on or (pieces and (character in _CLOSING or pieces[-1][-1] in _OPENING)):
             pieces[-1] += character
         else:
             pieces.append(character)

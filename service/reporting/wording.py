@@ -10,7 +10,7 @@ from typing import Final
 from models.reading import BoneScore, MethodResult, Reading, Reason
 from models.regions import Sex
 from models.standards import STANDARDS
-from service.reporting import codes
+from service.reporting import codes, phrases
 from service.reporting.amendment import Amendment
 from service.reporting.codes import Concept, Language
 from service.reporting.results import DISCLAIMER
@@ -112,24 +112,19 @@ def correction_sentences(amendment: Amendment, reading: Reading, language: Langu
 def corrections(amendment: Amendment, language: Language) -> list[str]:
     """Return one phrase a correction: "MC5 stage 6 -> 7", "MP3 rejected"."""
     zh = language == "zh"
-    phrases = []
+    said = []
     for name, label in amendment.stages.items():
-        bone, before = _bone_name(name, language), amendment.stage_before(name)
+        bone, before = bone_name(name, language), amendment.stage_before(name)
         if before == label:
-            phrases.append(f"{bone} {label}期予以确认" if zh else f"{bone} stage {label} confirmed")
+            said.append(f"{bone} {label}期予以确认" if zh else f"{bone} stage {label} confirmed")
         elif before is None:
-            phrases.append(f"{bone}定为{label}期" if zh else f"{bone} given stage {label}")
+            said.append(f"{bone}定为{label}期" if zh else f"{bone} given stage {label}")
         else:
-            phrases.append(f"{bone}由{before}期改为{label}期" if zh else f"{bone} stage {before} -> {label}")
+            said.append(f"{bone}由{before}期改为{label}期" if zh else f"{bone} stage {before} -> {label}")
     for name in amendment.rejected:
-        bone = _bone_name(name, language)
-        phrases.append(f"{bone}区域不予采用" if zh else f"{bone} rejected")
-    return phrases
-
-
-def _bone_name(name: str, language: Language) -> str:
-    bone = codes.BONES.get(name)
-    return bone.chinese if bone is not None and language == "zh" else name.upper()
+        bone = bone_name(name, language)
+        said.append(f"{bone}区域不予采用" if zh else f"{bone} rejected")
+    return said
 
 
 def rejection(reasons: Sequence[Reason], language: Language) -> str:
@@ -149,6 +144,11 @@ def rejection(reasons: Sequence[Reason], language: Language) -> str:
 def plain(text: str, language: Language) -> str:
     """Return a text from elsewhere as this report may hold it: English reports are ASCII, so that any character set holds them."""
     return text if language == "zh" else text.encode("ascii", "replace").decode("ascii")
+
+
+def detail(text: str, language: Language) -> str:
+    """Return what another step has said, in the language of the report where it can be said in it."""
+    return phrases.chinese(text) if language == "zh" else plain(text, language)
 
 
 def in_order(reading: Reading) -> list[MethodResult]:
@@ -186,7 +186,7 @@ def age_with_interval(method: MethodResult, language: Language) -> str:
         if method.qualifier in codes.QUALIFIERS:
             return codes.QUALIFIERS[method.qualifier].code(language).meaning
         return ("无结果：" if zh else "no result: ") + (
-            plain(method.reason or "", language) or ("原因不明" if zh else "no reason given")
+            detail(method.reason or "", language) or ("原因不明" if zh else "no reason given")
         )
     shown = years(method.bone_age_years, language)
     if method.interval_years is not None:
@@ -207,16 +207,31 @@ def method_sentence(method: MethodResult, language: Language) -> str:
     if method.score is not None:
         sentence += f"，总分{method.score:.0f}" if zh else f"; total score {method.score:.0f}"
     if method.sds is not None:
-        place = "" if method.percentile is None else f" {percentile(method.percentile)}"
-        sentence += f"，SDS {method.sds:+.1f}{place}" if zh else f"; SDS {method.sds:+.1f}{place}"
-        if method.reference:
-            sentence += f"（{method.reference}）" if zh else f" ({plain(method.reference, language)})"
+        place = [] if method.percentile is None else [percentile(method.percentile)]
+        beside = [*place, *([detail(method.reference, language)] if method.reference else [])]
+        sentence += f"，SDS {method.sds:+.1f}" if zh else f"; SDS {method.sds:+.1f}"
+        if beside:
+            sentence += f"（{'，'.join(beside)}）" if zh else f" ({', '.join(beside)})"
     return sentence + ("。" if zh else ".")
 
 
 def percentile(value: float) -> str:
     """Return "P89"; beyond the first and the ninety-ninth only on which side."""
     return "<P1" if value < 1 else ">P99" if value > 99 else f"P{value:.0f}"
+
+
+def position_sentence(reading: Reading, language: Language) -> str:
+    """Say the standard deviation score of each method that has one, with its reference."""
+    parts = []
+    for method in in_order(reading):
+        if method.sds is not None:
+            name, reference = method_name(method.name, language), detail(method.reference or "", language)
+            beside = [*([] if method.percentile is None else [percentile(method.percentile)]), reference]
+            if language == "zh":
+                parts.append(f"{name}：SDS {method.sds:+.1f}（{'，'.join(filter(None, beside))}）。")
+            else:
+                parts.append(f"{name}: SDS {method.sds:+.1f} ({', '.join(filter(None, beside))}).")
+    return ("" if language == "zh" else " ").join(parts)
 
 
 def no_position(method: MethodResult, reading: Reading) -> Concept | None:
@@ -288,8 +303,9 @@ def one_stage_sentence(method: MethodResult, bone: str, language: Language) -> s
 
 
 def bone_name(bone: str, language: Language) -> str:
-    """Return the short name a reader uses: MC5, or its Chinese name."""
-    return codes.BONES[bone].chinese if language == "zh" else bone.upper() if len(bone) == 3 else bone.capitalize()
+    """Return the short name of a region that a reader uses: MC5, or its Chinese name."""
+    named = codes.BONES.get(bone)
+    return named.chinese if named is not None and language == "zh" else bone.upper()
 
 
 def check_sentence(reading: Reading, language: Language) -> str:
@@ -334,8 +350,10 @@ def age_sentence(reading: Reading, language: Language) -> str:
             sentence += f"；骨龄（{name}）与之相符" if zh else f"; bone age ({name}) equals it"
         else:
             size = years(abs(difference), language)
-            where = ("大于" if difference > 0 else "小于") if zh else ("ahead of" if difference > 0 else "behind")
-            sentence += f"；骨龄（{name}）{where}生活年龄{size}" if zh else f"; bone age ({name}) is {size} {where} it"
+            where = ("大" if difference > 0 else "小") if zh else ("ahead of" if difference > 0 else "behind")
+            sentence += (
+                f"；骨龄（{name}）较生活年龄{where}{size}" if zh else f"; bone age ({name}) is {size} {where} it"
+            )
     return sentence + ("。" if zh else ".")
 
 
@@ -360,13 +378,12 @@ def agreement_sentence(reading: Reading, language: Language) -> str:
 def reason_sentence(reason: Reason, language: Language) -> str:
     """Return a reason in words: the coded meaning, and what was measured where it is known."""
     known = codes.REASONS.get(codes.canonical(reason.code))
-    detail = reason.text.strip().rstrip(".")
+    measured = detail(reason.text.strip().rstrip("."), language)
     if language == "zh":
         meaning = known.chinese if known else codes.OTHER_REASON.chinese
-        return f"{meaning}（{detail}）。" if detail else f"{meaning}。"
-    ascii_detail = plain(detail, language)
-    meaning = known.english if known else ascii_detail or codes.OTHER_REASON.english
-    return f"{meaning}: {ascii_detail}." if known and ascii_detail else f"{meaning}."
+        return f"{meaning}（{measured}）。" if measured else f"{meaning}。"
+    meaning = known.english if known else measured or codes.OTHER_REASON.english
+    return f"{meaning}: {measured}." if known and measured else f"{meaning}."
 
 
 def made_by(reading: Reading, language: Language, amendment: Amendment | None = None) -> str:

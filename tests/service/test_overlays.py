@@ -138,7 +138,7 @@ def test_a_rejection_picture_is_made_with_or_without_the_film(with_image: bool, 
     verdict = Verdict(False, (Reason("undecodable", "the decoder raised"), Reason("unheard-of", "something else")))
     image = readings.image() if with_image else None
     made = secondary_capture.build_rejection(film(), verdict, context, image=image)
-    assert made.Columns == overview.PANEL_WIDTH + (900 if with_image else 0)
+    assert made.Columns == overview.REJECTION_WIDTH + (900 if with_image else 0)
     assert encoded(made)
 
 
