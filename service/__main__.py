@@ -9,6 +9,7 @@ from service.errors import CarpusError
 # Where each subcommand lives, in the order `carpus --help` shows them; the module of one is loaded only when it is asked for.
 COMMANDS = {
     "serve": "service.commands.serve",
+    "check": "service.commands.check",
     "jobs": "service.commands.jobs",
     "demo": "service.commands.demo",
     "scp": "service.commands.scp",

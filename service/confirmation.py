@@ -163,6 +163,12 @@ class Confirmations(Jobs):
             state = session.scalar(select(Commitment.state).where(Commitment.transaction_uid == transaction_uid))
         return state != CommitmentState.ASKED
 
+    def outcome(self, transaction_uid: str) -> str | None:
+        """Return what the report on this request said, in numbers; None when none has come."""
+        mine = and_(Commitment.transaction_uid == transaction_uid, Commitment.state == CommitmentState.REPORTED)
+        with self._read() as session:
+            return session.scalar(select(Commitment.detail).where(mine))
+
     def asked_of(self, transaction_uid: str) -> str | None:
         """Return the destination that we asked under this transaction UID, or None when it is none of ours."""
         mine = and_(Commitment.transaction_uid == transaction_uid, Commitment.role == "requestor")
@@ -184,7 +190,8 @@ class Confirmations(Jobs):
                 select(Commitment).where(Commitment.transaction_uid == transaction_uid).with_for_update()
             ).one()
             ours = and_(ResultObject.destination == asked.peer, ResultObject.state.in_(OPEN))
-            of_these = ResultObject.SOPInstanceUID.in_([*committed])
+            said = [*committed]
+            of_these = ResultObject.SOPInstanceUID.in_(said)
             kept = [*session.scalars(select(ResultObject).where(ours, of_these))]
             confirmed = self._confirm(session, kept, Way.COMMITMENT, f"{asked.peer} commits to keep it")
             # A failure of a request that was superseded says nothing about what was sent since.
@@ -192,8 +199,9 @@ class Confirmations(Jobs):
             current = and_(ResultObject.transaction_uid == transaction_uid, ResultObject.state == ResultState.ACCEPTED)
             lost = session.scalars(select(ResultObject).where(current, ResultObject.SOPInstanceUID.in_([*reasons])))
             self._missing(session, {row: reasons[row.SOPInstanceUID] for row in lost})
+            named = len(set(said))
             self._settle(
-                session, transaction_uid, CommitmentState.REPORTED, f"{confirmed} committed, {len(reasons)} failed"
+                session, transaction_uid, CommitmentState.REPORTED, f"{named} committed, {len(reasons)} failed"
             )
             self._promote(session, {row.job_id for row in kept})
         return confirmed

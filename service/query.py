@@ -10,13 +10,16 @@ from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at import time
     StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelMove,
 )
 
 from service.errors import CarpusError, Permanent, Retryable
 from service.scu import Address, associate
 
 STUDY_ROOT_FIND: Final = UID(StudyRootQueryRetrieveInformationModelFind)
+STUDY_ROOT_MOVE: Final = UID(StudyRootQueryRetrieveInformationModelMove)
 CONTEXTS: Final = tuple((STUDY_ROOT_FIND, syntax) for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian))
+MOVE_DESTINATION_UNKNOWN: Final = 0xA801  # PS3.4 C.4.2.1.5
 PENDING: Final = (0xFF00, 0xFF01)  # PS3.4 C.4.1.1.4
 # PS3.4 C.4.1.1.4: failures that the same question meets again.
 PERMANENT: Final[Mapping[int, str]] = {
@@ -74,12 +77,56 @@ def ask(peer: Any, question: Dataset, address: Address) -> list[Dataset]:
     return answers
 
 
-def not_offered(address: Address) -> Permanent:
-    """Return the error of a peer that gives C-FIND no presentation context."""
+def move(
+    address: Address, series: Series, to_ae_title: str, *, here: str, calling_ae_title: str, timeout_seconds: float
+) -> int:
+    """Have a peer send a series to an AE title (C-MOVE); return how many instances it says it sent.
+
+    Parameters
+    ----------
+    here
+        Host and port of that AE title, for the entry that a PACS may lack.
+
+    Raises
+    ------
+    Retryable, Permanent
+        With the entry of the PACS that is missing or wrong.
+    """
+    contexts = [(STUDY_ROOT_MOVE, syntax) for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian)]
+    entry = f"{to_ae_title} = {here}"
+    with associate(address, contexts, calling_ae_title=calling_ae_title, timeout_seconds=timeout_seconds) as peer:
+        if not peer.accepted_contexts:
+            raise not_offered(address, STUDY_ROOT_MOVE)
+        wanted = Dataset()
+        wanted.QueryRetrieveLevel = "SERIES"
+        wanted.StudyInstanceUID, wanted.SeriesInstanceUID = series
+        last = Dataset()
+        for status, _ in peer.send_c_move(wanted, to_ae_title, STUDY_ROOT_MOVE):
+            last = status
+    if "Status" not in last:
+        raise Retryable(f"{address.ae_title} aborted the move or did not answer in time", code="association-aborted")
+    sent = int(last.get("NumberOfCompletedSuboperations") or 0)
+    if last.Status == MOVE_DESTINATION_UNKNOWN:
+        raise Permanent(
+            f"{address.ae_title} does not know the move destination {to_ae_title}",
+            code="move-destination-unknown",
+            next_action=f"in the PACS, add the entry {entry}",
+        )
+    if last.Status != 0x0000 or not sent:
+        raise Permanent(
+            f"{address.ae_title} knows {to_ae_title} and could not send to it (0x{int(last.Status):04X}, {sent} sent)",
+            code="move-failed",
+            next_action=f"in the PACS, correct the entry to {entry}; here, list {address.ae_title} under peers",
+        )
+    return sent
+
+
+def not_offered(address: Address, service: UID = STUDY_ROOT_FIND) -> Permanent:
+    """Return the error of a peer that gives a service no presentation context."""
     return Permanent(
-        f"{address.ae_title} does not offer {STUDY_ROOT_FIND.name}",
+        f"{address.ae_title} does not offer {service.name}",
         code="sop-class-refused",
-        next_action=f"in the PACS, allow {STUDY_ROOT_FIND.name} ({STUDY_ROOT_FIND}) for our AE title",
+        next_action=f"in the PACS, allow {service.name} ({service}) for our AE title",
     )
 
 

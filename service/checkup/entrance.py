@@ -1,0 +1,81 @@
+"""Look at the way in: who may call us, whether our listener answers, when each peer last came."""
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import Final
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from service import scu
+from service.checkup.finding import Finding, Verdict, failed, good, skipped
+from service.errors import CarpusError, Permanent
+from service.jobs import Jobs
+from service.scu import Address
+from service.settings import Settings
+from service.tables import Instance
+
+PLACE: Final = "entrance"
+TIMEOUT_SECONDS: Final = 5.0
+ADDRESS_REJECTED: Final = "association-rejected"  # PS3.8 9.3.4: source 1, no reason given; our rejection of an address
+
+
+def look(settings: Settings, jobs: Jobs) -> Iterator[Finding]:
+    """Yield what was found of the way in."""
+    if not settings.peers:
+        action = "list the PACS under `peers` (ae_title, addresses); until then every association is refused"
+        yield Finding(PLACE, "peers", Verdict.FAILED, "nobody may send", action)
+        return
+    yield bound(settings)
+    if settings.dicom_tls.only:
+        yield skipped(PLACE, "listener", "there is no plain port to call ourselves on (dicom_tls.only)")
+    else:
+        yield from listener(settings)
+    for peer in settings.peers:
+        yield last_seen(jobs, peer.ae_title)
+
+
+def bound(settings: Settings) -> Finding:
+    """Say whether other machines can reach the listener at all."""
+    local = settings.scp_host in ("127.0.0.1", "::1", "localhost")
+    remote = [d for d in settings.destinations if d.host not in ("127.0.0.1", "::1", "localhost")]
+    words = f"{settings.ae_title} listens on {settings.scp_host}:{settings.scp_port}"
+    if local and remote:
+        action = "set scp_host: 0.0.0.0, or the address of this machine that the PACS calls"
+        return Finding(PLACE, "address", Verdict.FAILED, f"{words}, which no other machine reaches", action)
+    return good(PLACE, "address", words)
+
+
+def listener(settings: Settings) -> Iterator[Finding]:
+    """Send C-ECHO to ourselves in the name of each peer."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.scp_host, settings.scp_host)  # noqa: S104 - compared
+    address = Address(settings.ae_title, host, settings.scp_port)
+    for peer in settings.peers:
+        name = f"C-ECHO as {peer.ae_title}"
+        try:
+            milliseconds = scu.echo(address, calling_ae_title=peer.ae_title, timeout_seconds=TIMEOUT_SECONDS)
+        except Permanent as error:
+            if error.code == ADDRESS_REJECTED:
+                allowed = ", ".join(peer.addresses)
+                yield good(PLACE, name, f"our listener answers; {peer.ae_title} is admitted from {allowed} only")
+            else:
+                yield failed(PLACE, name, error)
+        except CarpusError as error:
+            action = f"start `carpus serve` or `carpus scp`; see what else uses port {settings.scp_port}"
+            yield Finding(PLACE, name, Verdict.FAILED, f"our own listener does not answer: {error}", action)
+            return
+        else:
+            yield good(PLACE, name, f"our listener answered in {milliseconds:.0f} ms")
+
+
+def last_seen(jobs: Jobs, ae_title: str) -> Finding:
+    """Say when a peer last sent an instance."""
+    with Session(jobs.engine) as session:
+        query = select(func.max(Instance.received_at), func.count()).where(Instance.calling_ae_title == ae_title)
+        row = session.execute(query).one()
+    last: dt.datetime | None = row[0]
+    count: int = row[1]
+    if last is None:
+        action = f"in the PACS, route hand and wrist films (CR, DX) to our AE title; they come from {ae_title}"
+        return Finding(PLACE, f"films from {ae_title}", Verdict.WARNING, "none has come yet", action)
+    return good(PLACE, f"films from {ae_title}", f"{count}, the last one at {last:%Y-%m-%d %H:%M} UTC")

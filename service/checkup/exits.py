@@ -1,0 +1,254 @@
+"""Walk the way out to one PACS and back: association, SOP classes, test objects, proof that they are kept, move.
+
+Each step needs the ones before it; what cannot be tried any more is said to be skipped.
+"""
+
+import datetime as dt
+import socket
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pydicom import Dataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+from service import commitment, query, scu
+from service.checkup.finding import Finding, Verdict, failed, good, skipped
+from service.confirmer import record_of, taker
+from service.conformance import RESULT_CLASSES
+from service.errors import CarpusError
+from service.jobs import Jobs
+from service.negotiation import plan
+from service.result_profile import ResultKind, ResultProfile
+from service.settings import Destination, Settings
+
+REPORT_SECONDS: Final = 15.0  # that a commitment report on the test objects is awaited
+SYNTAXES: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """One destination and what its examination needs.
+
+    Parameters
+    ----------
+    make
+        Makes the test objects, given the kinds and the report class that the PACS takes; None leaves stores out.
+    """
+
+    destination: Destination
+    profile: ResultProfile
+    settings: Settings
+    jobs: Jobs
+    make: Callable[[ResultProfile], list[Dataset]] | None
+    report_seconds: float = REPORT_SECONDS
+
+    @property
+    def place(self) -> str:
+        """What the lines of this destination stand under."""
+        return f"to {self.destination.name}"
+
+    @property
+    def _address(self) -> scu.Address:
+        return scu.address_of(self.destination, self.settings)
+
+    @property
+    def _calling(self) -> str:
+        return self.settings.ae_title
+
+    @property
+    def _seconds(self) -> float:
+        return self.destination.timeout_seconds
+
+    def look(self) -> Iterator[Finding]:
+        """Yield what was found on the way out and back."""
+        yield self.listed()
+        try:
+            milliseconds = scu.echo(self._address, calling_ae_title=self._calling, timeout_seconds=self._seconds)
+        except CarpusError as error:
+            yield failed(self.place, "C-ECHO", error)
+            yield skipped(self.place, "everything else", "no association comes about")
+            return
+        over = "TLS" if self.destination.tls else "plain DICOM"
+        where = f"{self.destination.ae_title} at {self.destination.host}:{self.destination.port}"
+        yield good(
+            self.place, "C-ECHO", f"{where} answered in {milliseconds:.0f} ms over {over}; it knows {self._calling}"
+        )
+        accepted: frozenset[str] = frozenset()
+        try:
+            pairs = self.accepted()
+            accepted = frozenset(str(uid) for uid, _ in pairs)
+            yield from self.classes(pairs)
+        except CarpusError as error:
+            yield failed(self.place, "SOP classes", error)
+        kept: list[Dataset] = []
+        if self.make is None:
+            yield skipped(self.place, "test objects", "--read-only")
+        elif accepted:
+            kept = yield from self.stored(accepted)
+        yield from self.proof(kept)
+        yield from self.found(kept)
+        yield self.moved(kept)
+
+    def listed(self) -> Finding:
+        """Say whether the PACS may call us back with a commitment report."""
+        title = self.destination.ae_title
+        if any(peer.ae_title == title for peer in self.settings.peers):
+            return good(self.place, "may call us", f"{title} is a listed peer")
+        action = f"list {title} under `peers`, with the address it calls from"
+        words = f"{title} is no listed peer: its storage commitment reports would be refused"
+        return Finding(self.place, "may call us", Verdict.WARNING, words, action)
+
+    def accepted(self) -> set[tuple[UID, UID]]:
+        """Return the (SOP class, transfer syntax) pairs of our results that the PACS accepts."""
+        wanted = [(uid, syntax) for kind in self.profile.objects for uid in self._classes(kind) for syntax in SYNTAXES]
+        with scu.associate(
+            self._address, wanted, calling_ae_title=self._calling, timeout_seconds=self._seconds
+        ) as peer:
+            return {(UID(each.abstract_syntax), UID(each.transfer_syntax[0])) for each in peer.accepted_contexts}
+
+    def classes(self, accepted: set[tuple[UID, UID]]) -> Iterator[Finding]:
+        """Say for each kind of result in which class and transfer syntaxes the PACS takes it."""
+        for kind in self.profile.objects:
+            name = f"accepts {kind}"
+            classes = self._classes(kind)
+            taken = next((uid for uid in classes if any(uid == each for each, _ in accepted)), None)
+            if taken is None:
+                named = " or ".join(f"{uid.name} ({uid})" for uid in classes)
+                action = f"in the PACS, allow {named} for {self._calling}; or leave {kind} out of the profile"
+                yield Finding(self.place, name, Verdict.FAILED, f"no presentation context for {kind}", action)
+            else:
+                syntaxes = ", ".join(syntax.name for syntax in SYNTAXES if (taken, syntax) in accepted)
+                yield good(self.place, name, f"{taken.name} in {syntaxes}")
+
+    def stored(self, accepted: frozenset[str]) -> Generator[Finding, None, list[Dataset]]:
+        """Store the test objects; return those that were accepted."""
+        assert self.make is not None  # noqa: S101 - the caller looked
+        try:
+            planned = plan(self.profile, accepted, self.destination)
+            made = self.make(self.profile.model_copy(update={"objects": planned.kinds}))
+            sent = scu.store(
+                self._address,
+                [ds for ds in made if str(ds.SOPClassUID) in accepted],
+                calling_ae_title=self._calling,
+                timeout_seconds=self._seconds,
+            )
+        except CarpusError as error:
+            yield failed(self.place, "test objects", error)
+            return []
+        for each in sent:
+            if each.error is not None:
+                yield failed(self.place, f"stores {UID(each.SOPClassUID).name}", each.error)
+        uids = {each.SOPInstanceUID for each in sent if each.accepted}
+        kept = [ds for ds in made if str(ds.SOPInstanceUID) in uids]
+        if kept:
+            kinds = ", ".join(str(ds.Modality) for ds in kept)
+            words = f"{len(kept)} accepted ({kinds}) for patient {kept[0].PatientID}, study {kept[0].StudyInstanceUID}"
+            yield good(self.place, "test objects", words)
+        return kept
+
+    def proof(self, kept: Sequence[Dataset]) -> Iterator[Finding]:
+        """Ask for storage commitment of the test objects, or of nothing that exists."""
+        name = "storage commitment"
+        if not kept:
+            yield skipped(self.place, name, "there are no test objects in the PACS to ask about")
+            return
+        record = record_of(self.settings, self.jobs)
+        transaction_uid = record.ask(self.destination.name, [], record.now() + dt.timedelta(seconds=60))
+        try:
+            commitment.request(
+                self._address,
+                [(str(ds.SOPClassUID), str(ds.SOPInstanceUID)) for ds in kept],
+                transaction_uid,
+                calling_ae_title=self._calling,
+                timeout_seconds=self._seconds,
+                settled=lambda: record.is_settled(transaction_uid),
+                hold_seconds=self.settings.confirmation.hold_seconds,
+                handlers=[commitment.receive(taker(record, self.settings))],
+            )
+        except CarpusError as error:
+            record.withdraw(transaction_uid, str(error))
+            verdict = Verdict.FAILED if self.destination.confirm == "commitment" else Verdict.WARNING
+            yield Finding(self.place, name, verdict, str(error), self._remedy(error))
+            return
+        end = time.monotonic() + self.report_seconds
+        while (said := record.outcome(transaction_uid)) is None and time.monotonic() < end:
+            time.sleep(0.2)
+        if said is None:
+            record.withdraw(transaction_uid, "no report came during the check")
+            words = f"the request was taken, no report came within {self.report_seconds:.0f} s"
+            action = f"in the PACS, enter {self._entry()} for commitment reports; here, list it under peers and run the listener"
+            yield Finding(self.place, name, Verdict.FAILED, words, action)
+        elif said == f"{len(kept)} committed, 0 failed":
+            yield good(self.place, name, f"reported: {said}")
+        else:
+            action = "see in the PACS why it does not keep what it accepted"
+            yield Finding(self.place, name, Verdict.FAILED, f"reported: {said}", action)
+
+    def found(self, kept: Sequence[Dataset]) -> Iterator[Finding]:
+        """Look for the test objects by C-FIND."""
+        series = [(str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID)) for ds in kept]
+        try:
+            there = query.instances(
+                self._address, series, calling_ae_title=self._calling, timeout_seconds=self._seconds
+            )
+        except CarpusError as error:
+            verdict = Verdict.FAILED if self.destination.confirm == "query" else Verdict.WARNING
+            yield Finding(self.place, "C-FIND", verdict, str(error), self._remedy(error))
+            return
+        missing = [ds for ds, key in zip(kept, series, strict=True) if str(ds.SOPInstanceUID) not in there[key]]
+        if missing:
+            words = f"accepted and not found: {', '.join(str(ds.Modality) for ds in missing)}"
+            action = "see in the PACS why it drops what it accepts, or whether its query service shows these objects"
+            yield Finding(self.place, "C-FIND", Verdict.FAILED, words, action)
+        else:
+            yield good(self.place, "C-FIND", f"{len(kept)} of {len(kept)} test objects found" if kept else "is offered")
+
+    def moved(self, kept: Sequence[Dataset]) -> Finding:
+        """Have the PACS send a test object to us: it needs the same entry to send films and reports."""
+        picture = next((ds for ds in kept if ds.SOPClassUID == SecondaryCaptureImageStorage), None)
+        if picture is None:
+            return skipped(self.place, "C-MOVE to us", "there is no test object that our listener takes (SC)")
+        try:
+            sent = query.move(
+                self._address,
+                (str(picture.StudyInstanceUID), str(picture.SeriesInstanceUID)),
+                self._calling,
+                here=self._here(),
+                calling_ae_title=self._calling,
+                timeout_seconds=self._seconds,
+            )
+        except CarpusError as error:
+            verdict = Verdict.WARNING if error.code == "sop-class-refused" else Verdict.FAILED
+            return Finding(self.place, "C-MOVE to us", verdict, str(error), self._remedy(error))
+        if self.jobs.find(str(picture.SOPInstanceUID)):
+            return good(self.place, "C-MOVE to us", f"{sent} instance came: the PACS reaches our listener")
+        words = f"the PACS says that it sent {sent}, and nothing came here"
+        action = f"in the PACS, correct the entry to {self._entry()}"
+        return Finding(self.place, "C-MOVE to us", Verdict.FAILED, words, action)
+
+    @staticmethod
+    def _classes(kind: ResultKind) -> tuple[UID, ...]:
+        return RESULT_CLASSES[kind]
+
+    def _remedy(self, error: CarpusError) -> str:
+        """Return what to do about a service that failed; some archives hang up on a caller they have no entry for."""
+        if error.code == "association-aborted":
+            return (
+                f"in the PACS, add the entry {self._entry()}: many archives hang up here on a caller they have none for"
+            )
+        return error.next_action
+
+    def _entry(self) -> str:
+        return f"{self._calling} = {self._here()}"
+
+    def _here(self) -> str:
+        """Return our own address as the PACS sees it, with the port of the listener."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # nothing is sent
+            try:
+                probe.connect((self.destination.host, self.destination.port))
+                host = str(probe.getsockname()[0])
+            except OSError:
+                host = "the address of this machine"
+        return f"{host}:{self.settings.scp_port}"

@@ -1,0 +1,52 @@
+"""Examine an installation from its configuration: the machine, the way in, the way out to every PACS."""
+
+from collections.abc import Iterator
+from functools import cache
+
+from pydicom import Dataset
+
+from models.image import Image
+from models.reading import Reading
+from service import installation
+from service.checkup import entrance, exits, machine, samples
+from service.checkup.finding import Finding, Verdict
+from service.errors import CarpusError
+from service.jobs import Jobs
+from service.profiles import Profiles
+from service.result_profile import ResultProfile
+from service.settings import Settings
+
+
+def walk(settings: Settings, jobs: Jobs, *, read_only: bool = False, clock_url: str | None = None) -> Iterator[Finding]:
+    """Yield every finding, in the order a film takes.
+
+    Parameters
+    ----------
+    read_only
+        Store nothing in any PACS.
+    clock_url
+        A page of the PACS whose Date its clock is judged by.
+    """
+    yield from entrance.look(settings, jobs)
+    yield from machine.look(settings, jobs, clock_url)
+
+    @cache
+    def sample() -> tuple[Image, Dataset, Reading]:
+        image, header = samples.film()
+        return image, header, samples.read(settings.bundle, image)
+
+    def make(profile: ResultProfile) -> list[Dataset]:
+        image, header, reading = sample()
+        return samples.objects(profile, installation.device_uid(settings), reading, image, header)
+
+    if not settings.destinations:
+        action = "name the PACS under `destinations` (name, ae_title, host, port)"
+        yield Finding("exit", "destinations", Verdict.FAILED, "results have nowhere to go", action)
+    profiles = Profiles(jobs.engine, settings)
+    for destination in settings.destinations:
+        try:
+            profile = profiles.of(destination)[1]
+        except CarpusError as error:
+            yield Finding(f"to {destination.name}", "profile", Verdict.FAILED, str(error), error.next_action)
+            continue
+        yield from exits.Exit(destination, profile, settings, jobs, None if read_only else make).look()

@@ -1,0 +1,257 @@
+"""The set-up doctor finds what is wrong and names the setting or the PACS entry: stand-ins that are wrong in one way each."""
+
+import dataclasses
+import io
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from pydicom import Dataset, dcmread
+from pydicom.uid import SegmentationStorage
+from sqlalchemy import Engine
+
+from service.__main__ import cli
+from service.checkup import entrance, exits, machine, samples
+from service.checkup.finding import Finding, Verdict, table
+from service.jobs import Jobs
+from service.ledger import utc_now
+from service.receiving.scp import StorageServer
+from service.result_profile import ResultProfile
+from service.scu import Address
+from service.settings import ConfirmationSettings, Destination, Limits, Peer, Settings
+from service.stand_in_pacs import StandInPacs
+from service.storage import Stores
+from tests.factories import encoded
+from tests.fake_pacs import FakePacs, forgets
+from tests.service import readings
+
+
+def made(profile: ResultProfile) -> list[Dataset]:
+    """Return the test objects, of a known reading instead of a bundle's."""
+    image, header = samples.film()
+    reading = readings.reading()
+    facts = dataclasses.replace(reading.image, rows=image.rows, columns=image.columns)
+    return samples.objects(profile, "2.25.1", dataclasses.replace(reading, image=facts), image, header)
+
+
+class Place:
+    """An installation whose listener runs, and one destination."""
+
+    def __init__(self, folder: Path, engine: Engine, stack: ExitStack) -> None:
+        self.folder, self.engine, self.stack = folder, engine, stack
+        self.peers: tuple[Peer, ...] = (Peer(ae_title="PACS"),)
+        self.settings = self._settings(1)
+        server = StorageServer(self.settings, Stores.open(folder), Jobs(engine, process="scp"), port=0)
+        self.port = stack.enter_context(server).port
+
+    def _settings(self, port: int, **changes: Any) -> Settings:
+        fields = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": port, "timeout_seconds": 10}
+        return Settings(
+            data_directory=self.folder,
+            peers=self.peers,
+            destinations=(Destination(**(fields | changes)),),
+            confirmation=ConfirmationSettings(hold_seconds=1),
+            limits=Limits(minimum_free_disk_bytes=0),
+            scp_port=self.port if hasattr(self, "port") else 11112,
+        )
+
+    def look(
+        self,
+        port: int,
+        *,
+        make: Callable[[ResultProfile], list[Dataset]] | None = made,
+        objects: tuple[str, ...] = ("SR", "SC", "SEG"),
+        **changes: Any,
+    ) -> dict[str, Finding]:
+        settings = self._settings(port, **changes)
+        profile = ResultProfile(objects=objects)  # type: ignore[arg-type]
+        jobs = Jobs(self.engine, process="check")
+        way = exits.Exit(settings.destinations[0], profile, settings, jobs, make, report_seconds=1)
+        return {finding.name: finding for finding in way.look()}
+
+
+@pytest.fixture
+def place(tmp_path: Path, engine: Engine) -> Iterator[Place]:
+    with ExitStack() as stack:
+        yield Place(tmp_path, engine, stack)
+
+
+def test_a_pacs_that_does_everything_passes(place: Place) -> None:
+    with StandInPacs(place.folder / "pacs") as pacs:
+        found = place.look(pacs.port)
+    verdicts = {name: finding.verdict for name, finding in found.items()}
+    assert verdicts.pop("C-MOVE to us") == Verdict.WARNING  # the stand-in retrieves nothing
+    assert "Query/Retrieve Information Model - MOVE" in found["C-MOVE to us"].next_action
+    assert set(verdicts.values()) == {Verdict.GOOD}, found
+    assert found["storage commitment"].text == "reported: 3 committed, 0 failed"
+    assert found["C-FIND"].text == "3 of 3 test objects found"
+    kept = [dcmread(path) for path in pacs.files()]
+    assert {(str(ds.PatientName), ds.PatientID) for ds in kept} == {("CARPUS^SETUP CHECK", "CARPUS-CHECK")}
+
+
+def test_an_ae_title_the_pacs_does_not_know_is_named(place: Place) -> None:
+    with FakePacs(callers=["SOMEBODY"]) as pacs:
+        found = place.look(pacs.port)
+    assert found["C-ECHO"].verdict == Verdict.FAILED
+    assert "register our AE title CARPUS" in found["C-ECHO"].next_action
+    assert found["everything else"].verdict == Verdict.SKIPPED
+
+
+def test_a_wrong_called_ae_title_names_our_setting(place: Place) -> None:
+    with FakePacs(ae_title="OTHER") as pacs:
+        found = place.look(pacs.port)
+    assert "destination's ae_title" in found["C-ECHO"].next_action
+
+
+def test_nobody_at_the_address_names_host_and_port(place: Place) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    found = place.look(port)
+    assert "host and port" in found["C-ECHO"].next_action
+
+
+def test_a_refused_class_names_it_and_the_choice(place: Place) -> None:
+    with FakePacs(refuse=[SegmentationStorage], queried=True) as pacs:
+        found = place.look(pacs.port)
+        assert len(pacs.kept) == 2
+    assert found["accepts SEG"].verdict == Verdict.FAILED
+    assert SegmentationStorage in found["accepts SEG"].next_action
+    assert "leave SEG out of the profile" in found["accepts SEG"].next_action
+    assert found["accepts SR"].verdict == Verdict.GOOD
+
+
+def test_a_pacs_that_accepts_and_forgets_is_told(place: Place) -> None:
+    with FakePacs(forgets, commits="same", queried=True) as pacs:
+        found = place.look(pacs.port)
+    assert found["test objects"].verdict == Verdict.GOOD  # it said so
+    assert (found["C-FIND"].verdict, found["storage commitment"].verdict) == (Verdict.FAILED, Verdict.FAILED)
+    assert found["storage commitment"].text == "reported: 0 committed, 3 failed"
+
+
+def test_a_commitment_without_a_report_names_the_entry(place: Place) -> None:
+    with FakePacs(commits="silent") as pacs:
+        found = place.look(pacs.port)
+    assert found["storage commitment"].verdict == Verdict.FAILED
+    assert f"CARPUS = 127.0.0.1:{place.port}" in found["storage commitment"].next_action
+
+
+def test_a_report_that_comes_to_the_listener_is_seen(place: Place) -> None:
+    with FakePacs(commits="another", reports_to=Address("CARPUS", "127.0.0.1", place.port)) as pacs:
+        found = place.look(pacs.port)
+    assert found["storage commitment"].text == "reported: 3 committed, 0 failed"
+
+
+def test_a_service_that_is_not_offered_is_a_warning_unless_the_settings_want_it(place: Place) -> None:
+    with FakePacs() as pacs:
+        auto = place.look(pacs.port)
+        strict = place.look(pacs.port, confirm="commitment")
+    assert auto["storage commitment"].verdict == Verdict.WARNING
+    assert strict["storage commitment"].verdict == Verdict.FAILED
+    assert (
+        "1.2.840.10008.1.20.1" in strict["storage commitment"].next_action
+        or "Push Model" in strict["storage commitment"].next_action
+    )
+
+
+def test_a_destination_that_may_not_call_us_is_named(place: Place) -> None:
+    place.peers = (Peer(ae_title="MODALITY"),)
+    with FakePacs() as pacs:
+        found = place.look(pacs.port)
+    assert found["may call us"].verdict == Verdict.WARNING
+    assert "list PACS under `peers`" in found["may call us"].next_action
+
+
+def test_read_only_stores_nothing(place: Place) -> None:
+    with FakePacs(commits="same", queried=True) as pacs:
+        found = place.look(pacs.port, make=None)
+        assert (pacs.requests, pacs.asked) == (0, [])
+    assert {found[name].verdict for name in ("test objects", "storage commitment", "C-MOVE to us")} == {Verdict.SKIPPED}
+    assert found["C-FIND"].text == "is offered"
+
+
+def test_test_objects_are_the_same_bytes_at_each_call() -> None:
+    profile = ResultProfile(objects=("SR", "SC", "GSPS", "SEG", "PDF"))
+    first, second = ([encoded(ds) for ds in made(profile)] for _ in range(2))
+    assert len(first) == 5
+    assert first == second
+
+
+def test_the_way_in_is_tried_in_the_name_of_each_peer(place: Place) -> None:
+    place.peers = (Peer(ae_title="PACS"),)
+    settings = place._settings(1)
+    jobs = Jobs(place.engine)
+    found = {each.name: each for each in entrance.look(settings, jobs)}
+    assert found["C-ECHO as PACS"].verdict == Verdict.GOOD
+    assert found["films from PACS"].verdict == Verdict.WARNING
+    nobody = settings.model_copy(update={"peers": ()})
+    assert [each.name for each in entrance.look(nobody, jobs)] == ["peers"]
+    remote = settings.model_copy(
+        update={"destinations": (settings.destinations[0].model_copy(update={"host": "10.0.0.7"}),)}
+    )
+    assert "scp_host: 0.0.0.0" in entrance.bound(remote).next_action
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        free = taken.getsockname()[1]
+    down = {each.name: each for each in entrance.look(settings.model_copy(update={"scp_port": free}), jobs)}
+    assert "carpus serve" in down["C-ECHO as PACS"].next_action
+
+
+def test_the_machine_is_judged_by_its_limits(place: Place) -> None:
+    settings = place._settings(1)
+    assert machine.disk(settings).verdict in (Verdict.GOOD, Verdict.WARNING)
+    greedy = settings.model_copy(update={"limits": Limits(minimum_free_disk_bytes=1 << 60)})
+    assert "minimum_free_disk_bytes" in machine.disk(greedy).next_action
+    assert machine.bundle(settings.model_copy(update={"bundle": "nowhere"})).verdict == Verdict.FAILED
+    jobs = Jobs(place.engine)
+    assert machine.database(jobs).verdict == Verdict.GOOD
+    (silent,) = machine.processes(jobs)
+    assert "carpus serve" in silent.next_action
+    assert machine.broker(settings, jobs).verdict == Verdict.WARNING
+    away = settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"})
+    assert machine.broker(away, jobs).verdict == Verdict.FAILED
+
+
+@pytest.mark.parametrize(("offset", "verdict"), [(0, Verdict.GOOD), (90, Verdict.WARNING), (-90, Verdict.WARNING)])
+def test_the_clock_of_a_pacs_is_compared_by_its_date(offset: int, verdict: Verdict) -> None:
+    import datetime as dt
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response_only(401)
+            self.send_header("Date", format_datetime(utc_now() + dt.timedelta(seconds=offset), usegmt=True))
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        found = machine.http_clock(f"http://127.0.0.1:{server.server_address[1]}/")
+    assert found.verdict == verdict, found
+    assert ("time server" in found.next_action) == (verdict == Verdict.WARNING)
+
+
+def test_the_command_ends_with_one_where_something_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARPUS_DATA_DIRECTORY", str(tmp_path))
+    result = CliRunner().invoke(cli, ["check", "--json", "--read-only"])
+    assert result.exit_code == 1
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    failed = {each["name"]: each["next_action"] for each in found if each["verdict"] == "failed"}
+    assert set(failed) == {"peers", "destinations"}
+    assert all(failed.values())
+    assert all(each["next_action"] for each in found if each["verdict"] == "warning")
+
+
+def test_the_table_says_what_to_do() -> None:
+    from rich.console import Console
+
+    console = Console(width=120, file=io.StringIO())
+    console.print(table([Finding("to pacs", "C-ECHO", Verdict.FAILED, "rejected", "register CARPUS")]))
+    assert "-> register CARPUS" in console.file.getvalue()  # type: ignore[attr-defined]  # the StringIO above
