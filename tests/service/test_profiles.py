@@ -23,7 +23,7 @@ from service.tables import ProfileChoice
 from tests.fake_pacs import FakePacs as DicomPacs
 from tests.service import readings
 from tests.service.test_jobs import Clock
-from tests.service.test_pipeline import PACS, House, engine, hand, house  # noqa: F401 - fixtures
+from tests.service.test_pipeline import PACS, House, hand, house  # noqa: F401 - a fixture
 from tests.service.test_sr import AT, film
 
 ALL = frozenset(EVERY_CLASS)
@@ -94,7 +94,7 @@ class Answers:
         return self.answer
 
 
-def test_an_answer_is_remembered_until_it_is_old_or_the_pacs_moves(engine: Engine) -> None:  # noqa: F811
+def test_an_answer_is_remembered_until_it_is_old_or_the_pacs_moves(engine: Engine) -> None:
     clock, probe = Clock(), Answers()
 
     def negotiation() -> Negotiation:  # another process: nothing is kept but the database
@@ -112,7 +112,7 @@ def test_an_answer_is_remembered_until_it_is_old_or_the_pacs_moves(engine: Engin
     assert probe.asked == 4
 
 
-def test_that_nothing_is_accepted_is_not_remembered(engine: Engine) -> None:  # noqa: F811
+def test_that_nothing_is_accepted_is_not_remembered(engine: Engine) -> None:
     probe = Answers(frozenset())
     negotiation = Negotiation(engine, Settings(destinations=(PACS,)), probe=probe, clock=Clock())
     assert negotiation.accepted(PACS) == frozenset()
@@ -194,7 +194,7 @@ def test_a_profile_changed_before_a_retry_sends_only_what_was_not_accepted(house
 
 def test_the_numbers_descriptions_and_picture_modality_of_a_profile_reach_the_objects(
     tmp_path: Path,
-    engine: Engine,  # noqa: F811
+    engine: Engine,
 ) -> None:
     profile = {
         "objects": ["SR", "SC"],
@@ -211,7 +211,7 @@ def test_the_numbers_descriptions_and_picture_modality_of_a_profile_reach_the_ob
     assert (picture.SeriesNumber, picture.Modality) == (9602, "DX")
 
 
-def test_a_choice_of_another_version_is_a_permanent_failure_that_says_what_to_do(engine: Engine) -> None:  # noqa: F811
+def test_a_choice_of_another_version_is_a_permanent_failure_that_says_what_to_do(engine: Engine) -> None:
     from sqlalchemy.orm import Session
 
     with Session(engine.execution_options(write=True)) as session, session.begin():
