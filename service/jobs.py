@@ -6,7 +6,7 @@ acts. Times are aware UTC and come from the clock that is passed in.
 """
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import func, select, update
@@ -17,7 +17,7 @@ from service.leases import Claim, LeaseLost, Sweep
 from service.ledger import DEADLINES, FINAL, UnknownJob
 from service.reception import DuplicateInstance, ReceivedInstance
 from service.sendings import Sendings
-from service.tables import AmendedJob, Instance, Job, Priority, Quarantined, ResultObject, ResultState, State
+from service.tables import AmendedJob, Instance, Job, JobPriors, Priority, Quarantined, ResultObject, ResultState, State
 from service.turns import next_turn
 
 __all__ = [
@@ -179,6 +179,13 @@ class Jobs(Sendings):
             self._note(session, job.id, "amended", f"revision {job.revision}, from job {job_id}: {text}")
             self._note(session, job_id, "amended", f"by job {job.id}: {text}")
             return job.id
+
+    def record_priors(self, job_id: int, destination: str, priors: Sequence[Mapping[str, Any]], note: str) -> None:
+        """Keep the earlier bone ages that go into a job's results for a destination, and say in the timeline what came of it."""
+        with self._write() as session:
+            rows = [dict(prior) for prior in priors]
+            session.merge(JobPriors(job_id=job_id, destination=destination, at=self.now(), priors=rows))
+            self._note(session, job_id, "priors", f"{destination}: {note}")
 
     def _revised(
         self, session: Session, old: Job, state: State, *, priority: Priority | None = None, **fields: Any

@@ -19,6 +19,7 @@ from service.tables import (
     Instance,
     Job,
     JobEvent,
+    JobPriors,
     Quarantined,
     Refusal,
     ResultObject,
@@ -184,6 +185,12 @@ class Ledger:
         """Return the objects made for a job."""
         with self._read() as session:
             return tuple(session.scalars(self._results(job_id)))
+
+    def priors(self, job_id: int, destination: str) -> Sequence[dict[str, Any]] | None:
+        """Return the earlier bone ages that went into a job's results for a destination, None before they were looked up."""
+        with self._read() as session:
+            row = session.get(JobPriors, (job_id, destination))
+            return None if row is None else row.priors
 
     def amendment(self, job_id: int) -> AmendedJob | None:
         """Return the correction that made a job, None for the algorithm's own reading."""

@@ -19,7 +19,7 @@ from models import pixels
 from models.reader import Reader
 from models.reading import Reading, Reason, Verdict
 from models.regions import Sex
-from service import scu
+from service import priors, scu
 from service.amendments import amendment_of
 from service.breakers import Breakers
 from service.deidentification.deidentify import age_days, for_inference, patient_of
@@ -29,11 +29,12 @@ from service.negotiation import Negotiation, Plan, Probe, plan
 from service.profiles import Profiles
 from service.pseudonyms import Pseudonyms
 from service.reporting import result_set, secondary_capture, source, sr, wording
+from service.reporting.history import Prior
 from service.reporting.results import ResultContext
 from service.result_profile import ResultKind, ResultProfile
 from service.routing import Outcome, route
 from service.sendings import TO_SEND
-from service.settings import Destination, Settings
+from service.settings import Destination, PriorSettings, Settings
 from service.storage import Stores
 from service.tables import Job, ResultObject
 
@@ -71,6 +72,8 @@ class Pipeline:
         For `infer`.
     device_uid
         For `deliver`: the identifier of this installation in every report.
+    archive, load_reader
+        For `deliver`: where earlier reports are looked up, and what reads an earlier film again.
     """
 
     jobs: Jobs
@@ -82,6 +85,8 @@ class Pipeline:
     software_version: str = "0.1.0"
     send: Send = scu.store
     probe: Probe = scu.accepted_classes
+    archive: Callable[[scu.Address, str, PriorSettings], priors.Sought] = priors.archive
+    load_reader: Callable[[], Reader] | None = None
 
     def prepare(self, claim: Claim) -> None:
         """Decide whether the film is read; if so, write the copy that inference may see."""
@@ -196,7 +201,8 @@ class Pipeline:
         planned = plan(profile, accepted, destination, rejection=rejected)
         for left_out in planned.left_out:
             self.jobs.note(claim.job.id, "not accepted", f"{destination.name} does not take {left_out}")
-        objects = work.objects(self._context(claim.job, destination, profile, planned))
+        priors = self._priors(claim.job, destination, work)
+        objects = work.objects(self._context(claim.job, destination, profile, planned, priors))
         kept = {row.kind for row in rows if row.state in (ResultState.ACCEPTED, ResultState.CONFIRMED)}
         built = [self._stored(destination.name, kind, ds) for kind, ds in objects.items() if kind not in kept]
         self.jobs.record_results(claim, destination.name, built)
@@ -205,7 +211,27 @@ class Pipeline:
     def _negotiation(self) -> Negotiation:
         return Negotiation(self.jobs.engine, self.settings, probe=self.probe, clock=self.jobs.now)
 
-    def _context(self, job: Job, destination: Destination, profile: ResultProfile, planned: Plan) -> ResultContext:
+    def _priors(self, job: Job, destination: Destination, work: "_Work") -> tuple[Prior, ...]:
+        """Return the earlier bone ages of the patient; looked up once, so that a repeat makes the same report."""
+        reading = work.reading
+        if destination.priors is None or reading is None:
+            return ()
+        kept = self.jobs.priors(job.id, destination.name)
+        if kept is not None:
+            return priors.from_stored(kept)
+        sought = self.archive(scu.address_of(destination, self.settings), self.settings.ae_title, destination.priors)
+        found = priors.find(sought, work.film(), reading, destination.priors, reader=self.load_reader)
+        self.jobs.record_priors(job.id, destination.name, priors.to_stored(found.priors), found.note)
+        return found.priors
+
+    def _context(
+        self,
+        job: Job,
+        destination: Destination,
+        profile: ResultProfile,
+        planned: Plan,
+        earlier: tuple[Prior, ...] = (),
+    ) -> ResultContext:
         settled: dict[str, Any] = {} if planned.report_class is None else {"report_class": planned.report_class}
         return ResultContext(
             device_uid=self.device_uid,
@@ -220,6 +246,7 @@ class Pipeline:
             series=profile.labels(),
             picture_modality=profile.picture_modality,
             **settled,
+            priors=earlier,
             amendment=amendment_of(self.jobs, job, destination.name),
         )
 
@@ -316,12 +343,19 @@ class _Work:
         self.film = cache(lambda: source.load(self._path))
         self.image = cache(lambda: pixels.load(self._path))
 
+    @property
+    def reading(self) -> Reading | None:
+        """The Reading that is delivered; None for a film that was not read."""
+        if self._job.reading is None or self._job.outcome != "reading":
+            return None
+        return Reading.from_json(self._job.reading)
+
     def objects(self, context: ResultContext) -> dict[ResultKind, Dataset]:
         """Build everything one destination gets."""
-        job = self._job
+        job, read = self._job, self.reading
+        if read is not None:
+            return result_set.of_reading(self.film(), read, context, self.image)
         reading = Reading.from_json(job.reading) if job.reading else None
-        if reading is not None and job.outcome == "reading":
-            return result_set.of_reading(self.film(), reading, context, self.image)
         verdict = Verdict(False, tuple(Reason(**reason) for reason in job.reasons or ()))
         bundle = reading.bundle if reading else None
         return result_set.of_rejection(self.film(), verdict, context, self.image, bundle=bundle)

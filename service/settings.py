@@ -118,6 +118,28 @@ class Peer(_Frozen):
         return any(host in ipaddress.ip_network(network) for network in self.addresses)
 
 
+class PriorSettings(_Frozen):
+    """How the earlier bone-age reports of a patient are got from a destination."""
+
+    retrieve: Literal["get", "move"] = Field(
+        default="get", description="C-GET, or C-MOVE to a listener of our own that the PACS knows by move_ae_title"
+    )
+    timeout_seconds: float = Field(default=10, gt=0, le=300, description="for the whole look-up; then without priors")
+    maximum_reports: int = Field(default=10, ge=1, le=100, description="the latest ones")
+    reread: bool = Field(
+        default=False, description="get films that other weights read and read them again, for the comparison alone"
+    )
+    move_ae_title: AETitle = "CARPUS-PRIORS"
+    move_host: str = Field(default="127.0.0.1", description="address the listener for C-MOVE is bound to")
+    move_port: Port | None = None
+
+    @model_validator(mode="after")
+    def _has_a_port(self) -> Self:
+        if self.retrieve == "move" and self.move_port is None:
+            raise ValueError("retrieve is move, and no move_port is given: the PACS has to know where to send to")
+        return self
+
+
 class Destination(_Frozen):
     """A PACS that results go to, and which profile says what it gets: a name, or the profile itself."""
 
@@ -128,6 +150,7 @@ class Destination(_Frozen):
     profile: str | ResultProfile = "default"
     timeout_seconds: float = Field(default=30, gt=0)
     tls: DestinationTls | None = None  # none: plain DICOM
+    priors: PriorSettings | None = None  # none: earlier reports are not looked up
     confirm: Confirm = Field(
         default="auto",
         description="how it proves that it keeps a result: storage commitment, C-FIND, the first of these that it offers, or not at all",

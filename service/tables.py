@@ -473,3 +473,14 @@ class LoginFailure(Table):
     id: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str]
     at: Mapped[dt.datetime]
+
+
+class JobPriors(Table):
+    """The earlier bone ages one destination knew when a job's results were built for it (identified side)."""
+
+    __tablename__ = "job_priors"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    destination: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[dt.datetime]
+    priors: Mapped[list[dict[str, Any]]]

@@ -42,7 +42,19 @@ def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
     else:
         device_uid = installation.device_uid(settings)
         version = installation.software_version()
-        pipeline = Pipeline(jobs, stores, settings, device_uid=device_uid, software_version=version)
+        from functools import cache
+
+        from models import registry
+
+        pipeline = Pipeline(
+            jobs,
+            stores,
+            settings,
+            device_uid=device_uid,
+            software_version=version,
+            # Loaded only where an earlier film is read again (priors.reread of a destination).
+            load_reader=cache(lambda: registry.load(settings.bundle)),
+        )
         pipeline.warm_up()
         rounds = Prober(jobs, settings).round
         Confirmer(record_of(settings, jobs), settings).start(threading.Event())

@@ -215,6 +215,23 @@ ALGORITHM_AGE: Final = _private("AIBONEAGE", "Bone age by the algorithm, before 
 ALGORITHM_SCORE: Final = _private("AISCORE", "Total score by the algorithm, before correction", "修改前自动总分")
 REGION_REJECTED: Final = _private("REJECTED", "Rejected by the observer: not used", "医师否定，未采用")
 
+# Earlier bone ages of the patient.
+EARLIER_AGES: Final = _private("EARLIERAGES", "Earlier bone ages", "既往骨龄")
+EARLIER_AGE: Final = _private("EARLIERAGE", "Earlier bone age", "既往骨龄值")
+EARLIER_DATE: Final = Concept("111060", "DCM", "Study Date")
+COMPARABILITY: Final = _private("COMPARABLE", "Comparability with the present bone age", "与本次骨龄的可比性")
+COMPARABILITIES: Final = {
+    "": _private("CMPSAME", "Same method and version", "方法和版本相同"),
+    "reread": _private("CMPREREAD", "Earlier film read again by the present version", "既往影像经当前版本重新判读"),
+    "other-bundle": _private("CMPVERSION", "Other version, not comparable", "版本不同，不可比较"),
+    "other-method": _private("CMPMETHOD", "Other method, not comparable", "方法不同，不可比较"),
+    "other-sex": _private("CMPSEX", "Curve of the other sex, not comparable", "参考曲线性别不同，不可比较"),
+    "undated": _private("CMPUNDATED", "Undated, not comparable", "日期不明，不可比较"),
+}
+VELOCITY: Final = _private("AGEVELOCITY", "Growth velocity of bone age", "骨龄增长速度")
+YEARS_PER_YEAR: Final = Concept("a/a", "UCUM", "years per year", "岁/年")
+ELAPSED: Final = _private("ELAPSED", "Time since the earlier film", "距既往影像的时间")
+
 # Over the whole film.
 METHOD_AGREEMENT: Final = _private("METHODAGREE", "Agreement of the methods", "各方法一致性")
 SPREAD: Final = _private("SPREAD", "Spread of bone age over the methods", "各方法骨龄极差")

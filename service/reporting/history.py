@@ -12,13 +12,14 @@ from typing import Final, Literal
 from models.reading import MethodResult, Reading
 from models.regions import Sex
 from service.errors import InvalidInstance
+from service.reporting.source import Source
 
 DAYS_PER_YEAR: Final = 365.25
 # Over a shorter time the reading error of two films (about a year each) outweighs any growth.
 SHORTEST_INTERVAL_YEARS: Final = 0.25
 
 # Why an earlier bone age is not compared, or how it came to be comparable.
-Remark = Literal["", "reread", "other-bundle", "other-method", "other-sex", "undated", "too-close"]
+Remark = Literal["", "reread", "other-bundle", "other-method", "other-sex", "undated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +96,16 @@ def velocities(reading: Reading, priors: Sequence[Prior], study_date: dt.date | 
         elapsed = (study_date - date).days / DAYS_PER_YEAR
         found.append(Velocity(prior, method, elapsed, method.bone_age_years - prior.bone_age_years))
     return tuple(found)
+
+
+def study_date(film: Source) -> dt.date | None:
+    """Return when a film was made, None where its header does not say."""
+    return parse_date(str(film.identity.get("StudyDate", "") or ""))
+
+
+def parse_date(text: str) -> dt.date | None:
+    """Return a value of VR DA as a date, None for anything else."""
+    try:
+        return dt.datetime.strptime(text.strip(), "%Y%m%d").replace(tzinfo=dt.UTC).date()
+    except ValueError:
+        return None

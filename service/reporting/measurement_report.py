@@ -186,8 +186,15 @@ def assemble(
     sop_instance_uid: str,
     series_instance_uid: str,
     cited: Sequence[Reference] = (),
+    earlier: ContainerContentItem | None = None,
 ) -> Dataset:
-    """Return the finished report: COMPLETE, UNVERIFIED, PRELIMINARY; FINAL and VERIFIED where a person verified it."""
+    """Return the finished report: COMPLETE, UNVERIFIED, PRELIMINARY; FINAL and VERIFIED where a person verified it.
+
+    Parameters
+    ----------
+    earlier
+        The earlier bone ages of the patient; stands after the conclusion.
+    """
     language = results.language_for(source, context)
     amendment = context.amendment
     verified = amendment is not None and amendment.verified
@@ -230,6 +237,8 @@ def assemble(
     # TID 1500 is extensible: what a person wants to read first stands before the image library and the measurements.
     first_container = next(i for i, item in enumerate(report.ContentSequence) if item.ValueType == "CONTAINER")
     report.ContentSequence.insert(first_container, conclusions)
+    if earlier is not None:
+        report.ContentSequence.insert(first_container + 1, earlier)
     separate(report)
     for observer in report.get("VerifyingObserverSequence", ()):
         observer.VerificationDateTime = f"{results.local_time(source, context):%Y%m%d%H%M%S.%f%z}"

@@ -11,8 +11,9 @@ from pydicom.dataset import Dataset
 
 from models.reading import Box, Bundle, MethodResult, Reading, Reason, Region, Stage, Verdict
 from models.regions import RUS
-from service.reporting import amendment_items, codes, results, seg, wording
+from service.reporting import amendment_items, codes, history_items, results, seg, wording
 from service.reporting.codes import Concept, Language
+from service.reporting.history import study_date
 from service.reporting.measurement_report import (
     MODIFIER,
     PROPERTY,
@@ -142,7 +143,8 @@ class _Report:
             self.source,
             self.context,
             groups=groups,
-            conclusion=wording.conclusion(self.reading, self.language, self.context.amendment),
+            conclusion=wording.conclusion(self.reading, self.language, self.context.amendment, self._history()),
+            earlier=history_items.earlier_ages(self.context, self.language),
             sop_instance_uid=where.SOPInstanceUID,
             series_instance_uid=where.SeriesInstanceUID,
             cited=[] if self.segmentation is None else [self.segmentation],
@@ -191,6 +193,10 @@ class _Report:
             method=method,
         )
 
+    def _history(self) -> list[str]:
+        date = study_date(self.source)
+        return wording.history_sentences(self.reading, self.context.priors, date, self.language)
+
     def _method(self, method: MethodResult) -> Group:
         """Bone age, interval, score, reference values; the chronological age and the difference stand in each method's group."""
         language = self.language
@@ -199,6 +205,7 @@ class _Report:
         if method.uncalibrated_years is not None:
             items.append(number(codes.UNCALIBRATED_AGE, method.uncalibrated_years, codes.YEAR, language))
         items += amendment_items.of_method(self.context.amendment, method, language)
+        items += history_items.of_method(self.source, self.reading, self.context, method, language)
         qualifier = method.qualifier or ("no result" if method.bone_age_years is None else None)
         if qualifier in codes.QUALIFIERS:
             items.append(code(codes.RESULT_QUALIFIER, codes.QUALIFIERS[qualifier], language))

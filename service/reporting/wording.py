@@ -3,6 +3,7 @@
 Radiology wording: a finding first, then its evidence, then what to check. Nothing here decides anything; it renders a Reading.
 """
 
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,6 +14,7 @@ from models.standards import STANDARDS
 from service.reporting import codes, phrases
 from service.reporting.amendment import Amendment
 from service.reporting.codes import Concept, Language
+from service.reporting.history import Prior, velocities
 from service.reporting.results import DISCLAIMER
 
 _BY_STAGES: Final = {standard.name: standard for standard in STANDARDS}
@@ -73,11 +75,20 @@ DEFAULT_ADVICE: Final = Advice(
 )
 
 
-def conclusion(reading: Reading, language: Language, amendment: Amendment | None = None) -> str:
-    """Write the conclusion of the report: what a person corrected, one line a method, age, agreement, remarks, disclaimer."""
+def conclusion(
+    reading: Reading, language: Language, amendment: Amendment | None = None, history: Sequence[str] = ()
+) -> str:
+    """Write the conclusion of the report: what a person corrected, one line a method, age, agreement, remarks, disclaimer.
+
+    Parameters
+    ----------
+    history
+        From `history_sentences`.
+    """
     lines = [] if amendment is None else correction_sentences(amendment, reading, language)
     lines += [method_sentence(method, language) for method in in_order(reading)]
     lines += [line for line in (age_sentence(reading, language), agreement_sentence(reading, language)) if line]
+    lines += history
     lines += [line for line in (no_position_sentence(reading, language), check_sentence(reading, language)) if line]
     if reading.sex is None:
         lines.append(
@@ -89,6 +100,41 @@ def conclusion(reading: Reading, language: Language, amendment: Amendment | None
         lines.append(("提示：" if language == "zh" else "Note: ") + reason_sentence(reason, language))
     lines.append(made_by(reading, language, amendment))
     return "\n".join(lines)
+
+
+def history_sentences(reading: Reading, priors: Sequence[Prior], date: dt.date | None, language: Language) -> list[str]:
+    """Say how far the default method's bone age advanced since the latest comparable film, else why none is comparable."""
+    zh = language == "zh"
+    lines = []
+    for velocity in velocities(reading, priors, date):
+        if velocity.method.name != in_order(reading)[0].name or velocity.prior.study_date is None:
+            continue
+        name, curve = (
+            method_name(velocity.method.name, language),
+            codes.CURVES[velocity.method.sex].code(language).meaning,
+        )
+        name += "" if reading.sex else f"（{curve}）" if zh else f", {curve.lower()}"
+        day, before, now = velocity.prior.study_date, velocity.prior.bone_age_years, velocity.method.bone_age_years
+        pace, elapsed = velocity.per_year, velocity.elapsed_years
+        again = velocity.prior.remark == "reread"
+        if zh:
+            how = "，既往影像经当前版本重新判读" if again else ""
+            lines.append(
+                f"与{day}相比（{name}{how}）：骨龄由{before:.1f}岁变为{now:.1f}岁，历时{elapsed:.1f}年，每年{pace:+.1f}岁。"
+            )
+        else:
+            how = ", that film read again by the present version" if again else ""
+            lines.append(
+                f"Since {day} ({name}{how}): bone age {before:.1f} to {now:.1f} years in {elapsed:.1f} years, {pace:+.1f} years per year."
+            )
+    latest = priors[-1] if priors else None  # they stand in the order of their dates
+    if lines or latest is None or latest.comparable:
+        return lines
+    why = codes.COMPARABILITIES[latest.remark].code(language).meaning
+    name, age = method_name(latest.method, language), years(latest.bone_age_years, language)
+    if zh:
+        return [f"既往骨龄（{latest.study_date or '日期不明'}，{name}）{age}：{why}。"]
+    return [f"Earlier bone age of {latest.study_date or 'unknown date'} ({name}) {age}: {why[0].lower()}{why[1:]}."]
 
 
 def correction_sentences(amendment: Amendment, reading: Reading, language: Language) -> list[str]:
