@@ -1,16 +1,21 @@
-"""A real worker process over real Redis whose steps take a set time and leave a mark in a file each time they run.
+"""A real worker process over a real broker whose steps take a set time and leave a mark in a file each time they run.
 
-`python -m tests.integration.steps_worker QUEUE DATA_DIRECTORY SECONDS`
+`python -m tests.integration.steps_worker QUEUE DATA_DIRECTORY SECONDS [BROKER_URL]`. On SIGRTMIN it stops consuming and goes on
+living, as Celery workers on Redis do after some reconnections (field lesson 5).
 """
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from celery import signals
 
 from service import db, log, tasks
 from service.jobs import Claim, Jobs, State
-from service.settings import Settings
+from service.settings import Settings, WorkerSettings
 from service.steps import Steps
 
 
@@ -43,13 +48,23 @@ class MarkingPipeline:
 def main() -> None:
     queue, data_directory, seconds = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
     log.configure("INFO")
-    settings = Settings(data_directory=data_directory)
+    patience = WorkerSettings(stall_seconds=6)
+    broker = sys.argv[4] if len(sys.argv) > 4 else ""
+    settings = Settings(data_directory=data_directory, broker_url=broker, worker=patience)
     jobs = Jobs(db.connect(settings.resolved_database_url), process=f"worker {queue} {os.getpid()}", lease_seconds=4)
     app = tasks.create_app(settings)
     pipeline = MarkingPipeline(jobs, data_directory / "marks", seconds)
     steps = Steps(jobs, pipeline, tasks.Publisher(app, jobs).publish, settings)
     worker = tasks.Worker(app, jobs, steps, queue, settings, concurrency=1 if queue == tasks.INFERENCE else 4)
-    worker.run(on_ready=lambda: tasks.keep_beating(jobs, f"worker {queue}"))
+
+    def turn_deaf(*_: object) -> None:
+        for consumer in consumers:
+            consumer.task_consumer.cancel()
+
+    consumers: list[Any] = []
+    signals.worker_ready.connect(lambda sender, **_: consumers.append(sender), weak=False)
+    signal.signal(signal.SIGRTMIN, turn_deaf)
+    worker.run(on_ready=lambda: tasks.keep_beating(jobs, f"worker {queue}", detail=worker.watchdog.detail))
 
 
 if __name__ == "__main__":

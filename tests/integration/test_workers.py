@@ -1,7 +1,9 @@
 """Real Redis, real worker processes: what dies or is lost comes back, what comes twice is done once."""
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +20,9 @@ from service.jobs import Jobs, State
 from service.settings import Settings
 from service.supervisor import redis
 from service.sweeper import Sweeper
+from service.tables import Priority
+from service.watchdog import STALLED
+from tests.integration.serving import free_ports
 from tests.service.test_jobs import film
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -26,8 +31,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 class House:
     """One data directory with its Redis, its workers and the sweep, driven by the test."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.settings = Settings(data_directory=folder)
+    def __init__(self, folder: Path, stack: ExitStack, broker_url: str = "") -> None:
+        self.settings = Settings(data_directory=folder, broker_url=broker_url)
         self.stack = stack
         self.engine = db.connect(self.settings.resolved_database_url)
         db.migrate(self.engine)
@@ -35,7 +40,8 @@ class House:
         self.app = tasks.create_app(self.settings)
         self.publisher = tasks.Publisher(self.app, self.jobs)
         self.sweeper = Sweeper(self.jobs, self.publisher, sweep_seconds=1)
-        self.redis = self.start_redis()
+        if not broker_url:
+            self.redis = self.start_redis()
 
     def start_redis(self) -> subprocess.Popen[bytes]:
         child = redis(self.settings)
@@ -46,6 +52,7 @@ class House:
 
     def start_worker(self, queue: str, seconds: float) -> subprocess.Popen[bytes]:
         words = ["-m", "tests.integration.steps_worker", queue, str(self.settings.data_directory), str(seconds)]
+        words += [self.settings.broker_url] if self.settings.broker_url else []
         process = subprocess.Popen([sys.executable, *words])
         self.stack.callback(stop, process)
         wait_until(lambda: any(row.pid == process.pid for row in self.jobs.processes()), 30)
@@ -84,6 +91,47 @@ def wait_until(condition: Callable[[], bool], seconds: float, between: Callable[
         assert time.monotonic() < end, f"not within {seconds} s"
         between()
         time.sleep(0.05)
+
+
+@pytest.fixture
+def rabbitmq(tmp_path: Path) -> Iterator[str]:
+    """Start a RabbitMQ of the test's own; yield its URL."""
+    program = shutil.which("rabbitmq-server") or "/usr/lib/rabbitmq/bin/rabbitmq-server"
+    if not Path(program).exists():
+        pytest.skip("no rabbitmq-server is installed")
+    port, distribution = free_ports(2)
+    folder = tmp_path / "rabbitmq"
+    folder.mkdir()
+    environment = {
+        **os.environ,
+        "HOME": str(folder),
+        "RABBITMQ_NODENAME": f"carpus{port}@localhost",
+        "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+        "RABBITMQ_NODE_PORT": str(port),
+        "RABBITMQ_DIST_PORT": str(distribution),
+        "RABBITMQ_MNESIA_BASE": str(folder),
+        "RABBITMQ_LOG_BASE": str(folder),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1",
+    }
+    process = subprocess.Popen(
+        ["/usr/lib/rabbitmq/bin/rabbitmq-server"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_until(lambda: answers(port), 90)
+        yield f"amqp://guest:guest@127.0.0.1:{port}//"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture
@@ -178,3 +226,71 @@ def test_a_worker_told_to_stop_finishes_its_step_first(house: House) -> None:
     worker.terminate()
     assert worker.wait(10) == 0
     assert house.state(job_id) == State.INFERRED
+
+
+def test_nothing_is_lost_when_redis_forgets_everything_and_lives_on(house: House) -> None:
+    house.start_worker("inference", 0.05)
+    house.start_worker("delivery", 0)
+    client = Redis(unix_socket_path=str(house.settings.redis_socket))
+    try:
+        ids = [house.prepared(number) for number in range(1, 13)]
+        for position, job_id in enumerate(ids):
+            house.publisher.publish(job_id, State.PREPARED)
+            if position % 4 == 3:
+                client.flushall()
+    finally:
+        client.close()
+    wait_until(lambda: all(house.state(job_id) == State.DELIVERED for job_id in ids), 60, between=house.sweeper.round)
+    marks = house.marks()
+    assert {marks[f"end {step} {job_id}"] for step in ("infer", "deliver") for job_id in ids} == {1}
+
+
+def test_a_worker_that_no_longer_hears_the_broker_ends_itself_and_its_successor_works(house: House) -> None:
+    worker = house.start_worker("inference", 0)
+    first = house.prepared(1)
+    house.publisher.publish(first, State.PREPARED)
+    wait_until(lambda: house.state(first) == State.INFERRED, 10)
+    worker.send_signal(signal.SIGRTMIN)
+    assert worker.wait(60) == STALLED
+    house.start_worker("inference", 0)
+    second = house.prepared(2)
+    house.publisher.publish(second, State.PREPARED)
+    wait_until(lambda: house.state(second) == State.INFERRED, 10)
+
+
+def test_a_worker_says_when_a_message_to_itself_came_back(house: House) -> None:
+    house.start_worker("inference", 0)
+    wait_until(lambda: any((row.detail or {}).get("canary_seconds") is not None for row in house.jobs.processes()), 30)
+
+
+def test_urgent_jobs_overtake_messages_that_were_sent_before_theirs(house: House) -> None:
+    ids = [house.prepared(number) for number in range(1, 5)]
+    for job_id in ids:
+        house.publisher.publish(job_id, State.PREPARED)
+    house.jobs.prioritise(ids[3], Priority.STAT)
+    house.start_worker("inference", 0.05)
+    wait_until(lambda: all(house.state(job_id) == State.INFERRED for job_id in ids), 20)
+    order = [
+        int(line.split()[2])
+        for line in (house.settings.data_directory / "marks").read_text().splitlines()
+        if "end" in line
+    ]
+    assert order == [ids[3], *ids[:3]]
+
+
+def test_rabbitmq_is_a_broker_by_url(tmp_path: Path, rabbitmq: str) -> None:
+    with ExitStack() as stack:
+        house = House(tmp_path, stack, rabbitmq)
+        house.start_worker("inference", 0)
+        worker = house.start_worker("delivery", 0)
+        ids = [house.prepared(number) for number in range(1, 6)]
+        assert all(house.publisher.publish(job_id, State.PREPARED) for job_id in ids)
+        wait_until(lambda: all(house.state(job_id) == State.DELIVERED for job_id in ids), 30)
+        wait_until(
+            lambda: any((row.detail or {}).get("canary_seconds") is not None for row in house.jobs.processes()), 30
+        )
+        worker.terminate()
+        assert worker.wait(20) == 0
+        assert house.publisher.waiting(State.INFERRED) == 0
+        house.publisher.publish(house.prepared(6), State.PREPARED)
+        wait_until(lambda: house.publisher.waiting(State.INFERRED) == 1, 20)  # it waits for a worker

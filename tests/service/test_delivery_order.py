@@ -17,7 +17,7 @@ from service.steps import Steps
 from tests.factories import instance
 from tests.service.test_pipeline import PACS, House
 
-ARCHIVE = Destination(name="archive", ae_title="ARCHIVE", host="127.0.0.1", port=105, objects=("SR",))
+ARCHIVE = Destination(name="archive", ae_title="ARCHIVE", host="127.0.0.1", port=105, profile="report")
 AWAY = Retryable("no answer", code="peer-unreachable")
 UNKNOWN = Permanent("CARPUS is not known", code="calling-ae-refused", next_action="register CARPUS")
 
@@ -43,7 +43,7 @@ class Setup:
     def __init__(self, folder: Path, engine: Engine) -> None:
         import dataclasses
 
-        self.house = House(folder, engine, (PACS.model_copy(update={"objects": ("SR",)}), ARCHIVE))
+        self.house = House(folder, engine, (PACS.model_copy(update={"profile": "report"}), ARCHIVE))
         self.jobs, self.clock = self.house.jobs, self.house.clock
         self.network = TwoPacs(self.house)
         pipeline = dataclasses.replace(self.house.pipeline, send=self.network)
@@ -83,7 +83,7 @@ def test_results_of_one_patient_reach_a_pacs_that_was_away_in_order(setup: Setup
     setup.network.errors.clear()
     setup.network.calls.clear()
     setup.work()  # the first one still waits for its next try
-    assert setup.states(second) == {"pacs": "built", "archive": "accepted"}
+    assert setup.states(second) == {"archive": "accepted"}
     assert setup.jobs.get(second).cause_text == f"the results of job {first}, of the same patient, go to pacs first"
     assert setup.jobs.get(other).state == State.DELIVERED, "another patient does not wait"
     setup.work(seconds=15)
