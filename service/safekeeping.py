@@ -5,7 +5,7 @@ which the conformance statement says; a sender must not delete its own copy on o
 """
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import and_, select, update
@@ -46,8 +46,10 @@ class Safekeeping(Ledger):
                 )
             )
 
-    def unanswered(self, limit: int = 20) -> list[Commitment]:
-        """Return requests of others whose report is due, oldest first; each is ours for a while."""
+    def unanswered(
+        self, limit: int = 20, *, able: Callable[[Commitment], bool] = lambda _asked: True
+    ) -> list[Commitment]:
+        """Return requests of others whose report is due and that we are able to answer, oldest first; each is ours for a while."""
         now = self.now()
         due = and_(Commitment.role == "provider", Commitment.state == CommitmentState.ASKED, Commitment.due_at <= now)
         with self._read() as session:  # most of the time there is nothing: no lock for that
@@ -55,7 +57,7 @@ class Safekeeping(Ledger):
                 return []
         with self._write() as session:
             query = select(Commitment).where(due).order_by(Commitment.id).limit(limit)
-            rows = [*session.scalars(query.with_for_update(skip_locked=True))]
+            rows = [row for row in session.scalars(query.with_for_update(skip_locked=True)) if able(row)]
             for row in rows:
                 row.attempts += 1
                 row.due_at = now + CLAIM

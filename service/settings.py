@@ -348,6 +348,9 @@ class Settings(BaseSettings):
     ae_title: AETitle = "CARPUS"
     scp_host: str = "127.0.0.1"
     scp_port: Port = 11112
+    scp_processes: int = Field(
+        default=2, ge=1, le=32, description="that receive on the one port, each on a core of its own"
+    )
     peers: tuple[Peer, ...] = ()
     destinations: tuple[Destination, ...] = ()
     profiles: Mapping[str, ResultProfile] = Field(default_factory=dict, description="the site's own, by name")

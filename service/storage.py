@@ -58,7 +58,14 @@ class Store:
         self.minimum_free_bytes = minimum_free_bytes
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def write(self, data: Buffer | Iterable[Buffer], *, suffix: str = ".dcm", name: str | None = None) -> Stored:
+    def write(
+        self,
+        data: Buffer | Iterable[Buffer],
+        *,
+        suffix: str = ".dcm",
+        name: str | None = None,
+        hashed: bool = True,
+    ) -> Stored:
         """Write to a `.part` file, flush it to the disk, give it its name, flush the folder; only then return.
 
         Parameters
@@ -69,6 +76,8 @@ class Store:
             Ending of the name.
         name
             Stem of the name (small letters, digits, `-`, `_`) where a repeat should replace the same file; random when None.
+        hashed
+            Whether the SHA-256 of the file is wanted; empty where the caller knows one that serves it better.
 
         Raises
         ------
@@ -88,7 +97,7 @@ class Store:
             if not folder.is_dir():
                 folder.mkdir(mode=0o700, exist_ok=True)
                 _flush_folder(self.root)
-            digest, count = _write_through(part, pieces)
+            digest, count = _write_through(part, pieces, hashed=hashed)
             part.replace(target)
         except OSError as error:
             part.unlink(missing_ok=True)
@@ -198,21 +207,22 @@ class Stores:
         )
 
 
-def _write_through(path: Path, pieces: Iterable[Buffer]) -> tuple[str, int]:
-    """Write the pieces and flush them to the disk; return SHA-256 and size."""
+def _write_through(path: Path, pieces: Iterable[Buffer], *, hashed: bool) -> tuple[str, int]:
+    """Write the pieces and flush them to the disk; return SHA-256, empty where it is not wanted, and size."""
     digest = hashlib.sha256()
     count = 0
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb", buffering=0) as file:
         for piece in pieces:
             view = memoryview(piece).cast("B")
-            digest.update(view)
+            if hashed:
+                digest.update(view)
             written = 0
             while written < len(view):
                 written += file.write(view[written:])
             count += written
         os.fsync(file.fileno())
-    return digest.hexdigest(), count
+    return digest.hexdigest() if hashed else "", count
 
 
 def _flush_folder(folder: Path) -> None:

@@ -6,7 +6,7 @@ else sends one, and who was silent for a week may not claim the places of that w
 so that taking the next job is one look into an index.
 """
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ScalarSelect, func, select
 from sqlalchemy.orm import Session
 
 from service.tables import Job, State
@@ -19,17 +19,22 @@ def next_turn(session: Session, peer: str, priority: int) -> int:
 
     Two films of one peer that come in at the same moment may get the same turn; the number of the job then decides.
     """
-    serving = [turn for state in WAITING if (turn := session.scalar(_first(state, priority))) is not None]
+    first = session.execute(
+        select(*(_first(state, priority).label(state.lower()) for state in WAITING), _last(priority).label("last"))
+    ).one()
+    serving = [turn for turn in (first.received, first.prepared) if turn is not None]
     if not serving:
-        last = session.scalar(select(func.max(Job.turn)).where(Job.priority == priority))
-        return (last or 0) + 1
+        return int(first.last or 0) + 1
     mine = Job.peer == peer, Job.priority == priority, Job.turn >= min(serving), Job.state.in_(WAITING)
     last_of_peer = session.scalar(select(Job.turn).where(*mine).order_by(Job.turn.desc()).limit(1))
-    first: int = min(serving)
-    return max(first, (last_of_peer or 0) + 1)
+    return max(int(min(serving)), (last_of_peer or 0) + 1)
 
 
-def _first(state: State, priority: int) -> Select[int]:
+def _first(state: State, priority: int) -> ScalarSelect[int]:
     # What waits for a later time keeps its turn, however old: it must not set back the count for everybody.
     here = Job.state == state, Job.parked.is_(False), Job.priority == priority
-    return select(Job.turn).where(*here).order_by(Job.turn).limit(1)
+    return select(Job.turn).where(*here).order_by(Job.turn).limit(1).scalar_subquery()
+
+
+def _last(priority: int) -> ScalarSelect[int | None]:
+    return select(func.max(Job.turn)).where(Job.priority == priority).scalar_subquery()

@@ -27,6 +27,7 @@ POLL_SECONDS: Final = 1.0
 ANSWER_DELAYS_SECONDS: Final = (5.0, 60.0, 600.0, 3600.0)  # after each report that was not taken; the last one repeats
 MAXIMUM_ANSWERS: Final = 24  # about a day
 TIMEOUT_SECONDS: Final = 30.0
+OWNER_ANSWERS_WITHIN: Final = dt.timedelta(seconds=30)  # then anybody may find out that there is no association left
 
 log = get_logger()
 
@@ -96,11 +97,16 @@ class Commitments:
                 self._due.clear()
                 time.sleep(ANSWER_AFTER.total_seconds())
             try:
-                for asked in self._record.unanswered():
+                for asked in self._record.unanswered(able=self._able):
                     self.answer(asked)
                 self._open = {key: held for key, held in self._open.items() if held.is_established}
             except SQLAlchemyError as error:
                 log.error("database away", **whereabouts(error))
+
+    def _able(self, asked: Commitment) -> bool:
+        """Whether this process is the one to report: the association of the request may be with another one of the listener."""
+        here = (asked.peer, asked.transaction_uid) in self._open or self._address(asked) is not None
+        return here or self._record.now() - asked.created_at > OWNER_ANSWERS_WITHIN
 
     def answer(self, asked: Commitment) -> None:
         """Look up what is kept and tell who asked."""

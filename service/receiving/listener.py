@@ -39,6 +39,9 @@ _config.LOG_HANDLER_LEVEL = "none"
 _config.LOG_REQUEST_IDENTIFIERS = False
 _config.LOG_RESPONSE_IDENTIFIERS = False
 
+LEFT_SECONDS: Final = 0.002  # for a less busy process to take a connection
+MAXIMUM_LEFT: Final = 25  # times in a row; then it is taken all the same
+
 log = get_logger()
 
 
@@ -251,9 +254,25 @@ class GuardedServer(ThreadedAssociationServer):
         self.maximum_of = maximum_of
         self.tls = tls
         self.stopping = False
+        self._left_to_others = 0
         super().__init__(
             ae, address, ae.ae_title, ae.supported_contexts, evt_handlers=list(handlers), request_handler=_Handler
         )
+        if places.siblings is not None and self.socket is not None:
+            self.socket.setblocking(False)  # a sibling may be faster: accept must not wait for the next connection
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Accept a connection, unless a sibling with fewer of them is about to."""
+        siblings = self.places.siblings
+        if siblings is not None:
+            least = siblings.least_load()
+            self._left_to_others = 0 if least is None or self.places.load() <= least else self._left_to_others + 1
+            if 0 < self._left_to_others <= MAXIMUM_LEFT:
+                time.sleep(LEFT_SECONDS)
+                raise BlockingIOError("left to a process that has fewer connections")
+        accepted = super().get_request()
+        accepted[0].setblocking(True)
+        return accepted
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Make room for the newest connection: the longest silent one goes."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from service.conformance import VERIFICATION
+from service.receiving.siblings import Siblings, mark
 from service.settings import Limits
 from service.tls import Shown
 
@@ -50,6 +51,8 @@ class Places:
     associations: Counter[str] = field(default_factory=Counter)  # by address
     by_title: Counter[str] = field(default_factory=Counter)  # associations by calling AE title
     bytes_under_way: int = 0
+    siblings: Siblings | None = None  # other processes of the same listener: the limits hold for all of them together
+    held: list[tuple[int, int]] = field(default_factory=list)  # marks of our associations, for the siblings
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def wait(self, accepted: socket.socket, address: str) -> Waiting | None:
@@ -64,6 +67,7 @@ class Places:
                 key = next(key for key, each in self.pending.items() if each.address == crowded)
                 leaving = self.pending.pop(key)
             self.pending[accepted] = Waiting(accepted, address)
+            self._tell()
             return leaving
 
     def secured(self, accepted: socket.socket, connection: socket.socket) -> bool:
@@ -78,20 +82,27 @@ class Places:
         """Give the waiting place back."""
         with self.lock:
             self.pending.pop(accepted, None)
+            self._tell()
 
     @contextmanager
     def associate(self, caller: Caller, maximum_of_peer: int | None = None) -> Iterator[bool]:
         """Hold a place among the associations; yields False where there is none."""
         title, address = caller.calling_ae_title, caller.address
+        marks = mark(address), mark(title)
         with self.lock:
             reserve = ECHO_RESERVE if caller.only_verifies else 0
+            elsewhere = list(self.siblings.others()) if self.siblings else []
+            of_address = self.associations[address] + sum(each[0] == marks[0] for each in elsewhere)
+            of_title = self.by_title[title] + sum(each[1] == marks[1] for each in elsewhere)
             free = (
-                self.associations.total() < self.limits.maximum_associations + reserve
-                and self.associations[address] < self.limits.maximum_associations_per_address + reserve
-                and (maximum_of_peer is None or self.by_title[title] < maximum_of_peer + reserve)
+                self.associations.total() + len(elsewhere) < self.limits.maximum_associations + reserve
+                and of_address < self.limits.maximum_associations_per_address + reserve
+                and (maximum_of_peer is None or of_title < maximum_of_peer + reserve)
             )
             self.associations[address] += free
             self.by_title[title] += free
+            self.held += [marks] * free
+            self._tell()
         try:
             yield free
         finally:
@@ -100,6 +111,17 @@ class Places:
                 self.by_title[title] -= free
                 self.associations += Counter()  # drop who holds none
                 self.by_title += Counter()
+                if free:
+                    self.held.remove(marks)
+                self._tell()
+
+    def load(self) -> int:
+        """Return how many connections are at hand."""
+        return len(self.pending) + len(self.held)
+
+    def _tell(self) -> None:
+        if self.siblings is not None:
+            self.siblings.tell(self.load(), self.held)
 
     def under_way(self, change: int) -> int:
         """Count bytes of unfinished messages; return the sum."""

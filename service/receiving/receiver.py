@@ -100,7 +100,8 @@ class Receiver:
         known = self.jobs.find_instance(header.SOPInstanceUID)
         if known is not None:
             return self._same(known[0], known[1], sha256), True
-        stored = self.stores.identified.write([PREAMBLE, _file_meta(event, transfer_syntax), data])
+        pieces: list[bytes | memoryview] = [PREAMBLE, _file_meta(event, transfer_syntax), data]
+        stored = self.stores.identified.write(pieces, hashed=False)  # that of the data set is recorded
         try:
             received = ReceivedInstance(
                 SOPInstanceUID=header.SOPInstanceUID,

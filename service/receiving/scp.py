@@ -33,10 +33,12 @@ from service.conformance import (
 from service.errors import Permanent
 from service.jobs import Jobs
 from service.log import get_logger
+from service.receiving import prefork
 from service.receiving.commitments import Commitments
 from service.receiving.listener import Listener
 from service.receiving.places import Caller, Places
 from service.receiving.receiver import Receiver
+from service.receiving.siblings import Siblings
 from service.safekeeping import Safekeeping
 from service.settings import Settings
 from service.storage import Stores
@@ -61,7 +63,14 @@ class StorageServer(AbstractContextManager["StorageServer"]):
     """
 
     def __init__(
-        self, settings: Settings, stores: Stores, jobs: Jobs, *, port: int | None = None, tls_port: int = 0
+        self,
+        settings: Settings,
+        stores: Stores,
+        jobs: Jobs,
+        *,
+        port: int | None = None,
+        tls_port: int = 0,
+        siblings: Siblings | None = None,
     ) -> None:
         self.settings = settings
         self.stores = stores
@@ -75,7 +84,7 @@ class StorageServer(AbstractContextManager["StorageServer"]):
             confirmer.taker(confirmer.record_of(settings, jobs), settings),
         )
         self._handlers = [*handlers, (evt.EVT_ACCEPTED, _negotiated), *self.commitments.handlers]
-        self._places = Places(settings.limits)
+        self._places = Places(settings.limits, siblings=siblings)
         self.listener: Listener | None = None
         self.tls_listener: Listener | None = None
         if not settings.dicom_tls.only:
@@ -187,18 +196,41 @@ class StorageServer(AbstractContextManager["StorageServer"]):
 
 
 def serve(settings: Settings, stores: Stores, jobs: Jobs, *, ready: Callable[[int], None] | None = None) -> None:
-    """Listen until SIGTERM or SIGINT; `ready` is told the port."""
+    """Listen until SIGTERM or SIGINT, with as many processes as the settings say; `ready` is told the port.
+
+    Raises
+    ------
+    Retryable
+        When one of several processes died; all of them have ended.
+    """
     # What the library would log of a broken message is logged here already, without its bytes.
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    processes = settings.scp_processes
+    siblings = Siblings(processes) if processes > 1 else None
+    server = StorageServer(settings, stores, jobs, siblings=siblings)
+    if ready is not None:
+        ready(server.port or server.tls_port)
+    if siblings is None:
+        _receive(server, "scp")
+        return
+    jobs.engine.dispose()  # no connection to the database may be shared with a child
+
+    def work(index: int) -> None:
+        siblings.index = index
+        _receive(server, f"scp {index + 1}")
+
+    prefork.run(processes, work)
+
+
+def _receive(server: StorageServer, name: str) -> None:
+    """Receive in this process until SIGTERM or SIGINT."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with StorageServer(settings, stores, jobs) as server:
-        if ready is not None:
-            ready(server.port or server.tls_port)
+    with server:
         while not stop.is_set():
             try:
-                jobs.beat("scp", server.receiver.pressure.flush())
+                server.jobs.beat(name, server.receiver.pressure.flush())
             except SQLAlchemyError as error:
                 log.error("heartbeat failed", error=type(error).__name__)
             stop.wait(BEAT_SECONDS)

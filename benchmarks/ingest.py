@@ -1,0 +1,232 @@
+"""Throughput of receiving: Carpus, DCMTK's storescp and Orthanc on the same machine, films, clients and disk.
+
+    python -m benchmarks.ingest [--films 200] [--repeats 3] [--folder DIR] [--output benchmarks/ingest.json]
+
+Each run starts a fresh server, then so many `storescu` at once, each with its share of the films on one association, and measures
+from the first start to the last end. Carpus answers only for what is flushed to the disk and committed; the others flush nothing.
+Servers are measured in turn, and the repeats interleaved, so that a busy moment of the machine does not fall on one of them.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import psutil
+from pydicom import Dataset
+from pydicom.uid import generate_uid
+
+from models import phantom
+from models.engine import git_commit
+from service.demo import free_ports
+from service.demo_pacs import find_orthanc
+from service.wrap import Patient, wrap
+
+ASSOCIATIONS: Final = (1, 4, 8)
+PDU: Final = 131_072
+START_SECONDS: Final = 60
+Server = Callable[[Path, int], Sequence[str]]
+
+
+def main() -> None:
+    """Run the measurement and print one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--films", type=int, default=200, help="of 2136 x 1440 pixels, 16 bit allocated: 6.15 MB each")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--processes", type=int, nargs="*", default=[1, 2, 4], help="scp_processes of Carpus to measure"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="on the disk to be measured; without it the folder for temporary files"
+    )
+    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        result = measure(Path(folder), arguments.films, arguments.repeats, arguments.processes)
+    if arguments.output:
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(table(result), file=sys.stderr)
+    print(json.dumps(result))
+
+
+def measure(folder: Path, films: int, repeats: int, processes: Sequence[int]) -> dict[str, Any]:
+    """Return MB/s by server and number of associations, with each repeat, and the ratios to storescp and Orthanc."""
+    sent = _films(folder / "films", films)
+    servers = _servers(processes)
+    rates: dict[str, dict[int, list[float]]] = {name: {n: [] for n in ASSOCIATIONS} for name in servers}
+    load = os.getloadavg()[0]
+    for _ in range(repeats):
+        for associations in ASSOCIATIONS:
+            for name in random.sample(list(servers), len(servers)):
+                seconds = _run(servers[name], folder / "run", sent, associations)
+                rates[name][associations].append(round(sum(p.stat().st_size for p in sent) / seconds / 1e6, 1))
+    middle = {name: {n: median(values) for n, values in row.items()} for name, row in rates.items()}
+    return {
+        "bench": "ingest",
+        "command": f"python -m benchmarks.ingest --films {films} --repeats {repeats}",
+        "commit": git_commit(),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": f"{platform.processor() or platform.machine()}, {psutil.cpu_count()} cores, load {load:.1f} at the start",
+        "film": f"phantom, {sent[0].stat().st_size / 1e6:.2f} MB, explicit little endian",
+        "films": films,
+        "repeats": repeats,
+        "mb_per_second": {name: {str(n): values for n, values in row.items()} for name, row in rates.items()},
+        "ratio_to": {
+            other: {
+                name: {str(n): round(middle[name][n] / middle[other][n], 2) for n in ASSOCIATIONS}
+                for name in servers
+                if name.startswith("Carpus")
+            }
+            for other in ("storescp", "Orthanc")
+            if other in servers
+        },
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return medians and ranges as a table."""
+    rows = [f"{'MB/s, median (range)':24}" + "".join(f"{n + ' assoc':>22}" for n in map(str, ASSOCIATIONS))]
+    for name, row in result["mb_per_second"].items():
+        cells = [f"{median(v):.0f} ({min(v):.0f}-{max(v):.0f})" for v in row.values()]
+        rows.append(f"{name:24}" + "".join(f"{cell:>22}" for cell in cells))
+    for other, ratios in result["ratio_to"].items():
+        for name, row in ratios.items():
+            rows.append(f"{name + ' / ' + other:24}" + "".join(f"{value:>22.2f}" for value in row.values()))
+    return "\n".join(rows)
+
+
+def _films(folder: Path, count: int) -> list[Path]:
+    """Write films that differ in their UIDs alone."""
+    folder.mkdir(parents=True)
+    drawn = phantom.draw(1, age_years=10, sex="F", rows=2136, columns=1440)
+    ds: Dataset = wrap(drawn.image, Patient("BENCH^1", "BENCH-1", "F"), kind="DX")
+    paths = []
+    for number in range(count):
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid(None)
+        paths.append(folder / f"{number:05d}.dcm")
+        ds.save_as(paths[-1], enforce_file_format=True)
+    return paths
+
+
+def _servers(processes: Sequence[int]) -> dict[str, Server]:
+    servers: dict[str, Server] = {f"Carpus, {n} processes": _carpus(n) for n in processes}
+    if shutil.which("storescp"):
+        servers["storescp"] = _storescp
+    if find_orthanc():
+        servers["Orthanc"] = _orthanc
+    return servers
+
+
+def _carpus(processes: int) -> Server:
+    def command(folder: Path, port: int) -> Sequence[str]:
+        config = folder / "carpus.json"  # JSON is YAML
+        settings = {
+            "data_directory": str(folder / "data"),
+            "scp_port": port,
+            "scp_processes": processes,
+            "peers": [{"ae_title": "BENCH"}],
+            "limits": {"minimum_free_disk_bytes": 0, "maximum_backlog": 1_000_000},
+            "log_level": "WARNING",
+        }
+        config.write_text(json.dumps(settings), encoding="utf-8")
+        return [sys.executable, "-m", "service", "scp", "--config", str(config)]
+
+    return command
+
+
+def _storescp(folder: Path, port: int) -> Sequence[str]:
+    (folder / "data").mkdir()
+    return ["storescp", "--fork", "-aet", "CARPUS", "-od", str(folder / "data"), "-pdu", str(PDU), str(port)]
+
+
+def _orthanc(folder: Path, port: int) -> Sequence[str]:
+    config = folder / "orthanc.json"
+    settings = {
+        "StorageDirectory": str(folder / "data"),
+        "IndexDirectory": str(folder / "data"),
+        "DicomAet": "CARPUS",
+        "DicomPort": port,
+        "HttpServerEnabled": False,
+        "DicomCheckCalledAet": False,
+        "DicomAlwaysAllowStore": True,
+        "ConcurrentJobs": 2,
+    }
+    config.write_text(json.dumps(settings), encoding="utf-8")
+    return [str(find_orthanc()), str(config)]
+
+
+def _run(server: Server, folder: Path, films: Sequence[Path], associations: int) -> float:
+    """Return the seconds from the first client's start to the last one's end."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    shares = []
+    for number in range(associations):
+        share = folder / f"share{number}"
+        share.mkdir()
+        for path in films[number::associations]:
+            (share / path.name).hardlink_to(path)
+        shares.append(share)
+    (port,) = free_ports(1)
+    with _running(server(folder, port), port):
+        words = ["storescu", "-aet", "BENCH", "-aec", "CARPUS", "-pdu", str(PDU), "+sd", "127.0.0.1", str(port)]
+        started = time.monotonic()
+        clients = [subprocess.Popen([*words, str(share)], stdout=subprocess.DEVNULL) for share in shares]
+        statuses = [client.wait() for client in clients]
+        seconds = time.monotonic() - started
+    if any(statuses):
+        raise SystemExit(f"storescu ended with {statuses}")
+    stored = sum(path.stat().st_size > 1_000_000 for path in (folder / "data").rglob("*") if path.is_file())
+    if stored < len(films):
+        raise SystemExit(f"{stored} of {len(films)} films are on the disk")
+    shutil.rmtree(folder)
+    os.sync()  # what one server left to the kernel to write must not be the next one's burden
+    return seconds
+
+
+@contextmanager
+def _running(command: Sequence[str], port: int) -> Iterator[None]:
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not _answers(port):
+            if time.monotonic() > deadline or process.poll() is not None:
+                raise SystemExit(f"{command[0]} does not listen")
+            time.sleep(0.05)
+        time.sleep(0.5)
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+if __name__ == "__main__":
+    main()
