@@ -145,7 +145,7 @@ def _fitted(method: str, sex: Sex, pairs: Sequence[Pair], *, straight: bool) -> 
 
 def _across(method: str, sex: Sex, pairs: Sequence[Pair], seed: int, *, straight: bool) -> list[float]:
     """Return each film's age by the line fitted to the films of the other folds."""
-    fold = _folds([pair.patient for pair in pairs], seed)
+    fold = folds([pair.patient for pair in pairs], seed)
     result = [0.0] * len(pairs)
     for number in range(FOLDS):
         others = [pair for pair, own in zip(pairs, fold, strict=True) if own != number]
@@ -207,7 +207,7 @@ def measure(method: str, pairs: Sequence[Pair], *, seed: int = 0) -> tuple[tuple
         lines.append(fit(method, sex, of_sex, straight=straight))
         after |= dict(zip(chosen, across, strict=True))
     calibrated = [after[index] for index in range(len(pairs))]
-    intervals, inside = _intervals(method, pairs, calibrated, seed)
+    made, inside = intervals(method, pairs, calibrated, seed=seed)
     figures: dict[str, Any] = {}
     for name, chosen in _groups(pairs).items():
         before = _errors([pairs[i].predicted_years for i in chosen], [pairs[i] for i in chosen])
@@ -221,7 +221,7 @@ def measure(method: str, pairs: Sequence[Pair], *, seed: int = 0) -> tuple[tuple
         }
     if left_alone:
         figures["left_alone"] = left_alone
-    return tuple(lines), intervals, figures
+    return tuple(lines), made, figures
 
 
 def _mean_error(predicted: Sequence[float], pairs: Sequence[Pair]) -> float:
@@ -235,23 +235,26 @@ def _groups(pairs: Sequence[Pair]) -> dict[str, list[int]]:
     return groups
 
 
-def _intervals(
-    method: str, pairs: Sequence[Pair], calibrated: Sequence[float], seed: int
+def intervals(
+    method: str, pairs: Sequence[Pair], predicted: Sequence[float], *, seed: int = 0
 ) -> tuple[Intervals, NDArray[np.float64]]:
-    """Return the intervals from all films, and for each film whether the interval made without its fold holds it."""
+    """Return the intervals from all films, and for each film whether the interval made without its fold holds it.
+
+    `predicted` are the ages the intervals are to lie around: those of the pairs, or calibrated ones.
+    """
     reference = [pair.reference_years for pair in pairs]
     sexes = [pair.sex for pair in pairs]
-    fold = _folds([pair.patient for pair in pairs], seed + 1)
+    fold = folds([pair.patient for pair in pairs], seed + 1)
     inside = np.zeros(len(pairs))
     for number in range(FOLDS):
         others, held = np.flatnonzero(fold != number).tolist(), np.flatnonzero(fold == number).tolist()
         made = _banded(
-            method, [calibrated[i] for i in others], [reference[i] for i in others], [sexes[i] for i in others]
+            method, [predicted[i] for i in others], [reference[i] for i in others], [sexes[i] for i in others]
         )
         inside[held] = conformal.measured_coverage(
-            made, method, [calibrated[i] for i in held], [reference[i] for i in held], [sexes[i] for i in held]
+            made, method, [predicted[i] for i in held], [reference[i] for i in held], [sexes[i] for i in held]
         )
-    return _banded(method, calibrated, reference, sexes), inside
+    return _banded(method, predicted, reference, sexes), inside
 
 
 def _banded(method: str, predicted: Sequence[float], reference: Sequence[float], sexes: Sequence[Sex]) -> Intervals:
@@ -284,7 +287,8 @@ def _errors(predicted: Sequence[float], pairs: Sequence[Pair]) -> dict[str, Any]
     }
 
 
-def _folds(patients: Sequence[str], seed: int) -> NDArray[np.int64]:
+def folds(patients: Sequence[str], seed: int) -> NDArray[np.int64]:
+    """Return each film's fold; the films of one patient share theirs."""
     names = sorted(set(patients))
     drawn = dict(zip(names, np.random.default_rng(seed).permutation(len(names)) % FOLDS, strict=True))
     return np.array([int(drawn[patient]) for patient in patients], dtype=np.int64)

@@ -104,11 +104,12 @@ class Reader:
     threshold_years: float | None = None
     absences: Mapping[str, str] = field(default_factory=dict)
     calibration: SiteCalibration | None = None
+    discord_threshold: float | None = None
 
     @property
     def scoring(self) -> Scoring:
         """The rules from stages to bone ages."""
-        return Scoring(self.weighting, self.intervals, self.threshold_years, self.calibration)
+        return Scoring(self.weighting, self.intervals, self.threshold_years, self.calibration, self.discord_threshold)
 
     def read(self, image: Image, sex: Sex | None, chronological_age: float | None = None) -> Reading:
         """Read one film.
@@ -151,7 +152,7 @@ class Reader:
         results = tuple(self.scoring.complete(result, reading.chronological_age_years) for result in results)
         return dataclasses.replace(
             reading,
-            verdict=self._remarked(reading, masks),
+            verdict=self.scoring.remarked(self._remarked(reading, masks), stages, results),
             regions=tuple(dataclasses.replace(r, stage=stages.get(r.name)) for r in reading.regions),
             masks=masks,
             methods=results,

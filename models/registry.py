@@ -61,13 +61,14 @@ class Description:
     intervals: Intervals | None
     intended_use: str
     calibration: SiteCalibration | None = None
+    discord_threshold: float | None = None
     parts: tuple[tuple[str, Path, Metadata], ...] = ()
     absent: tuple[str, ...] = ()
 
     @property
     def scoring(self) -> Scoring:
         """The rules from stages to bone ages; they need none of the weights."""
-        return Scoring(self.weighting, self.intervals, self.threshold_years, self.calibration)
+        return Scoring(self.weighting, self.intervals, self.threshold_years, self.calibration, self.discord_threshold)
 
     @property
     def identity(self) -> Bundle:
@@ -124,6 +125,7 @@ def describe(bundle: str = "default", *, folder: Path = FOLDER) -> Description:
         intervals=Intervals.from_dict(values["intervals"]) if values.get("intervals") else None,
         intended_use=str(values.get("intended_use", "")),
         calibration=calibration,
+        discord_threshold=values.get("discord_threshold"),
         parts=tuple(parts),
         absent=tuple(absent),
     )
@@ -160,6 +162,7 @@ def load(bundle: str = "default", *, folder: Path = FOLDER, default_method: str 
         default_method=default_method or description.default_method,
         threshold_years=description.threshold_years,
         calibration=description.calibration,
+        discord_threshold=description.discord_threshold,
         absences={
             problem: f"bundle {description.name} {description.version} holds no weights for {problem}"
             for problem in description.absent

@@ -7,17 +7,19 @@ bone age differs from the first one by the correction and by nothing else.
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import Final, Protocol
 
 from models.calibration import SiteCalibration
-from models.reading import Agreement, MethodResult, Reading, Region, Stage
+from models.reading import Agreement, MethodResult, Reading, Reason, Region, Stage, Verdict
 from models.regions import RUS, Sex
-from models.standards import STANDARDS, TopN, Weighting, fine_levels, labels_of, letter_of
+from models.standards import STANDARDS, TopN, Weighting, fine_levels, harmony, labels_of, letter_of
 from models.standards import greulich_pyle as brush
 
 SEXES: Final[tuple[Sex, ...]] = ("F", "M")
 WEIGHTING: Final = TopN()
 BY_STAGES: Final = tuple(standard.name for standard in STANDARDS)
+APART: Final = "stages-apart"  # code of the remark that the stages of a hand do not go together
 FINE: Final = "RUS-CHN"  # the standard whose labels a Stage carries
 
 
@@ -44,12 +46,15 @@ class Scoring:
         Spread between methods on one curve beyond which the Reading raises its alarm.
     calibration
         A site's own; None for the bundle as it ships.
+    discord_threshold
+        How far apart the stages of a hand may lie (`standards.harmony.discord`) before the Reading remarks on it.
     """
 
     weighting: Weighting = WEIGHTING
     intervals: Intervals | None = None
     threshold_years: float | None = None
     calibration: SiteCalibration | None = None
+    discord_threshold: float | None = None
 
     def parameters(self) -> dict[str, str]:
         """Return in words what decides the bone ages beside the weights; a report states it, so that it can be read again."""
@@ -91,6 +96,34 @@ class Scoring:
             reference="; ".join(filter(None, (brush.REFERENCE, result.reference))),
         )
 
+    def remarked(self, verdict: Verdict, stages: Mapping[str, Stage], results: Sequence[MethodResult]) -> Verdict:
+        """Return the verdict with a remark where the stages of the hand lie further apart than hands do, and without a former one."""
+        kept = tuple(reason for reason in verdict.reasons if reason.code != APART)
+        found = self.apart(stages, results)
+        return Verdict(verdict.accepted, kept if found is None else (*kept, found))
+
+    def apart(self, stages: Mapping[str, Stage], results: Sequence[MethodResult]) -> Reason | None:
+        """Return the remark that the stages of the hand do not go together on any curve read, or None."""
+        chances = {bone: stage.probabilities for bone, stage in stages.items()}
+        # By the tables themselves: a site's calibration moves the age, not the stages that are usual at a score.
+        apart = {
+            result.sex: harmony.deviations(chances, result.uncalibrated_years or result.bone_age_years, result.sex)
+            for result in results
+            if result.name == FINE and result.bone_age_years is not None
+        }
+        if self.discord_threshold is None or not any(apart.values()):
+            return None
+        sizes = {sex: sqrt(sum(z * z for z in found.values()) / len(found)) for sex, found in apart.items()}
+        sex = min(sizes, key=lambda one: sizes[one])
+        if sizes[sex] <= self.discord_threshold:
+            return None
+        furthest = sorted(apart[sex], key=lambda bone: -abs(apart[sex][bone]))[:3]
+        return Reason(
+            "stages-apart",
+            f"the stages lie {sizes[sex]:.1f} standard deviations apart, usual are up to {self.discord_threshold:g}; "
+            f"furthest from the others: {', '.join(furthest)}",
+        )
+
     def restage(self, reading: Reading, stages: Mapping[str, str], rejected: Collection[str] = ()) -> Reading:
         """Return the Reading as it would be with these stages given and these regions rejected by a person.
 
@@ -126,6 +159,7 @@ class Scoring:
         )
         return dataclasses.replace(
             reading,
+            verdict=self.remarked(reading.verdict, staged, results),
             regions=regions,
             masks={name: mask for name, mask in reading.masks.items() if name not in rejected},
             methods=results,

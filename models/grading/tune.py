@@ -30,6 +30,7 @@ from models.grading.phantoms import FIRST_SEED, Crops, render_cache
 from models.metrics.ages import compare
 from models.regions import RUS
 from models.runs import RunRefused
+from models.standards import RUS_CHN, STANDARDS, RusStandard
 
 REPORT_FILE = "tuning.json"
 
@@ -96,9 +97,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         fold = folds_of(films, options.folds, options.seed)
         after = np.full(len(films), np.nan)
         for number in range(options.folds):
-            net = tune(fresh(), films, np.flatnonzero(fold != number), phantoms, name, options)
             held = np.flatnonzero(fold == number)
-            graded[held] = chances_of(net, films, held)
+            done = options.out / f"fold-{number}.npy"
+            if not done.exists():
+                net = tune(fresh(), films, np.flatnonzero(fold != number), phantoms, name, options)
+                np.save(done, chances_of(net, films, held))
+            graded[held] = np.load(done)
             after[held] = read_ages(graded[held], films, held)
             off = 12 * float(np.nanmean(np.abs(after[held] - films.bone_age_years[held])))
             print(json.dumps({"fold": number, "mae_months": round(off, 2)}), flush=True)  # noqa: T201 - a training log
@@ -109,6 +113,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         for row, value, straightened, number in zip(rows, after, line, fold, strict=True):
             row |= {"after": _plain(value), "straight_line_only": _plain(straightened), "fold": int(number)}
+        for standard in STANDARDS:
+            found = read_ages(graded, films, everything, standard)
+            for row, value in zip(rows, found, strict=True):
+                row |= {standard.name: _plain(value)}
     (options.out / REPORT_FILE).write_text(json.dumps({**report, "rows": rows}, indent=1), encoding="utf-8")
     if options.only_cross_validation:
         return
@@ -229,9 +237,11 @@ def chances_of(net: Staged, films: Films, chosen: NDArray[np.intp]) -> NDArray[n
     return found
 
 
-def read_ages(chances: NDArray[np.float64], films: Films, chosen: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return the RUS-CHN bone age of the chosen films by TopN, NaN where a region is missing or the standard has no age."""
-    found = measure.ages(chances, ages.sexes_of(films.male[chosen].tolist()))
+def read_ages(
+    chances: NDArray[np.float64], films: Films, chosen: NDArray[np.intp], standard: RusStandard = RUS_CHN
+) -> NDArray[np.float64]:
+    """Return the bone age of the chosen films by TopN, NaN where a region is missing or the standard has no age."""
+    found = measure.ages(chances, ages.sexes_of(films.male[chosen].tolist()), standard=standard)
     found[~films.found[chosen].all(1)] = np.nan
     return found
 

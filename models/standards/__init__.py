@@ -2,7 +2,7 @@
 
 1. `tables` reads the printed tables, kept as data files with their sources and how sure each of them is.
 2. `curve` is the monotone curve through a printed table of scores and ages; outside it there is no age.
-3. `rus` holds the three standards of the 13 RUS bones: `RUS_CHN`, `TW3_RUS` and `TW3C_RUS`.
+3. `rus` holds the three standards of the 13 RUS bones: `RUS_CHN`, `TW3_RUS` and `TW3C_RUS`; `harmony` says how bones go together.
 4. `weighting` turns stage probabilities into scores: classic, Top2 and TopN.
 5. `carpal` scores the seven carpal bones; `greulich_pyle` holds the plates and the Brush deviations;
    `height` the Chinese height reference and the predictions of adult height.

@@ -95,6 +95,11 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[Callable[[str], str], ...]], ...]] 
         (lambda word: "女" if word == "girls" else "男", str, str, str, str, str),
     ),
     (r"site calibration (.+) of ([\d-]+): ([\d.]+) years before it", "本院校准（{}，{}）；校准前{}岁", (str, str, str)),
+    (
+        r"the stages lie ([\d.]+) standard deviations apart, usual are up to ([\d.]+); furthest from the others: (.+)",
+        "各骨分期相差{}个标准差，通常不超过{}；偏离最大：{}",
+        (str, str, _bones),
+    ),
     # headers and pixels
     (r"the instance holds no pixel data", "文件不含像素数据", ()),
     (r"the instance holds no image: (.+) is missing", "文件不含影像：缺{}", (str,)),

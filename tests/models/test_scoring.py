@@ -1,11 +1,13 @@
 import dataclasses
 
+import numpy as np
 import pytest
 
 from models import standards
-from models.reading import BoneScore, Mask, MethodResult, Reading, Region, Verdict
+from models.reading import BoneScore, Mask, MethodResult, Reading, Region, Stage, Verdict
 from models.regions import RUS
-from models.scoring import Scoring
+from models.scoring import APART, Scoring
+from models.standards import harmony
 from tests.service import readings
 
 MIDDLE = {bone: readings.middle(bone) for bone in RUS}
@@ -128,3 +130,28 @@ def test_a_region_found_without_a_stage_can_be_given_one() -> None:
     after = Scoring().restage(bare, {"mp3": MIDDLE["mp3"]})
     assert _method(after, "RUS-CHN").bone_age_years is not None
     assert isinstance(after.masks["ulna"], Mask)
+
+
+def _staged(labels: dict[str, str]) -> dict[str, Stage]:
+    made = {}
+    for bone, label in labels.items():
+        levels = standards.fine_levels(bone)
+        chances = tuple(float(level == label) for level in levels)
+        made[bone] = Stage("RUS-CHN", label, "A", 1.0, probabilities=chances)
+    return made
+
+
+def test_stages_that_no_hand_shows_together_are_remarked_on_and_a_correction_takes_the_remark_away() -> None:
+    ages, mean, _ = harmony.usual("F")
+    at_ten = mean[int(np.argmin(np.abs(ages - 10)))]
+    usual = {bone: standards.fine_levels(bone)[int(at_ten[i])] for i, bone in enumerate(RUS)}
+    scoring = Scoring(discord_threshold=2.0)
+    quiet = scoring.remarked(Verdict(True), _staged(usual), scoring.by_stages(_staged(usual), ("F",)))
+    assert quiet.reasons == ()
+    broken = _staged({**usual, "radius": standards.fine_levels("radius")[-1]})
+    loud = scoring.remarked(Verdict(True), broken, scoring.by_stages(broken, ("F",)))
+    assert [reason.code for reason in loud.reasons] == [APART]
+    assert "furthest from the others: radius" in loud.reasons[0].text
+    assert "usual are up to 2" in loud.reasons[0].text
+    assert scoring.remarked(loud, _staged(usual), scoring.by_stages(_staged(usual), ("F",))).reasons == ()
+    assert Scoring().apart(broken, scoring.by_stages(broken, ("F",))) is None

@@ -288,7 +288,7 @@ def test_chinese_height_reference_is_exact_at_printed_values():
 
 
 def test_every_table_names_its_source_and_confidence():
-    for name in ("rus_chn", "tw3_rus", "tw3_age", "tw3c_age", "carpal", "greulich_pyle"):
+    for name in ("rus_chn", "tw3_rus", "tw3_age", "tw3c_age", "carpal", "greulich_pyle", "harmony"):
         assert table(name)["source"]
         assert table(name)["confidence"]
 

@@ -1,0 +1,187 @@
+r"""Fit what a bundle says beside its ages: the intervals of the methods by stages, and the thresholds of its alarms.
+
+    python -m models.agreement --tuning ../runs/aged/tuning.json --readings readings.jsonl --bundle models/bundles/default.json
+
+The ages by stages are those of graders tuned without the film (`models.grading.tune`), the others those of readings by weights
+that never saw it. Intervals are split conformal by sex and age band; their coverage is measured across folds by patient. The
+alarm is to be rare where a film is read well: the threshold is the spread that 95 % of the films stay below whose default
+method lies within a year and a half of the reference. What it then finds of the gross errors is measured, not chosen. The
+remark on stages that lie apart is set the same way.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import calibration
+from models.calibration import FOLDS, Pair
+from models.metrics.bootstrap import estimate
+from models.metrics.conformal import Intervals
+from models.regions import RUS, Sex
+from models.scoring import FINE
+from models.standards import STANDARDS, fine_levels, harmony
+
+GOOD_YEARS: Final = 1.5  # a film is read well when the default method lies within so much of the reference
+GROSS_YEARS: Final = 2.0
+QUIET: Final = 0.95  # share of the films read well that the alarm leaves alone
+BY_STAGES: Final = tuple(standard.name for standard in STANDARDS)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Fit, measure, and write both into the bundle."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tuning", type=Path, required=True, help="tuning.json with its cross-validation")
+    parser.add_argument(
+        "--readings", type=Path, required=True, help="JSON lines of `carpus read` for the other methods"
+    )
+    parser.add_argument(
+        "--bundle", type=Path, required=True, help="bundle file to write the intervals and the threshold into"
+    )
+    parser.add_argument("--json", type=Path, required=True, help="results file")
+    options = parser.parse_args(argv)
+    rows = json.loads(options.tuning.read_text(encoding="utf-8"))["rows"]
+    with options.readings.open(encoding="utf-8") as lines:
+        others = {line["file"]: _others(line) for line in map(json.loads, lines) if "error" not in line}
+    films = [{**{name: row.get(name) for name in BY_STAGES}, **others.get(row["file"], {})} for row in rows]
+    sexes: list[Sex] = [row["sex"] for row in rows]
+    truth = np.array([row["bone_age_years"] for row in rows])
+    patients = [Path(row["file"]).stem for row in rows]
+
+    made, results = [], {}
+    for method in BY_STAGES:
+        intervals, results[method] = intervals_of(method, films, truth, sexes, patients)
+        made.append(intervals)
+    values = json.loads(options.bundle.read_text(encoding="utf-8"))
+    default = str(values["default_method"])
+    spread = spreads(films)
+    threshold, alarm = threshold_of(spread, _column(films, default) - truth, patients)
+    values["intervals"] = Intervals(calibration.COVERAGE, tuple(band for one in made for band in one.bands)).to_dict()
+    values["agreement_threshold_years"] = threshold
+    discord = discords(options.tuning.parent, rows)
+    error = _column(films, default) - truth
+    well = np.isfinite(discord) & (np.abs(error) <= GOOD_YEARS)
+    values["discord_threshold"] = round(float(np.quantile(discord[well], QUIET, method="higher")), 2)
+    gross = np.isfinite(discord) & (np.abs(error) > GROSS_YEARS)
+    options.bundle.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    report = {
+        "problem": "uncertainty",
+        "data": f"{len(rows)} films of RSNA never seen by the weights that read them",
+        "command": "python -m models.agreement --tuning TUNING --readings READINGS --bundle BUNDLE --json RESULT",
+        "interval": "95 % percentile bootstrap by patient",
+        "coverage_of_90_percent_intervals": results,
+        "alarm": alarm,
+        "discord": {
+            "threshold": values["discord_threshold"],
+            "median": round(float(np.nanmedian(discord)), 3),
+            "remark_where_grossly_wrong": None
+            if not gross.any()
+            else estimate(
+                (discord[gross] > values["discord_threshold"]).astype(np.float64), lambda r: float(r.mean())
+            ).to_dict(),
+        },
+    }
+    options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def intervals_of(
+    method: str,
+    films: Sequence[Mapping[str, float | None]],
+    truth: NDArray[np.float64],
+    sexes: Sequence[Sex],
+    patients: Sequence[str],
+) -> tuple[Intervals, dict[str, Any]]:
+    """Return the intervals of one method and their coverage across folds, for all films and each sex."""
+    ages = _column(films, method)
+    known = np.flatnonzero(np.isfinite(ages)).tolist()
+    pairs = [Pair(patients[i], sexes[i], float(ages[i]), float(truth[i])) for i in known]
+    intervals, inside = calibration.intervals(method, pairs, [pair.predicted_years for pair in pairs])
+    widths = [band.half_width_years for band in intervals.bands]
+    groups = {"all": [True] * len(pairs), "F": [p.sex == "F" for p in pairs], "M": [p.sex == "M" for p in pairs]}
+    result: dict[str, Any] = {"half_width_years": [round(min(widths), 2), round(max(widths), 2)]}
+    for name, chosen in groups.items():
+        own = np.flatnonzero(chosen).tolist()
+        result[name] = estimate(
+            inside[own], lambda rows: float(rows.mean()), patients=[pairs[i].patient for i in own]
+        ).to_dict()
+    return intervals, result
+
+
+def discords(folder: Path, rows: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """Return how far apart the stages of each film lie, from the probabilities that the cross-validation kept; NaN without an age."""
+    found = np.full(len(rows), np.nan)
+    for fold in sorted({row["fold"] for row in rows}):
+        chances = np.load(folder / f"fold-{fold}.npy")
+        held = [index for index, row in enumerate(rows) if row["fold"] == fold]
+        for place, index in enumerate(held):
+            row = rows[index]
+            if row[FINE] is not None:
+                by_bone = {bone: chances[place, i, : len(fine_levels(bone))].tolist() for i, bone in enumerate(RUS)}
+                value = harmony.discord(by_bone, row[FINE], row["sex"])
+                found[index] = np.nan if value is None else value
+    return found
+
+
+def spreads(films: Sequence[Mapping[str, float | None]]) -> NDArray[np.float64]:
+    """Return how far the methods lie apart on each film, NaN with fewer than two."""
+    found = []
+    for film in films:
+        ages = [value for value in film.values() if value is not None]
+        found.append(max(ages) - min(ages) if len(ages) > 1 else np.nan)
+    return np.array(found)
+
+
+def threshold_of(
+    spread: NDArray[np.float64], error: NDArray[np.float64], patients: Sequence[str], *, seed: int = 0
+) -> tuple[float, dict[str, Any]]:
+    """Return the alarm's threshold in years and what it does on films of other folds than it was chosen on."""
+    known = np.isfinite(spread) & np.isfinite(error)
+    spread, size = spread[known], np.abs(error[known])
+    names = [patient for patient, is_known in zip(patients, known, strict=True) if is_known]
+    fold = calibration.folds(names, seed)
+    rung = np.zeros(len(spread), bool)
+    for number in range(FOLDS):
+        rung[fold == number] = spread[fold == number] > _threshold(spread[fold != number], size[fold != number])
+    threshold = round(_threshold(spread, size), 2)
+
+    varied = spread.std() > 0 and size.std() > 0
+
+    def share(chosen: NDArray[np.bool_]) -> dict[str, float | int] | None:
+        own = np.flatnonzero(chosen).tolist()
+        if not own:
+            return None
+        rows = rung[own].astype(np.float64)
+        return estimate(rows, lambda r: float(r.mean()), patients=[names[i] for i in own]).to_dict()
+
+    return threshold, {
+        "threshold_years": threshold,
+        "films_that_alarm": share(size >= 0),
+        "alarm_where_read_well": share(size <= GOOD_YEARS),
+        "alarm_where_grossly_wrong": share(size > GROSS_YEARS),
+        "correlation_of_spread_and_error": round(float(np.corrcoef(spread, size)[0, 1]), 3) if varied else None,
+    }
+
+
+def _threshold(spread: NDArray[np.float64], size: NDArray[np.float64]) -> float:
+    return float(np.quantile(spread[size <= GOOD_YEARS], QUIET, method="higher"))
+
+
+def _others(line: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the ages of the methods that do not go by stages, on the curve of the film's sex."""
+    return {
+        method["name"]: method["bone_age_years"]
+        for method in line["methods"]
+        if method["name"] not in BY_STAGES and method["sex"] == line["sex"]
+    }
+
+
+def _column(films: Sequence[Mapping[str, float | None]], method: str) -> NDArray[np.float64]:
+    return np.array([np.nan if film.get(method) is None else film[method] for film in films], np.float64)
+
+
+if __name__ == "__main__":
+    main()

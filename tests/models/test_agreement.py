@@ -1,0 +1,68 @@
+"""Intervals of every method by stages and the threshold of the alarm, from cross-validated ages."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models import agreement
+from models.metrics.conformal import Intervals
+
+
+def test_the_spread_is_that_of_the_widest_pair_and_needs_two_methods() -> None:
+    found = agreement.spreads([{"a": 10.0, "b": 11.5, "c": 9.0}, {"a": 10.0, "b": None}])
+    assert found[0] == 2.5
+    assert np.isnan(found[1])
+
+
+def test_the_threshold_lets_nineteen_of_twenty_good_films_pass() -> None:
+    spread = np.arange(1, 101) / 50  # 0.02 to 2 years
+    error = np.zeros(100)
+    threshold, _ = agreement.threshold_of(spread, error, [str(i) for i in range(100)])
+    # The 95 % quantile of 100 values, the next one above: the 96th, 1.92 years.
+    assert threshold == pytest.approx(1.92)
+
+
+def test_grossly_wrong_films_do_not_move_the_threshold_and_are_what_it_finds() -> None:
+    spread = np.concatenate([np.full(60, 0.5), np.full(10, 4.0)])
+    error = np.concatenate([np.full(60, 0.2), np.full(10, 3.0)])
+    threshold, figures = agreement.threshold_of(spread, error, [str(i) for i in range(70)])
+    assert threshold == 0.5
+    assert figures["alarm_where_grossly_wrong"]["value"] == 1.0
+    assert figures["alarm_where_read_well"]["value"] == 0.0
+    assert figures["correlation_of_spread_and_error"] == pytest.approx(1.0)
+
+
+def test_intervals_and_threshold_are_written_into_the_bundle_with_their_coverage(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    rows, lines = [], []
+    for index in range(240):
+        truth = float(rng.uniform(2, 17))
+        ages = {name: truth + float(rng.normal(0, 1)) for name in agreement.BY_STAGES}
+        if index == 7:
+            ages["TW3"] = None  # type: ignore[assignment]
+        sex = "F" if index % 2 else "M"
+        rows.append({"file": f"f/{index}.png", "sex": sex, "bone_age_years": truth, "fold": index % 2, **ages})
+        other = {"name": "rsna-cnn", "sex": sex, "bone_age_years": truth + float(rng.normal(0, 0.6))}
+        lines.append(json.dumps({"file": f"f/{index}.png", "sex": sex, "methods": [other]}))
+    (tmp_path / "tuning.json").write_text(json.dumps({"rows": rows}))
+    (tmp_path / "readings.jsonl").write_text("\n".join(lines))
+    (tmp_path / "bundle.json").write_text(json.dumps({"name": "b", "default_method": "RUS-CHN"}))
+    places = {name: tmp_path / file for name, file in (("tuning", "tuning.json"), ("readings", "readings.jsonl"))}
+    for fold in (0, 1):
+        np.save(tmp_path / f"fold-{fold}.npy", rng.dirichlet(np.ones(16), size=(120, 13)))
+    result_file = tmp_path / "result.json"
+    places |= {"bundle": tmp_path / "bundle.json", "json": result_file}
+    agreement.main([word for name, path in places.items() for word in (f"--{name}", str(path))])
+    bundle = json.loads((tmp_path / "bundle.json").read_text())
+    intervals = Intervals.from_dict(bundle["intervals"])
+    for method in agreement.BY_STAGES:
+        for sex in ("F", "M"):
+            assert intervals.interval(method, sex, 9.0) is not None
+    assert 1.0 < bundle["agreement_threshold_years"] < 5.0
+    assert bundle["discord_threshold"] > 0
+    result = json.loads(result_file.read_text())
+    coverage = result["coverage_of_90_percent_intervals"]
+    assert coverage["TW3"]["all"]["n"] == 239
+    assert all(0.85 < coverage[method]["all"]["value"] < 0.97 for method in agreement.BY_STAGES)
