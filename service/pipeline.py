@@ -12,7 +12,7 @@ from functools import cache
 from io import BytesIO
 from typing import Any, Final, Protocol, cast
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.uid import ComputedRadiographyImageStorage
 
 from models import pixels
@@ -24,6 +24,7 @@ from service.amendments import amendment_of
 from service.breakers import Breakers
 from service.deidentification.deidentify import age_days, for_inference, patient_of
 from service.errors import CarpusError, InvalidInstance, Permanent, Postponed, Retryable
+from service.film_file import read_film
 from service.jobs import WAITS_FOR_EARLIER, Claim, Jobs, ResultState, State
 from service.negotiation import Negotiation, Plan, Probe, plan
 from service.profiles import Profiles
@@ -93,7 +94,7 @@ class Pipeline:
         assert self.pseudonyms is not None  # noqa: S101 - wiring, not input
         timings: dict[str, float] = {}
         with _timed(timings, "header read"):
-            film = dcmread(self.stores.identified.path(self.jobs.instance(claim.job.instance_id).name))
+            film = read_film(self.stores.identified.path(self.jobs.instance(claim.job.instance_id).name))
             decision = route(film)
         subject = self.pseudonyms.patient(patient_of(film))
         if decision.outcome is Outcome.FILTER:

@@ -67,8 +67,9 @@ class Receiver:
             instance_id, repeated = self._keep(event, data)
         except (SQLAlchemyError, Retryable) as error:
             self.pressure.refused(error)
-            text = f"{type(error).__name__}: {error}" if isinstance(error, SQLAlchemyError) else str(error)
-            log.error("instance refused for now", status=f"0x{OUT_OF_RESOURCES.code:04X}", cause=text, **fields)
+            # The text of a database error would repeat the row: UIDs, the accession number.
+            cause = _short(error)
+            log.error("instance refused for now", status=f"0x{OUT_OF_RESOURCES.code:04X}", cause=cause, **fields)
             return _response(OUT_OF_RESOURCES, _short(error))
         except Unusable as error:
             status = self._quarantine(event, data, error.status, error.code, str(error))
@@ -198,4 +199,7 @@ def _response(status: Status, comment: str = "") -> Dataset:
 
 
 def _short(error: Exception) -> str:
-    return type(error).__name__ if isinstance(error, SQLAlchemyError) else str(error)
+    if not isinstance(error, SQLAlchemyError):
+        return str(error)
+    origin = getattr(error, "orig", None)
+    return type(error).__name__ + (f" ({type(origin).__name__})" if origin is not None else "")
