@@ -38,6 +38,7 @@ class Scp(AbstractContextManager["Scp"]):
 
     folder: Path
     limits: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)  # settings
     process: subprocess.Popen[bytes] | None = None
     port: int = 0
     tls_port: int = 0
@@ -59,6 +60,7 @@ class Scp(AbstractContextManager["Scp"]):
                 "authorities": str(tls / "authority.pem"),
                 "port": self.tls_port,
             },
+            **self.more,
         }
         config = self.folder / "carpus.yaml"
         config.write_text(yaml.safe_dump(settings), encoding="utf-8")

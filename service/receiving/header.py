@@ -20,6 +20,8 @@ from service.errors import Permanent
 # Headers of radiographs are some ten kilobytes, with private blocks or thumbnails a few hundred.
 MAXIMUM_HEADER_BYTES: Final = 8 * 1024**2
 MAXIMUM_ELEMENTS: Final = 20_000
+_DEFLATED_AT_ONCE: Final = 64 * 1024  # bytes
+_INFLATED_AT_ONCE: Final = 256 * 1024
 _PIXEL_GROUP: Final = 0x7FE0
 _TAGS: Final = {
     0x00080016: "SOPClassUID",
@@ -88,9 +90,11 @@ def inspect(
     Unusable
         With the status of the response; the text names the attribute, its value where that is no patient's, and the limit.
     """
+    length = len(data)
     if transfer_syntax.is_deflated:
-        data = memoryview(_inflate(data, maximum_bytes))
-    values = _scan(data, transfer_syntax)
+        head, length = _inflate(data, maximum_bytes)
+        data = memoryview(head)
+    values = _scan(data, length, transfer_syntax)
     uids = {name: _uid(values, name) for name in _UIDS}
     for name, announced in (("SOPClassUID", sop_class), ("SOPInstanceUID", sop_instance)):
         if uids[name] != announced:
@@ -105,8 +109,16 @@ def inspect(
     return Header(**uids, Rows=rows, Columns=columns, **words)
 
 
-def _scan(data: memoryview, transfer_syntax: UID) -> dict[str, bytes]:
-    """Return the raw values of the listed elements that stand before the pixels."""
+def _scan(data: memoryview, length: int, transfer_syntax: UID) -> dict[str, bytes]:
+    """Return the raw values of the listed elements that stand before the pixels.
+
+    Parameters
+    ----------
+    data
+        The data set, or so much of it as may hold the header.
+    length
+        Of the whole data set (bytes).
+    """
     seen, reached_pixels = 0, False
 
     def stop(tag: BaseTag, _vr: str | None, _length: int) -> bool:
@@ -137,11 +149,11 @@ def _scan(data: memoryview, transfer_syntax: UID) -> dict[str, bytes]:
         raise Unusable(
             CANNOT_PARSE, "cannot-parse", f"the data set cannot be parsed: {type(error).__name__}"
         ) from error
-    if not reached_pixels and len(data) > MAXIMUM_HEADER_BYTES:
-        text = f"no PixelData within {MAXIMUM_HEADER_BYTES} bytes of a data set of {len(data)}"
+    if not reached_pixels and length > MAXIMUM_HEADER_BYTES:
+        text = f"no PixelData within {MAXIMUM_HEADER_BYTES} bytes of a data set of {length}"
         raise Unusable(CANNOT_PARSE, "header-too-long", text)
     if not values:
-        raise Unusable(CANNOT_PARSE, "cannot-parse", f"no known element in the data set of {len(data)} bytes")
+        raise Unusable(CANNOT_PARSE, "cannot-parse", f"no known element in the data set of {length} bytes")
     return values
 
 
@@ -174,15 +186,28 @@ def _integer_string(raw: bytes) -> int:
         return 1
 
 
-def _inflate(data: memoryview, maximum_bytes: int) -> bytes:
-    """Inflate a deflated data set (PS3.5 A.5) up to the limit."""
+def _inflate(data: memoryview, maximum_bytes: int) -> tuple[bytes, int]:
+    """Inflate a deflated data set (PS3.5 A.5) piece by piece; return what may hold the header, and the length of the whole.
+
+    A megabyte can inflate to a gigabyte: what lies behind the header is counted and dropped.
+    """
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        plain = inflater.decompress(data, maximum_bytes + 1)
-    except zlib.error as error:
-        raise Unusable(CANNOT_PARSE, "cannot-inflate", f"the deflated data set is damaged: {error}") from error
-    if len(plain) > maximum_bytes:
-        raise Unusable(
-            TOO_LARGE, "too-large", f"{len(data)} deflated bytes inflate beyond the limit of {maximum_bytes} bytes"
-        )
-    return plain
+    head, length = bytearray(), 0
+    for begin in range(0, len(data), _DEFLATED_AT_ONCE):
+        pending: bytes | memoryview = data[begin : begin + _DEFLATED_AT_ONCE]
+        while True:
+            try:
+                piece = inflater.decompress(pending, _INFLATED_AT_ONCE)
+            except zlib.error as error:
+                raise Unusable(CANNOT_PARSE, "cannot-inflate", f"the deflated data set is damaged: {error}") from error
+            length += len(piece)
+            head += piece[: MAXIMUM_HEADER_BYTES - len(head)]
+            if length > maximum_bytes:
+                text = f"{len(data)} deflated bytes inflate beyond the limit of {maximum_bytes} bytes"
+                raise Unusable(TOO_LARGE, "too-large", text)
+            pending = inflater.unconsumed_tail
+            if not pending and len(piece) < _INFLATED_AT_ONCE:
+                break
+        if inflater.eof:
+            break
+    return bytes(head), length

@@ -1,5 +1,8 @@
 """The look into a data set: any bytes give a Header or Unusable, and nothing else."""
 
+import time
+import tracemalloc
+import zlib
 from functools import cache
 
 import pydicom.uid as uids
@@ -94,3 +97,33 @@ def test_damaged_bytes_give_a_header_or_unusable_and_nothing_else(syntax: uids.U
     except Unusable as error:
         status = error.status
     assert status in (None, CANNOT_PARSE, MISSING_UID, DOES_NOT_MATCH, TOO_MANY_PIXELS, TOO_LARGE)
+
+
+def test_a_deflated_data_set_costs_the_memory_of_its_header_alone() -> None:
+    data = data_set(instance(rows=900, columns=700))
+    squeezer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    bomb = squeezer.compress(data) + squeezer.compress(bytes(60 * 1024**2)) + squeezer.flush()
+    options = {"sop_class": "1.2", "sop_instance": "1.3", "maximum_pixels": 10**9}
+    tracemalloc.start()
+    with pytest.raises(Unusable) as refused:
+        inspect(memoryview(bomb), uids.DeflatedExplicitVRLittleEndian, maximum_bytes=50 * 1024**2, **options)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert refused.value.code == "too-large"
+    assert peak < 20 * 1024**2
+
+
+def test_an_incompressible_deflated_data_set_takes_linear_time() -> None:
+    squeezer = zlib.compressobj(0, zlib.DEFLATED, -zlib.MAX_WBITS)
+    stored = squeezer.compress(bytes(40 * 1024**2)) + squeezer.flush()
+    started = time.process_time()
+    with pytest.raises(Unusable):
+        inspect(
+            memoryview(stored),
+            uids.DeflatedExplicitVRLittleEndian,
+            sop_class="1.2",
+            sop_instance="1.3",
+            maximum_pixels=1,
+            maximum_bytes=10**9,
+        )
+    assert time.process_time() - started < 5  # some tenths of a second; minutes if each piece copied the rest
