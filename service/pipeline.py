@@ -22,6 +22,7 @@ from models.regions import Sex
 from service import priors, scu
 from service.amendments import amendment_of
 from service.breakers import Breakers
+from service.deidentification.burned_in.cleaning import clean_instance
 from service.deidentification.deidentify import age_days, for_inference, patient_of
 from service.errors import CarpusError, InvalidInstance, Permanent, Postponed, Retryable
 from service.film_file import read_film
@@ -105,12 +106,17 @@ class Pipeline:
         try:
             with _timed(timings, "de-identified"):
                 copy = for_inference(film, self.pseudonyms)
+            with _timed(timings, "pixels cleaned"):
+                cleaning = clean_instance(copy, film)
         except InvalidInstance as error:
             return self._reject(claim, [Reason(error.code, str(error))], timings, subject=subject)
         with _timed(timings, "copy written"):
             stored = self.stores.deidentified.write(_encoded(copy), name=f"job-{claim.job.id}")
         known: dict[str, Any] = {"sex": decision.sex, "age_days": age_days(film), "subject": subject}
-        return self.jobs.advance(claim, State.PREPARED, timings_ms=timings, deidentified_name=stored.name, **known)
+        told = "" if cleaning is None else str(cleaning)
+        return self.jobs.advance(
+            claim, State.PREPARED, told, timings_ms=timings, deidentified_name=stored.name, **known
+        )
 
     def infer(self, claim: Claim) -> None:
         """Read the de-identified film; what cannot be read becomes a rejection with its reasons."""

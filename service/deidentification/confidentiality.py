@@ -19,6 +19,7 @@ from service.errors import InvalidConfiguration
 
 Letter = Literal["X", "Z", "D", "U", "K", "C"]
 Option = Literal[
+    "clean-pixel-data",
     "clean-graphics",
     "clean-structured-content",
     "clean-descriptors",
@@ -133,6 +134,11 @@ class Profile:
         return replace(self, options=(*self.options, *(option for option in options if option not in self.options)))
 
     @property
+    def cleans_pixels(self) -> bool:
+        """Whether text is taken out of the pixels."""
+        return "clean-pixel-data" in self.options
+
+    @property
     def methods(self) -> tuple[Method, ...]:
         """The codes of CID 7050 that describe this profile."""
         return (BASIC, *(method for option, method in OPTIONS.items() if option in self.options))
@@ -164,7 +170,7 @@ class Profile:
 
     def _listed(self, row: Row, *, image: bool) -> Rule:
         vr = dictionary_VR(row.tag)
-        chosen = {option: row.options.get(OPTIONS[option].column) for option in self.options}
+        chosen = {option: row.options.get(OPTIONS[option].column) for option in self.options if option in OPTIONS}
         # Modified dates come before retained device dates: a calibration date is a date all the same.
         if vr in DATES and chosen.get("retain-longitudinal-modified-dates"):
             return Rule("C", "retain-longitudinal-modified-dates")

@@ -5,7 +5,7 @@ goes the other way: it starts from nothing and takes the pixels and the few attr
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -15,6 +15,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
 from service.deidentification.actions import MALFORMED, Action, Walk, keep
+from service.deidentification.burned_in.cleaning import Cleaning
 from service.deidentification.confidentiality import CLEAN_PIXELS, Method, Profile, load
 from service.deidentification.dates import age_days, age_string
 from service.deidentification.identifiers import Identifiers
@@ -50,6 +51,8 @@ INFERENCE: Final = (
     "PixelPaddingValue",
     "BurnedInAnnotation",
 )
+# The copy with native pixels, and the instance as received: what was done to the pixels, or None where they are no picture.
+Clean = Callable[[Dataset, Dataset], Cleaning | None]
 INFERENCE_TABLES: Final = ("ModalityLUTSequence", "VOILUTSequence")
 INFERENCE_TABLE_ITEMS: Final = ("LUTDescriptor", "ModalityLUTType", "LUTData")
 
@@ -69,7 +72,7 @@ def patient_key(patient_id: str, issuer: str = "") -> str:
 
 
 def deidentify(
-    ds: Dataset, pseudonyms: Pseudonyms, profile: Profile | None = None, *, pixels_cleaned: bool = False
+    ds: Dataset, pseudonyms: Pseudonyms, profile: Profile | None = None, *, clean: Clean | None = None
 ) -> tuple[Dataset, list[Action]]:
     """Return a copy of the instance without its identity, and what was done to each attribute.
 
@@ -77,13 +80,15 @@ def deidentify(
     ----------
     ds
         An instance as read from its file, file meta information included; it is not changed.
-    pixels_cleaned
-        Whether text burned into the pixels has been removed before; only then does the copy say so.
+    clean
+        Takes text out of the pixels of the copy, given the header as received (`burned_in.cleaning`); only then does the copy
+        state the option. None leaves the pixels as they are.
 
     Raises
     ------
     InvalidInstance
-        When the SOP class is not one the profile was examined for, a UID is missing, or the pixels cannot be decoded.
+        When the SOP class is not one the profile was examined for, a UID is missing, the pixels cannot be decoded, or text
+        in them can neither be ruled out nor removed.
     """
     profile = profile or load()
     with _quiet():
@@ -92,13 +97,21 @@ def deidentify(
         out = walk.level(ds)
         if "retain-patient-characteristics" in profile.options and (days := age_days(ds)) is not None:
             out.PatientAge = age_string(days)
+        cleaned = None
         if has_pixels(ds):
             copy_pixels(ds, out)
-        _declare(out, (*profile.methods, CLEAN_PIXELS) if pixels_cleaned else profile.methods)
+            cleaned = clean(out, ds) if clean else None
+        if cleaned is not None:
+            walk.actions.append(Action("PixelData", "C", f"clean-pixel-data: {cleaned}"))
+            if cleaned.remaining:
+                raise InvalidInstance(
+                    f"{cleaned.remaining} lines of text remain in the pixels after cleaning",
+                    code="burned-in-text",
+                    next_action="look at the film; export it only after its text was removed by hand",
+                )
+        _declare(out, (*profile.methods, CLEAN_PIXELS) if cleaned else profile.methods)
         if "retain-longitudinal-modified-dates" in profile.options:
             out.LongitudinalTemporalInformationModified = "MODIFIED"
-        if pixels_cleaned:
-            out.BurnedInAnnotation = "NO"
         _finish(out, ds, pseudonyms)
     return out, walk.actions
 

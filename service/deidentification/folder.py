@@ -13,6 +13,7 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
+from service.deidentification.burned_in.cleaning import clean_instance
 from service.deidentification.confidentiality import Profile
 from service.deidentification.deidentify import Action, deidentify, patient_of
 from service.errors import Permanent
@@ -62,7 +63,7 @@ def copy_files(
         name = path.name if path == source else str(path.relative_to(source))
         try:
             ds = dcmread(path)
-            copy, actions = deidentify(ds, pseudonyms, profile)
+            copy, actions = deidentify(ds, pseudonyms, profile, clean=clean_instance if profile.cleans_pixels else None)
         except InvalidDicomError:
             yield Outcome(name, None, code="not-dicom", reason="not a DICOM file")
             continue

@@ -36,7 +36,8 @@ sees less still, see "What inference sees". For research, not for clinical use.
 | {profile.methods[0].meaning} | {profile.methods[0].code} | yes |"""
     for option, method in OPTIONS.items():
         yield f"| {method.meaning} (`{option}`) | {method.code} | {'yes' if option in profile.options else 'no'} |"
-    yield f"| {CLEAN_PIXELS.meaning} | {CLEAN_PIXELS.code} | stated only for an instance whose pixels were cleaned |"
+    stated = "yes, stated for an instance whose pixels were cleaned" if profile.cleans_pixels else "no"
+    yield f"| {CLEAN_PIXELS.meaning} (`clean-pixel-data`) | {CLEAN_PIXELS.code} | {stated} |"
     yield """
 Clean Descriptors is carried out by removal: what the table marks for cleaning is removed, emptied or replaced as the Basic
 Profile says, never edited. The age is computed from the dates before they go, and stated in months (from 90 years on as 090Y).
@@ -70,6 +71,16 @@ A compound action of the table takes its first letter in the image classes, wher
   samples, cut to size, with the bits outside of Bits Stored cleared; comments of a codestream, trailing bytes and planes in
   unused bits do not survive.
 - Instances of other SOP classes than these are refused: {", ".join(UID(uid).name for uid in sorted(profile.images | profile.others))}.
+
+## Text in the pixels
+
+Everything outside the hand, which is found from the pixels, is blanked with the level of the background there. What is left is
+searched for text by a recogniser (PP-OCRv6, whose weights come with the package RapidOCR): at half size, and at full size where
+thin sharp lines may be small writing. A line that is found is read at 0, 90, 180 and 270 degrees and mirrored, compared with the
+header's names (also in pinyin), numbers and dates, and filled from its edges; then the place is looked at again, three times at
+most. What can still be read then refuses the copy for export (`burned-in-text`); for inference, which stays in the house, the
+cleaned film is used and says so in BurnedInAnnotation. Where no hand is found the whole film is searched. Side markers are blanked
+like all else, and what they say is kept as a finding.
 
 | Added attribute | Action |
 |---|---|"""

@@ -16,6 +16,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from service.deidentification.actions import DUMMIES, ENUMERATED, HANDLERS
+from service.deidentification.burned_in.cleaning import clean_instance
 from service.deidentification.confidentiality import load, table
 from service.deidentification.deidentify import deidentify, for_inference
 from service.pseudonyms import Pseudonyms
@@ -188,7 +189,7 @@ def test_the_method_is_declared_by_its_codes() -> None:
     assert copy.LongitudinalTemporalInformationModified == "MODIFIED"
     codes = [item.CodeValue for item in copy.DeidentificationMethodCodeSequence]
     assert codes == ["113100", "113103", "113104", "113105", "113107", "113108"]
-    cleaned, _ = deidentify(from_bytes(to_bytes(instance())), PSEUDONYMS, pixels_cleaned=True)
+    cleaned, _ = deidentify(from_bytes(to_bytes(instance())), PSEUDONYMS, clean=clean_instance)
     assert cleaned.DeidentificationMethodCodeSequence[-1].CodeValue == "113101"
     assert cleaned.BurnedInAnnotation == "NO"
 

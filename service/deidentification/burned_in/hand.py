@@ -1,0 +1,203 @@
+"""Find the hand on a film from its pixels alone.
+
+The film is reduced to 256 pixels on its longer side. What is brighter than the background, a surface of second order fitted to the
+pixels that are not, is foreground; of its connected parts the one that has the shape of a hand is the hand. Frames and collimation
+are left aside: an outer margin is not looked at, rows and columns of foreground at the edge are cut off, and a part that is itself
+a rectangle is the exposed field, in which the search begins anew. A film on which nothing has this shape has no hand, and nothing of
+it is blanked.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+SIDE: Final = 256  # of the reduced film, its longer side
+MARGIN: Final = 8  # of the reduced film, not looked at: frames of scanners and cassettes lie here
+FITS: Final = 5  # rounds of background fit and threshold
+NOISE: Final = 4.0  # robust standard deviations above the background
+CONTRAST: Final = 0.05  # and at least this part of the film's range
+AREAS: Final = (0.04, 0.75)  # of the searched field, that a hand fills
+SOLIDITY: Final = (0.3, 0.93)  # area over that of the convex hull: fingers leave gaps
+RECTANGLE: Final = 0.88  # a part that fills its bounding box this far is the exposed field
+SIDES_TOUCHED: Final = 2  # by a hand with its forearm, at most
+STRANGE: Final = 0.025  # of the field: other bright parts of at least this area are no marker, perhaps a finger cut off
+BONE_DARK_WEIGHT: Final = 0.7  # a film whose header lies about its polarity is the rarer case
+
+Mask = NDArray[np.bool_]
+Grey = NDArray[np.uint8]
+Reduced = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Hand:
+    """The hand on the reduced film.
+
+    Parameters
+    ----------
+    mask
+        (rows, columns) of the reduced film: the hand with everything its outline encloses.
+    strange
+        Other large bright parts, which may belong to it; they are never blanked.
+    bone_dark
+        Whether the film shows bone dark on a bright background.
+    """
+
+    mask: Mask
+    strange: Mask
+    bone_dark: bool = False
+
+    def kept(self, margin: int) -> Mask:
+        """Return what must not be blanked: the hand and strange parts, dilated by `margin` reduced pixels."""
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * margin + 1, 2 * margin + 1))
+        kept: Mask = cv2.dilate((self.mask | self.strange).astype(np.uint8), kernel).astype(np.bool_)
+        return kept
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    mask: Mask
+    strange: Mask
+    score: float
+
+    def within(self, shape: tuple[int, ...], top: int, left: int) -> Self:
+        """Return it as part of a larger film."""
+        rows, columns = self.mask.shape
+        place = np.s_[top : top + rows, left : left + columns]
+        mask, strange = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+        mask[place], strange[place] = self.mask, self.strange
+        return type(self)(mask, strange, self.score)
+
+
+def reduced_shape(rows: int, columns: int) -> tuple[int, int]:
+    """Return rows and columns of the reduced film."""
+    scale = SIDE / max(rows, columns)
+    return max(1, round(rows * scale)), max(1, round(columns * scale))
+
+
+def find(film: Grey) -> Hand | None:
+    """Return the hand on a film (rows, columns), bone bright as its header says, or None where nothing has its shape."""
+    rows, columns = reduced_shape(*film.shape)
+    if min(rows, columns) < 6 * MARGIN:
+        return None
+    small = cv2.medianBlur(cv2.resize(film, (columns, rows), interpolation=cv2.INTER_AREA), 3).astype(np.float32)
+    inner = small[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    bright, dark = _search(inner), _search(255 - inner)
+    found, bone_dark = bright, False
+    if dark is not None and (bright is None or dark.score * BONE_DARK_WEIGHT > bright.score):
+        found, bone_dark = dark, True
+    if found is None:
+        return None
+    # A forearm goes on to the edge of the film; so does whatever else reaches the margin.
+    return Hand(np.pad(found.mask, MARGIN, mode="edge"), np.pad(found.strange, MARGIN, mode="edge"), bone_dark)
+
+
+def _search(small: Reduced, depth: int = 0) -> _Candidate | None:
+    """Look for the hand in a field of the reduced film; bone is bright in it."""
+    if min(small.shape) < 4 * MARGIN:
+        return None
+    foreground = _foreground(small)
+    if foreground is None:
+        return None
+    top, bottom, left, right = _field(foreground)
+    inside = np.zeros(foreground.shape, np.uint8)
+    inside[top:bottom, left:right] = foreground[top:bottom, left:right]
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(inside, connectivity=8)
+    largest = [int(label) for label in np.argsort(-statistics[1:count, cv2.CC_STAT_AREA])[:3] + 1]
+    best = None
+    for label in largest:
+        x, y, width, height, area = (int(value) for value in statistics[label])
+        if area > RECTANGLE * width * height and width * height > 0.15 * small.size and depth < 2:
+            edge = max(2, round(0.015 * max(width, height)))
+            place = np.s_[y + edge : y + height - edge, x + edge : x + width - edge]
+            nested = _search(small[place], depth + 1)
+            if nested is not None:
+                return nested.within(small.shape, y + edge, x + edge)
+            continue
+        touched = (y <= top) + (y + height >= bottom) + (x <= left) + (x + width >= right)
+        shape = _shape(labels == label, touched)
+        if shape is not None and (best is None or shape[1] > best[1]):
+            best = (*shape, label)
+    if best is None:
+        if (bottom - top) * (right - left) < 0.9 * small.size and depth < 2:
+            # A bright collimation decided the scale: look again without it.
+            nested = _search(small[top:bottom, left:right], depth + 1)
+            return None if nested is None else nested.within(small.shape, top, left)
+        return None
+    mask, score, chosen = best
+    other = [
+        label for label in largest if label != chosen and statistics[label, cv2.CC_STAT_AREA] > STRANGE * small.size
+    ]
+    return _Candidate(mask, np.isin(labels, other) & ~mask, score)
+
+
+def _foreground(small: Reduced) -> Mask | None:
+    """Return what is brighter than a smooth background, or None where no background is left to fit."""
+    low, high = (float(level) for level in np.percentile(small, (2, 95)))
+    contrast = max(high - low, 1.0)
+    # A marker of lead is brighter than any bone and must not decide the threshold.
+    clipped = np.clip(small, low - 0.2 * contrast, high + 0.1 * contrast)
+    scaled = np.clip((clipped - low) / contrast * 255, 0, 255).astype(np.uint8)
+    level, _ = cv2.threshold(scaled, 0, 255, cv2.THRESH_OTSU)
+    foreground: Mask = scaled > level
+    rows, columns = small.shape
+    y, x = np.mgrid[:rows, :columns] / np.array([rows, columns])[:, None, None] - 0.5
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
+    fitted = False
+    for _ in range(FITS):
+        top, bottom, left, right = _field(foreground)
+        use = np.zeros(small.shape, np.bool_)
+        grown = cv2.dilate(foreground.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(np.bool_)
+        use[top:bottom, left:right] = ~grown[top:bottom, left:right]
+        if use.sum() < 0.05 * small.size:
+            break
+        fitted = True
+        residual = clipped - _surface(clipped, use, terms)
+        use &= np.abs(residual) < 3 * _spread(residual[use]) + 1
+        residual = clipped - _surface(clipped, use, terms)
+        foreground = residual > max(NOISE * _spread(residual[use]), CONTRAST * contrast)
+    return foreground if fitted else None
+
+
+def _surface(small: Reduced, use: Mask, terms: NDArray[np.float64]) -> NDArray[np.float64]:
+    coefficients, *_ = np.linalg.lstsq(terms[use], small[use], rcond=None)
+    surface: NDArray[np.float64] = terms @ coefficients
+    return surface
+
+
+def _spread(values: NDArray[np.float64]) -> float:
+    """Return the standard deviation, robustly: 1.48 times the median distance from zero."""
+    return 1.48 * float(np.median(np.abs(values))) if values.size else 0.0
+
+
+def _field(foreground: Mask) -> tuple[int, int, int, int]:
+    """Cut off rows and columns of foreground at the edges: collimation that shows bright; at most to a third of the film."""
+    rows, columns = foreground.shape
+    top, bottom, left, right = 0, rows, 0, columns
+    moved = True
+    while moved and bottom - top > rows // 3 and right - left > columns // 3:
+        part = foreground[top:bottom, left:right]
+        first, last = part[0].mean() > 0.8, part[-1].mean() > 0.8
+        left_full, right_full = part[:, 0].mean() > 0.8, part[:, -1].mean() > 0.8
+        top, bottom, left, right = top + first, bottom - last, left + left_full, right - right_full
+        moved = bool(first or last or left_full or right_full)
+    return top, bottom, left, right
+
+
+def _shape(part: Mask, touched: int) -> tuple[Mask, float] | None:
+    """Return the filled part and how much it looks like a hand, or None where it does not."""
+    outlines, _ = cv2.findContours(part.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    outline = max(outlines, key=cv2.contourArea)
+    area = float(cv2.contourArea(outline))
+    hull = float(cv2.contourArea(cv2.convexHull(outline)))
+    _, _, width, height = cv2.boundingRect(outline)
+    fraction, solidity = area / part.size, area / max(hull, 1.0)
+    if not (AREAS[0] <= fraction <= AREAS[1] and SOLIDITY[0] <= solidity <= SOLIDITY[1]):
+        return None
+    if area > 0.9 * width * height or touched > SIDES_TOUCHED:
+        return None
+    filled = np.zeros(part.shape, np.uint8)
+    cv2.drawContours(filled, [outline], -1, 1, -1)
+    return filled.astype(np.bool_), min(fraction / 0.12, 1.0) * (1.0 if solidity < 0.9 else 0.5)

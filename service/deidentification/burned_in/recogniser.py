@@ -1,0 +1,124 @@
+"""Find lines of text in a picture and read them (PP-OCRv6, small, by RapidOCR; the weights come with its package).
+
+Chosen by measurement, see benchmarks/README.md. Nothing is fetched: the weights are files of an installed package.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from threading import Lock
+from typing import Any, Final
+
+import cv2
+import numpy as np
+
+from service.deidentification.burned_in.hand import Grey
+
+Box = tuple[int, int, int, int]  # x1 y1 x2 y2 in pixels
+LIKELY: Final = 0.3  # score from which on a place may hold text
+LOWEST: Final = (
+    12,
+    20,
+)  # pixels, shorter and longer side of what may be a line: below are specks, text of 14 pixels is larger
+TALLEST: Final = 160  # pixels, shorter side: a whole hand can look like one ideograph
+# The same line as it lies on a film that was turned or mirrored.
+TURNS: Final = (0, 2, 1, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A place that holds text."""
+
+    box: Box
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A line as read in one of eight positions."""
+
+    text: str
+    confidence: float
+    turns: int  # quarters counter-clockwise by which the picture was turned to be read
+    mirrored: bool
+
+
+class Recogniser:
+    """The two networks of one process; loaded at their first use, one caller at a time."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._engine: Any = None
+
+    def find(self, picture: Grey, *, scale: float = 1.0) -> list[Line]:
+        """Return the lines of text in a picture (rows, columns), looked at in `scale` times its size."""
+        seen = picture
+        if scale != 1:
+            seen = np.asarray(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+        if min(seen.shape) < 8:
+            return []
+        with self._lock:
+            found = self._loaded()(
+                cv2.cvtColor(np.ascontiguousarray(seen), cv2.COLOR_GRAY2BGR),
+                use_det=True,
+                use_cls=False,
+                use_rec=False,
+                box_thresh=LIKELY,
+            )
+        if found.boxes is None:
+            return []
+        rows, columns = picture.shape
+        lines = []
+        for corners, score in zip(np.asarray(found.boxes), found.scores, strict=True):
+            (x1, y1), (x2, y2) = np.floor(corners.min(0) / scale), np.ceil(corners.max(0) / scale)
+            box = (max(int(x1), 0), max(int(y1), 0), min(int(x2), columns), min(int(y2), rows))
+            short, long = sorted((box[2] - box[0], box[3] - box[1]))
+            if LOWEST[0] <= short <= TALLEST and long >= LOWEST[1]:
+                lines.append(Line(box, float(score)))
+        return lines
+
+    def read(self, picture: Grey, *, mirrors: bool = True) -> Iterator[Text]:
+        """Read one line in every position it may have on a film, the likely ones first."""
+        rows, columns = picture.shape
+        upright = TURNS if columns >= rows else TURNS[2:] + TURNS[:2]
+        for mirrored in (False, True) if mirrors else (False,):
+            for turns in upright:
+                # A line is read along its longer side; a short one may be either way.
+                if max(rows, columns) > 2 * min(rows, columns) and (turns % 2 == 1) != (rows > columns):
+                    continue
+                seen = np.rot90(picture[:, ::-1] if mirrored else picture, turns)
+                with self._lock:
+                    result = self._loaded()(
+                        cv2.cvtColor(np.ascontiguousarray(seen), cv2.COLOR_GRAY2BGR),
+                        use_det=False,
+                        use_cls=False,
+                        use_rec=True,
+                        text_score=0.0,
+                    )
+                if result.txts:
+                    yield Text(str(result.txts[0]), float(result.scores[0]), turns, mirrored)
+
+    def _loaded(self) -> Any:
+        if self._engine is None:
+            from rapidocr import RapidOCR
+
+            quiet = logging.getLogger("RapidOCR")
+            self._engine = RapidOCR(
+                params={
+                    "EngineConfig.onnxruntime.intra_op_num_threads": 1,
+                    "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+                    "Det.limit_type": "min",
+                    "Det.limit_side_len": 32,
+                    "Global.max_side_len": 8192,
+                    "Global.log_level": "error",
+                }
+            )
+            quiet.propagate = False
+        return self._engine
+
+
+@cache
+def shared() -> Recogniser:
+    """Return the recogniser of this process."""
+    return Recogniser()

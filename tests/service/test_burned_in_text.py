@@ -1,0 +1,259 @@
+"""Text in the pixels: phantoms with writing beside and over the hand, read by the same recogniser before and after."""
+
+import dataclasses
+import socket
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from models.phantom import draw
+from service.deidentification.burned_in import hand, strokes, surround
+from service.deidentification.burned_in.cleaning import clean, clean_instance
+from service.deidentification.burned_in.recogniser import Line, Recogniser, Text, shared
+from service.deidentification.burned_in.words import Words
+from service.deidentification.deidentify import deidentify, for_inference
+from service.deidentification.native_pixels import copy_pixels
+from service.errors import InvalidInstance
+from service.pseudonyms import Pseudonyms
+from service.wrap import Patient
+from tests.factories import instance
+from tests.service.seeded import from_bytes, to_bytes
+from tests.writing import ink, write
+
+PSEUDONYMS = Pseudonyms(b"k" * 32)
+PATIENT = Patient("Ouyang^Xiaoming=欧阳^小明", "00482913", "M")
+ROWS, COLUMNS = 1000, 800
+
+
+@pytest.fixture(scope="module")
+def hand_film() -> NDArray[np.uint16]:
+    """Return a phantom without any furniture, 12 bit, bone bright."""
+    phantom = draw(11, age_years=9.0, rows=ROWS, columns=COLUMNS, furnished=False, collimated=False,
+                   rotation_degrees=0.0, zoom=0.8, photometric_interpretation="MONOCHROME2")  # fmt: skip
+    levels: NDArray[np.uint16] = np.rint(phantom.image.pixels * 4095).astype(np.uint16)
+    return levels
+
+
+@pytest.fixture(scope="module")
+def mask(hand_film: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    found = hand.find((hand_film >> 4).astype(np.uint8))
+    assert found is not None
+    scale = (np.arange(ROWS) * found.mask.shape[0] // ROWS, np.arange(COLUMNS) * found.mask.shape[1] // COLUMNS)
+    whole: NDArray[np.bool_] = found.mask[np.ix_(*scale)]
+    return whole
+
+
+def over_the_hand(mask: NDArray[np.bool_], written: NDArray[np.float32]) -> tuple[int, int]:
+    """Return the place over the hand where most of a line lies on it."""
+    rows, columns = written.shape
+    places = [(y, x) for y in range(0, ROWS - rows, 16) for x in range(0, COLUMNS - columns, 16)]
+    y, x = max(places, key=lambda place: mask[place[0] : place[0] + rows, place[1] : place[1] + columns].mean())
+    return x, y
+
+
+def readings(film: NDArray[Any], box: tuple[int, int, int, int]) -> list[str]:
+    x1, y1, x2, y2 = box
+    grey = np.clip(film[max(y1 - 8, 0) : y2 + 8, max(x1 - 8, 0) : x2 + 8] / 16, 0, 255).astype(np.uint8)
+    return [text.text for text in shared().read(grey) if text.confidence > 0.5]
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "turns", "mirrored", "level"),
+    [
+        ("OUYANG XIAOMING", 22, 0, False, 4095),
+        ("00482913", 40, 1, False, 2900),
+        ("欧阳小明", 26, 2, False, 4095),
+        ("Ouyang Xiaoming", 30, 3, True, 4095),
+    ],
+)
+def test_writing_over_the_hand_cannot_be_read_afterwards(
+    hand_film: NDArray[np.uint16], mask: NDArray[np.bool_], text: str, size: int, turns: int, mirrored: bool, level: int
+) -> None:
+    film = hand_film.copy()
+    written = ink(text, size, turns=turns, mirrored=mirrored)
+    box = write(film, written, *over_the_hand(mask, written), level)
+    words = Words.of(from_bytes(to_bytes(instance(patient=PATIENT))))
+    assert any(words.found_in(seen) for seen in readings(film, box)), "the writing cannot be read to begin with"
+    cleaned, report = clean(film, words, shared())
+    assert not any(words.found_in(seen) for seen in readings(cleaned, box))
+    assert (report.identifying, report.remaining) == (1, 0)
+    assert report.lines <= 2
+
+
+def test_a_film_without_writing_keeps_every_sample_of_the_hand(
+    hand_film: NDArray[np.uint16], mask: NDArray[np.bool_]
+) -> None:
+    cleaned, report = clean(hand_film, Words(frozenset()), shared())
+    assert report.lines == 0
+    assert np.array_equal(cleaned[mask], hand_film[mask])
+    assert cleaned.dtype == hand_film.dtype
+
+
+def test_writing_beside_the_hand_is_blanked_to_the_level_of_the_background(hand_film: NDArray[np.uint16]) -> None:
+    film = hand_film.copy()
+    x1, y1, x2, y2 = write(film, ink("OUYANG 20160504", 24), 20, 20, 4095)
+    outline = hand.find((film >> 4).astype(np.uint8))
+    assert outline is not None
+    blank, where = surround.blanked(film, outline)
+    assert where[y1:y2, x1:x2].all()
+    around = float(np.median(hand_film[y1:y2, x1:x2]))
+    assert abs(float(np.median(blank[y1:y2, x1:x2])) - around) < 60
+    # The square that keeps the brightest level, the fill around it, and nothing in between: no letter.
+    levels = blank[y1:y2, x1:x2]
+    assert not ((levels > around + 200) & (levels < 3900)).any()
+
+
+def test_the_brightest_thousandth_keeps_its_level_when_a_lead_marker_goes(hand_film: NDArray[np.uint16]) -> None:
+    film = np.minimum(hand_film, 3000)
+    write(film, ink("L", 110), 30, 60, 4095)
+    outline = hand.find((film >> 4).astype(np.uint8))
+    assert outline is not None
+    blank, _ = surround.blanked(film, outline)
+    before, after = (float(np.percentile(levels, 99.9)) for levels in (film, blank))
+    assert before > 3500
+    assert after == pytest.approx(before, rel=0.02)
+
+
+def test_a_side_marker_becomes_a_finding(hand_film: NDArray[np.uint16]) -> None:
+    film = hand_film.copy()
+    write(film, ink("R", 80), 30, 60, 4095)
+    _, report = clean(film, Words(frozenset()), shared())
+    assert report.markers == ("R",)
+    assert "side marker R" in str(report)
+
+
+@pytest.mark.parametrize(("interpretation", "bits"), [("MONOCHROME1", 12), ("MONOCHROME2", 8)])
+def test_an_instance_is_cleaned_whatever_its_grey_scale(
+    hand_film: NDArray[np.uint16], mask: NDArray[np.bool_], interpretation: str, bits: int
+) -> None:
+    film = hand_film.copy()
+    written = ink("OUYANG XIAOMING", 28)
+    x1, y1, x2, y2 = write(film, written, *over_the_hand(mask, written), 4095)
+    stored = (film >> (12 - bits)).astype(np.uint8 if bits == 8 else np.uint16)
+    shown = stored if interpretation == "MONOCHROME2" else 2**bits - 1 - stored
+    source = instance(
+        picture=shown.astype(stored.dtype), patient=PATIENT, bits_stored=bits, photometric_interpretation=interpretation
+    )
+    source = from_bytes(to_bytes(source))
+    copy, actions = deidentify(source, PSEUDONYMS, clean=clean_instance)
+    pixels = from_bytes(to_bytes(copy)).pixel_array
+    if interpretation == "MONOCHROME1":
+        pixels = 2**bits - 1 - pixels
+    words = Words.of(source)
+    seen = readings((pixels.astype(np.uint16) << (12 - bits)), (x1, y1, x2, y2))
+    assert not any(words.found_in(text) for text in seen)
+    assert copy.BurnedInAnnotation == "NO"
+    assert copy.DeidentificationMethodCodeSequence[-1].CodeValue == "113101"
+    assert [action.path for action in actions].count("PixelData") == 1
+
+
+class Stubborn(Recogniser):
+    """Sees a line of text in the middle of whatever it is shown, however often it was filled."""
+
+    def find(self, picture: NDArray[np.uint8], *, scale: float = 1.0) -> list[Line]:
+        rows, columns = picture.shape
+        return [Line((columns // 3, rows // 3, columns // 3 + 40, rows // 3 + 20), 0.9)]
+
+    def read(self, picture: NDArray[np.uint8], *, mirrors: bool = True) -> Any:
+        yield Text("OUYANG", 0.99, 0, False)
+
+
+def test_what_can_still_be_read_refuses_the_export_and_is_flagged_for_inference() -> None:
+    source = from_bytes(to_bytes(instance(patient=PATIENT)))
+    with pytest.raises(InvalidInstance, match="remain in the pixels") as refused:
+        deidentify(source, PSEUDONYMS, clean=lambda copy, header: clean_instance(copy, header, Stubborn()))
+    assert refused.value.code == "burned-in-text"
+    copy = for_inference(source, PSEUDONYMS)
+    report = clean_instance(copy, source, Stubborn())
+    assert report is not None
+    assert report.remaining > 0
+    assert copy.BurnedInAnnotation == "YES"
+
+
+def test_colour_is_cleaned_in_every_plane_and_palettes_are_refused(hand_film: NDArray[np.uint16]) -> None:
+    grey = (hand_film >> 4).astype(np.uint8)
+    colour = np.stack([grey] * 3, axis=-1)
+    written = ink("OUYANG XIAOMING", 30)
+    colour[20 : 20 + written.shape[0], 20 : 20 + written.shape[1], 0] = 255 * written
+    source = instance(kind="SC", picture=grey, bits_stored=8, patient=PATIENT)
+    source.SamplesPerPixel, source.PhotometricInterpretation, source.PlanarConfiguration = 3, "RGB", 0
+    source.PixelData = colour.tobytes()
+    copy = Dataset()
+    copy_pixels(from_bytes(to_bytes(source)), copy)
+    report = clean_instance(copy, source)
+    assert report is not None
+    after = np.frombuffer(copy.PixelData, np.uint8).reshape(colour.shape)
+    seen = after[10 : 40 + written.shape[0], 10 : 40 + written.shape[1], 0].astype(np.uint16) << 4
+    assert not any(Words.of(source).found_in(text) for text in readings(seen, (0, 0, seen.shape[1], seen.shape[0])))
+    copy.PhotometricInterpretation = "PALETTE COLOR"
+    with pytest.raises(InvalidInstance, match="PALETTE COLOR"):
+        clean_instance(copy, source)
+    copy.BitsAllocated = 1
+    assert clean_instance(copy, source) is None
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_hand_is_found_bright_and_dark(hand_film: NDArray[np.uint16], turned: bool) -> None:
+    grey = (hand_film >> 4).astype(np.uint8)
+    found = hand.find(255 - grey if turned else grey)
+    assert found is not None
+    assert found.bone_dark == turned
+    assert 0.1 < found.mask.mean() < 0.6
+
+
+def test_a_film_without_a_hand_is_searched_whole_and_blanked_nowhere() -> None:
+    rng = np.random.default_rng(0)
+    film = np.rint(1000 + 20 * rng.standard_normal((600, 500))).astype(np.uint16)
+    box = write(film, ink("OUYANG XIAOMING", 24), 100, 200, 2000)
+    assert hand.find(np.clip(film / 8, 0, 255).astype(np.uint8)) is None
+    cleaned, report = clean(film, Words.of(instance(patient=PATIENT)), shared())
+    assert (report.blanked, report.identifying) == (0.0, 1)
+    assert str(report).startswith("no hand outlined")
+    x1, y1, x2, y2 = box
+    assert cleaned[y1:y2, x1:x2].max() < 1200
+
+
+def test_only_tiles_with_strokes_are_looked_at_closely() -> None:
+    film = np.full((2000, 1600), 90, np.uint8)
+    everywhere = np.ones(film.shape, np.bool_)
+    assert strokes.patches(film, everywhere) == []
+    write(film, ink("20160504", 14), 40, 50, 200)
+    ((x1, y1, x2, y2),) = strokes.patches(film, everywhere)
+    assert (x1, y1) == (0, 0)
+    assert x2 <= strokes.TILE
+    assert y2 <= strokes.TILE
+
+
+def test_the_tiles_of_a_film_cover_it_and_overlap() -> None:
+    film = np.random.default_rng(0).integers(0, 255, (1500, 730), np.uint8)
+    seen = np.zeros(film.shape, np.int64)
+    for x1, y1, x2, y2 in strokes.patches(film, np.ones(film.shape, np.bool_)):
+        assert max(x2 - x1, y2 - y1) <= strokes.TILE + 1
+        seen[y1:y2, x1:x2] += 1
+    assert seen.min() >= 1
+
+
+def test_words_of_a_header_in_characters_pinyin_and_every_form_of_a_date() -> None:
+    header = instance(patient=dataclasses.replace(PATIENT, PatientName="曾^小红"))
+    header.PatientBirthDate = "20160504"
+    words = Words.of(from_bytes(to_bytes(header)))
+    written = ["曾小红", "ZENG XIAOHONG", "Xiaohong Zeng", "zēng xiǎo hóng", "xiaohong", "ID: 00482913", "OO4829I3",
+               "2016-05-04", "04/05/2016", "2016年5月4日", "4 May 2016".replace("4 ", "04 ")]  # fmt: skip
+    assert [text for text in written if not words.found_in(text)] == []
+    assert not any(words.found_in(text) for text in ("L", "HAND PA", "小李", "2017-05-04", "AP 50 kV"))
+
+
+def test_the_recogniser_loads_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    picture = np.zeros((80, 400), np.uint8)
+    write(picture, ink("CARPUS 2026", 30), 20, 20, 255)
+    fresh = Recogniser()
+    ((line),) = fresh.find(picture)
+    x1, y1, x2, y2 = line.box
+    assert any(text.text.replace(" ", "") == "CARPUS2026" for text in fresh.read(picture[y1:y2, x1:x2]))
