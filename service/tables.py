@@ -228,6 +228,12 @@ class AmendedJob(Table):
     rejected: Mapped[list[str]]  # regions, all since the algorithm's own reading
     original: Mapped[str]  # Reading.to_json() of the algorithm's own reading
 
+    @property
+    def shown_observer(self) -> str:
+        """The name as people write it: given name before family name, for a name in components; else as it stands."""
+        family, *rest = self.observer.split("=")[0].split("^")
+        return " ".join(part for part in ((rest[0] if rest else ""), family) if part)
+
 
 class JobEvent(Table):
     """One line of a job's timeline."""

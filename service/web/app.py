@@ -23,6 +23,7 @@ from service.log import get_logger
 from service.settings import Settings
 from service.storage import Store
 from service.web.audited import Audited
+from service.web.correction import CorrectionPage
 from service.web.credentials import Credentials, first_administrator
 from service.web.display import FILTERS, STATES
 from service.web.guard import BodyLimit, Gate, SecurityHeaders
@@ -89,12 +90,15 @@ def create_app(
         log,
     )
     queue_page = QueuePage(pages)
+    correction_page = CorrectionPage(pages)
     routes = [
         Route("/", pages.films),
         Route("/films/live", pages.films),
         Route("/films/{number:int}", pages.film),
         Route("/films/{number:int}/live", pages.film),
         Route("/films/{number:int}/overlay.png", pages.overlay),
+        Route("/films/{number:int}/amend", correction_page.show),
+        Route("/films/{number:int}/amend", correction_page.act, methods=["POST"]),
         Route("/films/{number:int}/{action:str}", pages.act, methods=["POST"]),
         Route("/quarantine", pages.quarantine),
         Route("/queues", queue_page.show),

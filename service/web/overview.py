@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from models.reading import MethodResult, Reading, Stage
 from models.regions import RUS
 from service.jobs import FINAL, Jobs
-from service.tables import Instance, Job, JobEvent, Quarantined, ResultObject, ResultState, State
+from service.tables import AmendedJob, Instance, Job, JobEvent, Quarantined, ResultObject, ResultState, State
 
 PAGE: Final = 50
 LARGEST_NUMBER: Final = 2**31 - 1  # of a row in PostgreSQL's integer
@@ -21,6 +21,7 @@ UNSENT: Final = (State.RECEIVED, State.PREPARED, State.INFERRED)
 RETRYABLE: Final = (*UNSENT, State.FAILED, State.CANCELLED)
 FINISHED: Final = (State.CONFIRMED, State.REJECTED, State.FILTERED)
 CANCELLABLE: Final = (*UNSENT, State.FAILED)
+AMENDABLE: Final = (State.DELIVERED, State.CONFIRMED)
 REREADABLE: Final = (State.CONFIRMED, State.REJECTED, State.FILTERED, State.DELIVERED)
 
 
@@ -90,6 +91,7 @@ class Detail:
     timeline: Sequence[JobEvent]
     final: bool
     actions: frozenset[str]
+    amendment: AmendedJob | None
 
 
 class Overview:
@@ -155,7 +157,7 @@ class Overview:
             counts[each.state] = counts.get(each.state, 0) + 1
         reading = reading_of(job)
         state = State(job.state)
-        allowed = {"retry": RETRYABLE, "cancel": CANCELLABLE, "requeue": REREADABLE}
+        allowed = {"amend": AMENDABLE, "retry": RETRYABLE, "cancel": CANCELLABLE, "requeue": REREADABLE}
         return Detail(
             self._row(job, instance.calling_ae_title, counts),
             instance,
@@ -165,6 +167,7 @@ class Overview:
             self.jobs.timeline(job_id),
             final=state in FINAL,
             actions=frozenset(name for name, states in allowed.items() if state in states),
+            amendment=self.jobs.amendment(job_id),
         )
 
     def quarantine(self) -> Sequence[Quarantined]:

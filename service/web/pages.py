@@ -34,7 +34,12 @@ from service.web.permissions import MONITORS, may, searches_identity
 OVERLAY_ROWS: Final = 1400
 OVERLAYS_KEPT: Final = 16
 LONGEST_SEARCH: Final = 128
-DONE: Final = {"retry": "Retry asked for.", "cancel": "Cancelled.", "requeue": "The film will be read once more."}
+DONE: Final = {
+    "retry": "Retry asked for.",
+    "cancel": "Cancelled.",
+    "requeue": "The film will be read once more.",
+    "amend": "Corrected; the new report is on its way.",
+}
 
 
 @dataclass

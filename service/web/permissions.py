@@ -18,6 +18,7 @@ PERMISSIONS: Final[Mapping[str, Mapping[str, frozenset[Role | None]]]] = {
     "/films/{number:int}": {"GET": EVERYBODY},
     "/films/{number:int}/live": {"GET": EVERYBODY},
     "/films/{number:int}/overlay.png": {"GET": EVERYBODY},
+    "/films/{number:int}/amend": {"GET": READERS, "POST": READERS},
     "/films/{number:int}/{action:str}": {"POST": ADMINISTRATORS},
     "/quarantine": {"GET": ADMINISTRATORS},
     "/queues": {"GET": ADMINISTRATORS},
