@@ -140,7 +140,24 @@ def _accuracy(path: Path) -> str:
     parts = [f"## {path.stem.replace('_', ' ').replace('-', ' ')}", "", " · ".join(facts)]
     if rows:
         parts += ["", _table([["figure", "value", "95 % interval", "n"], *rows])]
+    if beside := result.get("beside_the_paper"):
+        rows = [[str(row[key]) for key in ("what", "paper", "here")] for row in beside]
+        parts += ["", _table([["beside the paper", "paper", "here"], *rows])]
+    if by_year := result.get("by_year"):
+        parts += ["", _by_year(by_year)]
     return "\n".join(parts)
+
+
+def _by_year(years: list[dict[str, Any]]) -> str:
+    """Return the table of P2: mean absolute error in years by year of bone age and sex."""
+    rows = [["bone age, years", "girls n", "MAE", "boys n", "MAE", "all n", "MAE"]]
+    for year in years:
+        cells = [year["years"]]
+        for group in ("F", "M", "all"):
+            error = year[group]["mae_years"]
+            cells += [str(year[group]["n"]), "" if error is None else f"{error:.3f}"]
+        rows.append(cells)
+    return _table(rows)
 
 
 def _estimates(node: dict[str, Any], place: str) -> Iterator[list[str]]:

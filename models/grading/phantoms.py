@@ -97,10 +97,19 @@ def regions_of(phantom: Phantom) -> tuple[Region, ...]:
     return tuple(Region(name, box, 1.0) for name, box in phantom.boxes.items())
 
 
+def rows_of(seed: int) -> int:
+    """Return the rows of the film of a seed."""
+    return _rows(np.random.default_rng((seed, 77)))
+
+
+def _rows(rng: np.random.Generator) -> int:
+    return int(np.exp(rng.uniform(np.log(560), np.log(1400))))
+
+
 def drawn(seed: int, *, natural: bool = False) -> Phantom:
     """Draw the film of a seed: of any size and, unless `natural`, every third with each bone at a stage of its own."""
     rng = np.random.default_rng((seed, 77))
-    rows = int(np.exp(rng.uniform(np.log(560), np.log(1400))))
+    rows = _rows(rng)
     columns = int(rows * rng.uniform(0.68, 0.92))
     sex: Sex = "F" if rng.random() < 0.5 else "M"
     maturities = None

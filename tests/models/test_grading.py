@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models import weights
-from models.grading import measure
+from models.grading import evaluate, measure
 from models.grading.augment import centre, vary
 from models.grading.crops import SIZE, Frame, cut, enhance, frames
 from models.grading.losses import HEAD_OF, loss, soft_labels, stage_of
@@ -200,3 +200,22 @@ def test_a_grader_of_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
     weights.save(tmp_path, {"w": torch.zeros(1)}, card)
     with pytest.raises(WeightsRefused, match=r"expected .*, found huge"):
         Grader(tmp_path)
+
+
+def test_confusions_say_how_near_the_truth_lay_to_a_border() -> None:
+    maturity = np.full((2, 13), 4.5, np.float32)
+    maturity[0, 0], maturity[1, 1] = 4.9, 5.4  # radius of the first film near its border, ulna of the second not
+    films = Crops(
+        np.zeros((2, 13, 2, 2), np.uint8),
+        maturity,
+        np.array([True, False]),
+        np.full(2, 10, np.float32),
+        np.array([1, 2]),
+    )
+    chances = np.zeros((2, 13, WIDEST))
+    chances[:, :, 4] = 1.0
+    chances[0, 0], chances[1, 1] = np.eye(WIDEST)[5], np.eye(WIDEST)[4]  # both one stage off
+    found = evaluate.confusions(chances, films)
+    assert found["share_of_wrong_stages_within_a_quarter_stage_of_the_border"] == 0.5
+    assert found["exact_more_than_a_quarter_stage_from_a_border"] == round(24 / 25, 4)
+    assert set(found["commonest"]) == {"radius 4 read as 5(0): 1", "ulna 5(0) read as 4: 1"}
