@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from models.engine import Progress, choose_device, git_commit, mixed_precision, seed_everything
 from models.metrics.bootstrap import estimate
-from models.regression.data import Thumbnails, load, part_of, whole_films
+from models.regression.data import Thumbnails, divided
 from models.regression.texture import best_order, orders, overlay
 from models.regression.zh05 import ARCHITECTURES, CLASSES, AgeClassifier
 
@@ -57,9 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Search the order, run the four steps, write `ablation.json`."""
     options = parser().parse_args(argv)
     torch.set_num_threads(options.threads)
-    films = load(options.data)
-    whole = whole_films(options.data)
-    parts = np.array([part_of(int(i), whole) for i in films.ids])
+    films, parts = divided(options.data)
     draw = np.random.default_rng(options.seed)
     chosen = {
         part: films.take(draw.permutation(np.flatnonzero(parts == part))[:limit])

@@ -7,7 +7,6 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -15,7 +14,7 @@ from models import weights
 from models.engine import git_commit
 from models.metrics.ages import compare
 from models.metrics.conformal import calibrate
-from models.regression.data import PARTS, Thumbnails, load, part_of, whole_films
+from models.regression.data import PARTS, Thumbnails, divided
 from models.regression.network import SEXES
 from models.regression.predict import BOTH_SEXES, ENSEMBLE, INTERVALS_FILE, Ensemble
 
@@ -43,12 +42,17 @@ def months_of(network: Ensemble, thumbnails: Thumbnails, size: int = 64) -> list
 def main() -> None:
     """Build the folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with thumbnails/ and images.csv")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with thumbnails/ and images.csv, or of films with films.csv"
+    )
     parser.add_argument("--member", type=Path, action="append", required=True, help="folder of a training run")
     parser.add_argument("--out", type=Path, required=True, help="the weights folder to write")
     parser.add_argument("--method", default="rsna-cnn", help="name of the method in a Reading")
     parser.add_argument("--version", default="1")
     parser.add_argument("--terms", default=weights.RSNA_TERMS)
+    parser.add_argument(
+        "--source", default="RSNA Pediatric Bone Age Challenge 2017, training set", help="the films, in words"
+    )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -68,9 +72,7 @@ def main() -> None:
     network = Ensemble(names)
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
 
-    thumbnails = load(options.data)
-    whole = whole_films(options.data)
-    parts = np.array([part_of(int(i), whole) for i in thumbnails.ids])
+    thumbnails, parts = divided(options.data)
     validation = thumbnails.take(parts == "validation")
     months = months_of(network, validation)
     sexes = [BOTH_SEXES[BOTH_SEXES.index(SEXES[s])] for s in validation.sex]
@@ -82,7 +84,7 @@ def main() -> None:
         problem="regression",
         architecture=ENSEMBLE,
         terms=options.terms,
-        data=(f"RSNA Pediatric Bone Age Challenge 2017, training set: {counts['train']} films of 100 x 100",),
+        data=(f"{options.source}: {counts['train']} films of 100 x 100",),
         seed=configs[0]["seed"],
         version=options.version,
         split_sha256=splits.pop(),

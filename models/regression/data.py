@@ -14,8 +14,10 @@ from PIL import Image as PillowImage
 from torch import Tensor
 from torch.nn import functional
 
-from models.regression.appearance import SIDE
+from models.datasets import archive
+from models.regression.appearance import SIDE, thumbnail
 from models.regression.network import SEXES
+from models.runs import RunRefused
 
 Part = Literal["train", "validation", "test"]
 PARTS: Final = ("train", "validation", "test")
@@ -77,9 +79,41 @@ def part_of(identifier: int, whole: frozenset[int]) -> Part:
     return "test" if tenth == 0 else "validation" if tenth == 1 else "train"
 
 
-def write_split(path: Path, ids: NDArray[np.int64], whole: frozenset[int]) -> str:
+def divided(root: Path) -> tuple[Thumbnails, NDArray[np.str_]]:
+    """Return the films of a data folder and the part of each: RSNA's thumbnails, or a hospital's folder with `films.csv`.
+
+    A hospital's films are brought to the thumbnails' appearance as they are when they are read; their ids are their places in
+    the table, their parts those of their patients.
+    """
+    if not (root / archive.TABLE).is_file():
+        films, whole = load(root), whole_films(root)
+        return films, np.array([part_of(int(i), whole) for i in films.ids])
+    rows = archive.read(root, needs=("bone_age_years",))
+    kept = [
+        (place, film) for place, film in enumerate(rows) if film.sex is not None and film.bone_age_years is not None
+    ]
+    pixels = [_bytes(thumbnail(film.load().pixels)) for _, film in kept]
+    if not kept:
+        raise RunRefused(f"{root / archive.TABLE} has no film with a sex and a bone age")
+    films = Thumbnails(
+        ids=np.array([place for place, _ in kept]),
+        films=np.stack(pixels),
+        months=np.array([12 * (film.bone_age_years or 0.0) for _, film in kept], dtype=np.float32),
+        sex=np.array([SEXES.index(film.sex) for _, film in kept if film.sex]),
+    )
+    return films, np.array([film.part for _, film in kept])
+
+
+def _bytes(film: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Round grey levels to 8 bit as the thumbnails have them; what their range was does not matter to the network."""
+    levels = film.astype(np.float32)
+    low, high = float(levels.min()), float(levels.max())
+    return np.round(255 * (levels - low) / max(high - low, 1e-6)).astype(np.uint8)
+
+
+def write_split(path: Path, ids: NDArray[np.int64], parts: NDArray[np.str_]) -> str:
     """Write `id,part` rows and return the SHA-256 of the file."""
-    lines = ["id,part", *(f"{i},{part_of(int(i), whole)}" for i in sorted(ids))]
+    lines = ["id,part", *(f"{ids[i]},{parts[i]}" for i in np.argsort(ids, kind="stable"))]
     text = "\n".join(lines) + "\n"
     path.write_text(text)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -14,13 +14,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from models.regression.data import PARTS, Thumbnails, batches, load, part_of, whole_films, write_split
+from models.regression.data import PARTS, Thumbnails, batches, divided, write_split
 from models.regression.network import ARCHITECTURES, MONTHS, MaturityNet, build
 
 
@@ -76,7 +75,9 @@ def restore(path: Path, network: MaturityNet, average: MaturityNet, optimizer: t
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with thumbnails/ and images.csv")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with thumbnails/ and images.csv, or of films with films.csv"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the split, the log and the checkpoints")
     parser.add_argument("--architecture", choices=sorted(ARCHITECTURES), default="maturity-net")
     parser.add_argument("--epochs", type=int, default=40)
@@ -104,10 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
 
     # Data: by patient, so no film of the two measuring parts is ever seen.
-    thumbnails = load(options.data)
-    whole = whole_films(options.data)
-    split_sha256 = write_split(options.out / "split.csv", thumbnails.ids, whole)
-    parts = np.array([part_of(int(i), whole) for i in thumbnails.ids])
+    thumbnails, parts = divided(options.data)
+    split_sha256 = write_split(options.out / "split.csv", thumbnails.ids, parts)
     train, validation = (thumbnails.take(parts == part) for part in ("train", "validation"))
     print({part: int((parts == part).sum()) for part in PARTS}, flush=True)  # noqa: T201 (a training log)
 

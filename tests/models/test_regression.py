@@ -229,3 +229,27 @@ def test_films_become_a_weights_folder_and_a_stopped_run_goes_on(films_folder, t
     with rows.open() as file:
         assert sum(row["part"] == "fullres films" for row in csv.DictReader(file)) == 2
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["estimate_ms"]["n"] == 2
+
+
+def test_a_hospitals_folder_becomes_thumbnails_divided_by_patient(tmp_path) -> None:
+    rows = [("file", "sex", "patient", "bone_age_years")]
+    for index in range(12):
+        pixels = (film(300, 240, index) * 255).astype(np.uint8)
+        PillowImage.fromarray(pixels).save(tmp_path / f"{index}.png")
+        rows.append((f"{index}.png", "F" if index % 2 else "M", f"P{index // 2}", 5 + index / 2))
+    rows.append(("0.png", "", "P9", 7))
+    PillowImage.fromarray(pixels).save(tmp_path / "x.png")
+    rows[-1] = ("x.png", "O", "P9", 7)
+    rows[1:] = [
+        (name, "F" if patient in ("P0", "P2") else sex if patient == "P9" else "M", patient, age)
+        for name, sex, patient, age in rows[1:]
+    ]
+    with (tmp_path / "films.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    films, parts = data.divided(tmp_path)
+    assert len(films) == 12  # the film of unknown sex teaches nothing
+    assert films.films.shape == (12, 100, 100)
+    assert films.months[3] == pytest.approx(12 * 6.5)
+    assert all(parts[2 * patient] == parts[2 * patient + 1] for patient in range(6))
+    sampled = thumbnail(film(300, 240, 0))
+    assert np.corrcoef(sampled.ravel(), films.films[0].ravel())[0, 1] > 0.999
