@@ -5,11 +5,11 @@ The base of the repository `service.jobs.Jobs`: it holds the engine and the cloc
 
 import datetime as dt
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from sqlalchemy import Engine, exists, func, select
+from sqlalchemy import Engine, and_, exists, func, not_, select
 from sqlalchemy.orm import Session
 
 from service.errors import Permanent
@@ -202,24 +202,36 @@ class Ledger:
         with self._read() as session:
             return session.scalar(select(func.count()).where(Job.state == State.RECEIVED)) or 0
 
-    def may_be_removed(self, job_id: int) -> str | None:
+    def may_be_removed(self, job_id: int, *, unasked: Collection[str] = ()) -> str | None:
         """Return why the files and rows of a job must stay, or None when nothing of it is unconfirmed.
 
         What a destination has not proved to keep is never removed, however old it is; nor is what waits for a person.
+        Of a destination in `unasked`, which the site said to ask for no proof, its acceptance counts.
         """
         job = self.get(job_id)
-        if job.state not in REMOVABLE:
+        if job.state not in (*REMOVABLE, State.DELIVERED) or (job.state == State.DELIVERED and not unasked):
             return f"job {job_id} is {job.state}: it is not finished"
-        unproved = [row for row in self.results(job_id) if row.state != ResultState.CONFIRMED]
+        unproved = [
+            row
+            for row in self.results(job_id)
+            if row.state != ResultState.CONFIRMED
+            and not (row.state == ResultState.ACCEPTED and row.destination in unasked)
+        ]
         if unproved and job.state != State.CANCELLED:
             where = sorted({row.destination for row in unproved})
             return f"{len(unproved)} objects of job {job_id} are not confirmed by {', '.join(where)}"
         return None
 
-    def removable(self, finished_before: dt.datetime, limit: int = 500) -> Sequence[int]:
+    def removable(
+        self, finished_before: dt.datetime, limit: int = 500, *, unasked: Collection[str] = ()
+    ) -> Sequence[int]:
         """Return ids of jobs of which nothing is unconfirmed, finished before this time, oldest first."""
-        unproved = exists().where(ResultObject.job_id == Job.id, ResultObject.state != ResultState.CONFIRMED)
-        finished = Job.state.in_(REMOVABLE), Job.state_since < finished_before
+        enough = and_(ResultObject.state == ResultState.ACCEPTED, ResultObject.destination.in_(unasked))
+        unproved = exists().where(
+            ResultObject.job_id == Job.id, ResultObject.state != ResultState.CONFIRMED, not_(enough)
+        )
+        states = (*REMOVABLE, State.DELIVERED) if unasked else REMOVABLE
+        finished = Job.state.in_(states), Job.state_since < finished_before
         query = select(Job.id).where(*finished, (Job.state == State.CANCELLED) | ~unproved)
         with self._read() as session:
             return tuple(session.scalars(query.order_by(Job.id).limit(limit)))

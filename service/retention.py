@@ -159,6 +159,7 @@ class Retention:
         self._trail = trail
         self._stores = stores
         self._settings = settings.retention
+        self._unasked = [destination.name for destination in settings.destinations if destination.confirm == "none"]
         self._actor = actor
         self._disk_used = disk_used or (lambda: _disk_used(settings))
 
@@ -219,7 +220,7 @@ class Retention:
                 f"{len({hold.id for hold in held})} legal holds forbid it: {', '.join(sorted({h.reason for h in held}))}",
                 next_action="release them first: carpus hold list, carpus hold release NUMBER",
             )
-        kept = [why for job, _ in rows if (why := self._jobs.may_be_removed(job)) is not None]
+        kept = [why for job, _ in rows if (why := self._jobs.may_be_removed(job, unasked=self._unasked)) is not None]
         if kept and not even_unconfirmed:
             raise Unconfirmed(
                 "; ".join(kept), next_action="wait for the confirmation, or repeat with --even-unconfirmed"
@@ -253,7 +254,9 @@ class Retention:
         count = 0
         seen: set[int] = set()
         while goes_on():
-            found = [job for job in self._jobs.removable(before, limit=BATCH + len(seen)) if job not in seen]
+            found = [
+                job for job in self._jobs.removable(before, BATCH + len(seen), unasked=self._unasked) if job not in seen
+            ]
             if not found:
                 return count
             for job in found:
@@ -270,7 +273,7 @@ class Retention:
         if holds:
             raise Held(f"film {instance_id} is under a legal hold: {holds[0].reason}")
         for job in self._rows.of_film(instance_id)[1]:
-            why = self._jobs.may_be_removed(job.id)
+            why = self._jobs.may_be_removed(job.id, unasked=self._unasked)
             if why is not None:
                 raise Unconfirmed(why)
         self._remove(instance_id)

@@ -250,7 +250,7 @@ class AuditSettings(_Frozen):
 
 
 class RetentionSettings(_Frozen):
-    """How long films stay here. Only what every destination has confirmed is ever removed."""
+    """How long films stay here. Only what every destination has confirmed is removed, or accepted where it is asked for no proof."""
 
     films_days: float | None = Field(
         default=30, gt=0, description="after the job finished; null: until the disk is full"

@@ -86,6 +86,20 @@ def test_what_is_unfinished_or_unconfirmed_stays_however_old_it_is(tmp_path: Pat
     assert films.files() > 0
 
 
+def test_acceptance_is_enough_of_a_pacs_that_the_site_asks_for_no_proof(tmp_path: Path) -> None:
+    films = Films(tmp_path, films_days=30)
+    films.film(films.installation.deliver())
+    films.film(films.installation.deliver(refused=True))
+    settings = films.installation.settings
+    unasked = settings.destinations[0].model_copy(update={"confirm": "none"})
+    settings = settings.model_copy(update={"destinations": (unasked,)})
+    retention = Retention(films.jobs, films.trail, films.stores, settings, disk_used=lambda: 0.1)
+    films.clock.pass_by(31 * DAY)
+    assert films.retention.round().instances == 0
+    assert retention.round().instances == 1
+    assert [job.state for job in films.jobs.list()] == [State.FAILED]
+
+
 def test_a_full_disk_takes_the_oldest_first_and_stops_when_there_is_room(tmp_path: Path) -> None:
     films = Films(tmp_path, films_days=None, maximum_disk_percent=80)
     first, second, third = (films.film(films.installation.confirm()) for _ in range(3))
