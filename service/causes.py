@@ -67,6 +67,7 @@ POLICIES: Final[Mapping[str, Policy]] = {
     "application-context-refused": Policy(Kind.PERMANENT, "correct the destination's host and port"),
     "protocol-version-refused": Policy(Kind.PERMANENT, "correct the destination's host and port"),
     "sop-class-refused": Policy(Kind.PERMANENT, "in the PACS, allow the SOP class for our AE title"),
+    "conflicting-patient": Policy(Kind.PERMANENT, "correct the patient of the study in the PACS, then retry the job"),
     "invalid-profile": Policy(Kind.PERMANENT, "choose another profile: `carpus profiles use DESTINATION NAME`"),
     "transfer-syntax-refused": Policy(Kind.PERMANENT, "in the PACS, allow the transfer syntax"),
     "too-many-contexts": Policy(Kind.PERMANENT, "take some objects out of the destination's profile"),

@@ -106,6 +106,16 @@ class Ledger:
         with self._read() as session:
             return session.get_one(Instance, instance_id)
 
+    def siblings(self, instance_id: int, limit: int = 20) -> Sequence[Instance]:
+        """Return the newest other instances of the same study whose jobs a person has not cancelled (identified side)."""
+        cancelled = exists().where(Job.instance_id == Instance.id, Job.state == State.CANCELLED)
+        with self._read() as session:
+            own = session.get_one(Instance, instance_id)
+            others = select(Instance).where(
+                Instance.StudyInstanceUID == own.StudyInstanceUID, Instance.id != own.id, ~cancelled
+            )
+            return tuple(session.scalars(others.order_by(Instance.id.desc()).limit(limit)))
+
     def list(
         self,
         *,

@@ -154,7 +154,7 @@ class Pipeline:
         timings: dict[str, float] = {}
         work = _Work(self, claim.job)
         with _timed(timings, "results built"):
-            work.film()  # a header that cannot carry a result is the same fault for every destination
+            work.check()
         errors = []
         for destination in self.settings.destinations:
             try:
@@ -345,6 +345,7 @@ class _Work:
     """What all destinations of one delivery share: the header, the Reading and the pixels, each loaded once."""
 
     def __init__(self, pipeline: Pipeline, job: Job) -> None:
+        self._pipeline = pipeline
         self._path = pipeline.stores.identified.path(pipeline.jobs.instance(job.instance_id).name)
         self._job = job
         self.film = cache(lambda: source.load(self._path))
@@ -356,6 +357,27 @@ class _Work:
         if self._job.reading is None or self._job.outcome != "reading":
             return None
         return Reading.from_json(self._job.reading)
+
+    def check(self) -> None:
+        """Refuse a header that can carry no result: the same fault for every destination.
+
+        Raises
+        ------
+        InvalidInstance
+            When an identifier is missing or malformed, or another instance of the study states another patient: a result that
+            takes this header for its own would then stand with a stranger.
+        """
+        film = self.film()
+        for other in self._pipeline.jobs.siblings(self._job.instance_id):
+            path = self._pipeline.stores.identified.path(other.name)
+            found = source.conflicts(film, source.load(path)) if path.exists() else ()
+            if found:
+                raise InvalidInstance(
+                    f"{', '.join(found)} differ from those of another instance of this study (received "
+                    f"{other.received_at:%Y-%m-%d %H:%M} UTC): the study holds two patients",
+                    code="conflicting-patient",
+                    next_action=f"correct {', '.join(found)} in the PACS; cancel the job of the film that is wrong, then retry",
+                )
 
     def objects(self, context: ResultContext) -> dict[ResultKind, Dataset]:
         """Build everything one destination gets."""

@@ -45,6 +45,9 @@ def build(source: Source, reading: Reading, context: ResultContext) -> Dataset:
         manufacturer=results.MANUFACTURER,
         specific_character_set=None,
     )
+    for item in note.ContentSequence:
+        if item.ValueType == "IMAGE":
+            del item.ConceptNameCodeSequence  # TID 2010 row 8: no purpose of reference; the library writes "Source"
     return results.finish(note, source, "KOS", context)
 
 

@@ -38,6 +38,8 @@ TYPE_3: Final = (
     *("PhysiciansOfRecord", "NameOfPhysiciansReadingStudy", "PatientIdentityRemoved", "DeidentificationMethod"),
     *("DeidentificationMethodCodeSequence", "LongitudinalTemporalInformationModified", "TimezoneOffsetFromUTC"),
 )
+# In which two instances of one study must agree to be of one patient.
+PATIENT: Final = ("PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex")
 STUDY_LEVEL: Final = ("StudyInstanceUID", *TYPE_2, *TYPE_3)
 REQUIRED: Final = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 
@@ -123,6 +125,15 @@ def shown(source: Source, keyword: str) -> tuple[str, bool]:
         except UnicodeDecodeError:
             continue
     return "", True
+
+
+def conflicts(film: Source, other: Source) -> tuple[str, ...]:
+    """Name the attributes in which two instances of one study state different patients.
+
+    What one of them leaves empty is no conflict, and neither is the name: modalities write one name in many ways.
+    """
+    stated = {keyword: (shown(film, keyword)[0], shown(other, keyword)[0]) for keyword in PATIENT}
+    return tuple(keyword for keyword, (a, b) in stated.items() if a and b and a != b)
 
 
 def load(path: Path) -> Source:

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from models.image import Image
 from models.reading import Reading, Reason, Verdict
 from models.regions import Sex
-from service.errors import Permanent, Retryable
+from service.errors import InvalidInstance, Permanent, Retryable
 from service.jobs import Jobs, ReceivedInstance, ResultState, State
 from service.negotiation import EVERY_CLASS
 from service.pipeline import Pipeline
@@ -302,3 +302,51 @@ def test_warming_up_leaves_no_trace(house: House) -> None:
     house.pipeline.warm_up()
     assert house.jobs.list() == []
     assert list(house.stores.results.names()) == []
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"), [("PatientID", "OTHER"), ("PatientBirthDate", "20110101"), ("PatientSex", "M")]
+)
+def test_two_patients_in_one_study_end_failed_with_the_attribute_named(house: House, keyword: str, value: str) -> None:
+    first, second = hand(seed=1), hand(seed=2)
+    second.StudyInstanceUID = first.StudyInstanceUID
+    for name in ("PatientID", "PatientBirthDate", "PatientSex"):
+        setattr(second, name, getattr(first, name))
+    setattr(second, keyword, value)
+    jobs = [house.receive(first), house.receive(second)]
+    for job_id in jobs:
+        house.step(job_id)
+        house.step(job_id)
+        with pytest.raises(InvalidInstance, match=keyword) as refusal:
+            house.step(job_id)
+        assert refusal.value.code == "conflicting-patient"
+        assert value not in str(refusal.value)
+        assert value not in refusal.value.next_action
+    assert house.pacs.kept == []
+    house.jobs.cancel(jobs[1])  # the person says which one is wrong
+    house.jobs.retry(jobs[0])
+    house.clock.pass_seconds(3600)
+    assert house.run(jobs[0]) == State.DELIVERED
+
+
+def test_a_study_whose_instances_leave_something_empty_is_of_one_patient(house: House) -> None:
+    first, second = hand(seed=1), hand(seed=2, without=["PatientBirthDate"])
+    second.StudyInstanceUID, second.PatientID, second.PatientSex = first.StudyInstanceUID, first.PatientID, "F"
+    second.PatientName = "TEST^C^^^"
+    assert [house.run(house.receive(ds)) for ds in (first, second)] == [State.DELIVERED, State.DELIVERED]
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID"])
+def test_a_film_without_an_identifier_that_a_result_needs_ends_failed_by_its_name(house: House, keyword: str) -> None:
+    film = hand()
+    job_id = house.receive(film)
+    path = house.stores.identified.path(house.jobs.instance(house.jobs.get(job_id).instance_id).name)
+    stripped = dcmread(path)
+    del stripped[keyword]
+    stripped.save_as(path, enforce_file_format=True)
+    house.step(job_id)
+    house.step(job_id)
+    with pytest.raises(InvalidInstance, match=f"{keyword} is missing") as refusal:
+        house.step(job_id)
+    assert keyword in refusal.value.next_action
+    assert house.pacs.kept == []

@@ -10,7 +10,7 @@ from pydicom.tag import Tag
 
 from models.reading import Reason, Verdict
 from service.errors import InvalidInstance
-from service.reporting import presentation, seg, source, sr
+from service.reporting import presentation, result_set, seg, source, sr
 from service.reporting.results import ResultContext, character_set_for
 from tests.factories import CHINESE_CHILD, encoded, instance
 from tests.service import readings
@@ -228,3 +228,69 @@ def test_an_institution_the_character_set_cannot_hold_is_left_out(character_set:
     context = ResultContext("2.25.42", AT, institution_name="测试医院")
     report = received(encoded(sr.build(film, readings.reading(), context)))
     assert report.get("InstitutionName") == expected
+
+
+FEW = readings.reading(
+    methods=readings.reading().methods[:1],
+    regions=tuple(region for region in readings.reading().regions if region.name in ("radius", "mc3")),
+)
+
+
+@pytest.mark.parametrize("kind", ["CR", "DX", "SC"])
+def test_every_object_can_be_made_whatever_attribute_is_missing(kind: str) -> None:
+    raw = encoded(instance(kind=kind, **SIZE))
+    kept = {*source.REQUIRED, "Rows", "Columns", "PixelData"}
+    keywords = [element.keyword for element in received(raw) if element.keyword not in kept]
+    assert len(keywords) > 25
+    context = ResultContext("2.25.42", AT, kinds=("SR", "SEG", "GSPS", "KOS"))
+    for keyword in keywords:
+        ds = received(raw)
+        del ds[keyword]
+        made = result_set.of_reading(source.normalise(ds), FEW, context, readings.image)
+        assert set(made) == set(context.kinds), keyword
+        for built in made.values():
+            assert encoded(built), keyword
+    # The pictures and the page show the identity, and nothing else of the header.
+    shown = ResultContext("2.25.42", AT, "zh", kinds=("SC", "PDF"))
+    bare = received(raw)
+    for keyword in keywords:
+        del bare[keyword]
+    assert set(result_set.of_reading(source.normalise(bare), FEW, shown, readings.image)) == {"SC", "PDF"}
+
+
+@pytest.mark.parametrize("vr", ["UN", "LT", "OB", "CS"])
+@pytest.mark.parametrize("keyword", ["PatientName", "PatientID", "AccessionNumber", "StudyDate", "PatientSex"])
+def test_a_value_under_a_wrong_representation_leaves_under_the_right_one(keyword: str, vr: str) -> None:
+    ds = received(encoded(instance(**SIZE)))
+    value = raw_value(ds, keyword)
+    ds[keyword] = RawDataElement(Tag(keyword), vr, len(value), value, 0, False, True, True)
+    report = received(encoded(sr.build(source.normalise(ds), FEW, CONTEXT)))
+    assert raw_value(report, keyword) == value
+    assert dictionary_VR(keyword) == report[keyword].VR
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"])
+def test_a_header_in_another_encoding_gives_the_same_identity(syntax: str) -> None:
+    plain = source.normalise(received(encoded(instance(**SIZE, patient=CHINESE_CHILD, character_set="GB18030"))))
+    other = source.normalise(
+        received(encoded(instance(**SIZE, patient=CHINESE_CHILD, character_set="GB18030", transfer_syntax=syntax)))
+    )
+    for keyword in source.TYPE_2:
+        assert raw_value(other.identity, keyword) == raw_value(plain.identity, keyword), keyword
+    assert (other.rows, other.columns) == (plain.rows, plain.columns)
+
+
+def test_private_elements_of_every_kind_stay_behind() -> None:
+    ds = instance(**SIZE)
+    block = ds.private_block(0x0011, "VENDOR", create=True)
+    nested = Dataset()
+    nested.PatientName = "SMITH^JOHN"
+    for offset, (vr, value) in enumerate(
+        [("LO", "x" * 64), ("UN", b"\xff" * 40), ("SQ", [nested]), ("OB", b"\x00\x01"), ("FD", 1.5)]
+    ):
+        block.add_new(offset, vr, value)
+    context = ResultContext("2.25.42", AT, kinds=("SR", "SEG", "GSPS", "SC", "PDF", "KOS"))
+    made = result_set.of_reading(source.normalise(received(encoded(ds))), FEW, context, readings.image)
+    for kind, built in made.items():
+        assert not any(tag.is_private for tag in received(encoded(built)).keys()), kind  # noqa: SIM118
+        assert b"SMITH" not in encoded(built)
