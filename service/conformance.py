@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from pydicom.uid import (
     HTJ2K,
@@ -35,6 +35,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
+ResultKind = Literal["SR", "SEG", "GSPS", "SC", "PDF", "KOS"]
 VERIFICATION: Final = UID("1.2.840.10008.1.1")
 
 # PS3.4 B.5: what may hold a hand film. Multi-frame Secondary Capture is not among them: a film is one frame.
@@ -73,13 +74,34 @@ SR_CLASSES: Final[Mapping[str, UID]] = {
     "Enhanced": EnhancedSRStorage,
 }
 # What is sent back (PS3.4 B.5), by the names that the objects of a result profile have.
-RESULT_CLASSES: Final[Mapping[str, tuple[UID, ...]]] = {
+RESULT_CLASSES: Final[Mapping[ResultKind, tuple[UID, ...]]] = {
     "SR": tuple(SR_CLASSES.values()),
     "SC": (SecondaryCaptureImageStorage,),
     "GSPS": (GrayscaleSoftcopyPresentationStateStorage,),
     "SEG": (SegmentationStorage,),
     "PDF": (EncapsulatedPDFStorage,),
     "KOS": (KeyObjectSelectionDocumentStorage,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ResultObject:
+    """What one kind of result is; its SOP classes stand in `RESULT_CLASSES`."""
+
+    modality: str
+    content: str
+    template: str = ""
+
+
+RESULT_OBJECTS: Final[Mapping[ResultKind, ResultObject]] = {
+    "SR": ResultObject(
+        "SR", "bone age of every method, stage of every bone, quality, conclusion", "TID 1500, TID 1410"
+    ),
+    "SC": ResultObject("OT", "film with labelled regions, results and growth plot (RGB, 8 bit, one frame)"),
+    "GSPS": ResultObject("PR", "outlines and names of the regions; polarity and window of the film"),
+    "SEG": ResultObject("SEG", "distal radius and ulna, binary, one frame a bone, pixel for pixel"),
+    "PDF": ResultObject("DOC", "one page with the film, the results and the name of the patient"),
+    "KOS": ResultObject("KO", "refers to the film and to the SC", "TID 2010"),
 }
 
 REFUSED_TRANSFER_SYNTAXES: Final[Mapping[UID, str]] = {

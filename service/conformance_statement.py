@@ -14,6 +14,7 @@ from service.conformance import (
     REFUSED_TRANSFER_SYNTAXES,
     REJECTIONS,
     RESULT_CLASSES,
+    RESULT_OBJECTS,
     STATUSES,
     STORAGE_CLASSES,
     TRANSFER_SYNTAXES,
@@ -23,9 +24,12 @@ from service.query import STUDY_ROOT_FIND
 from service.receiving.commitments import MAXIMUM_ANSWERS
 from service.receiving.places import ECHO_RESERVE, INSTANCES_UNDER_WAY, MAXIMUM_PENDING
 from service.receiving.transport import MAXIMUM_REQUEST_BYTES
+from service.reporting.codes import PRIVATE_SCHEME
+from service.reporting.source import PATIENT, REQUIRED, TYPE_2, TYPE_3
+from service.result_profile import BUILT_IN, SERIES
 from service.routing import RULES, Outcome
 from service.scu import PERMANENT_RANGES, PERMANENT_STATUSES
-from service.settings import ConfirmationSettings, Limits
+from service.settings import ConfirmationSettings, Limits, Settings
 from service.tls import SUITES
 
 _FATE = {Outcome.FILTER: "filtered: nothing is sent", Outcome.REJECT: "rejected: the reason is sent as a report"}
@@ -109,10 +113,13 @@ The first rule that applies; an instance to which none applies is read, and its 
 | Rule | Outcome |
 |---|---|"""
     yield from _rows((f"`{rule.code}`", _FATE[rule.outcome]) for rule in RULES)
+    yield from _results()
     yield """
 ## Character sets
 
-The identity of the patient and the study goes into the results byte for byte, with the Specific Character Set of the film.
+The identity of the patient and the study goes into the results byte for byte, with the Specific Character Set of the film. English
+text is ASCII. Chinese text is written where that set can hold it: UTF-8, GB18030 and GBK do; an identity in ASCII alone is written in
+ISO_IR 192; another single-byte set is extended by ISO 2022 IR 58. Beside a set that is unknown the result is written in English.
 
 ## Security
 
@@ -127,6 +134,72 @@ subject CN or subject alternative name; it may be pinned by SHA-256; a revocatio
     yield """
 A handshake has the time of an association request. Who speaks TLS on the plain port, or plain DICOM on the other, is named in the
 log."""
+
+
+def _results() -> Iterator[str]:
+    negotiation_hours = Settings.model_fields["negotiation_hours"].default
+    yield """
+## Results
+
+Everything stands in the study of the film, each kind in a series of its own. What a destination gets is its result profile.
+
+| Kind | Modality | Content | Template | Series | Description | in Chinese |
+|---|---|---|---|---|---|---|"""
+    yield from _rows(
+        (
+            kind,
+            made.modality,
+            made.content,
+            made.template,
+            SERIES[kind].number,
+            SERIES[kind].english,
+            SERIES[kind].chinese,
+        )
+        for kind, made in RESULT_OBJECTS.items()
+    )
+    yield """
+The disclaimer follows each description. A profile may give other numbers and descriptions, and the SC the modality of the film.
+
+| Profile | Objects, in the order they are sent | Language | SR in the first of these that is accepted |
+|---|---|---|---|"""
+    yield from _rows(
+        (f"`{name}`", ", ".join(profile.objects), profile.language, ", ".join(profile.report_classes))
+        for name, profile in BUILT_IN.items()
+    )
+    yield f"""
+Before a result is built the destination is asked, by an association without a C-STORE, which of the SOP classes above it accepts; the
+answer is kept for {negotiation_hours:g} h, until the destination moves or a refusal contradicts it. What it does not accept is
+left out and named in the job's timeline; where it accepts nothing of the profile the job fails at once and names the classes.
+A film that was not read comes back as SR and SC with the reason and what to repeat, as far as the profile has them.
+
+### Identifiers
+
+SOP Instance, Series Instance and Tracking UIDs are derived (UUID version 5 under 2.25) from the SOP Instance UID of the film, the hash of
+the weights, the kind, the SOP class of the report, the language, the destination with its profile, the sex used, and the number of the
+re-issue: a repeated delivery sends the same instances, and one UID never stands for two classes.
+
+### Attributes of the patient and the study
+
+Copied undecoded from the film. Always present, empty where the film has none or no value of its representation:
+
+{_listed(TYPE_2)}
+
+Present where the film has them:
+
+{_listed(TYPE_3)}
+
+Private elements are not copied. In two instances of one study {", ".join(f"`{keyword}`" for keyword in PATIENT)} must not differ: else
+the job fails and names them. Without {", ".join(f"`{keyword}`" for keyword in REQUIRED)} no result can be made.
+
+### Codes
+
+The private coding scheme `{PRIVATE_SCHEME}` is declared in the Coding Scheme Identification Sequence; every code stands in
+[codes.md](codes.md). Reports are COMPLETE, UNVERIFIED and PRELIMINARY until a person verifies them; a corrected report names its
+predecessor."""
+
+
+def _listed(keywords: Iterable[str]) -> str:
+    return "\n".join(f"- `{keyword}`" for keyword in keywords)
 
 
 def _commitment(own: ConfirmationSettings) -> Iterator[str]:

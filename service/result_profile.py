@@ -10,9 +10,11 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
-ResultKind = Literal["SR", "SEG", "GSPS", "SC", "PDF", "KOS"]
+from service.conformance import ResultKind
+
+__all__ = ["BUILT_IN", "SERIES", "Language", "ReportClass", "ResultKind", "ResultProfile", "SeriesLabel"]
 Language = Literal["en", "zh"]
-ReportClass = Literal["Comprehensive 3D", "Comprehensive", "Enhanced"]
+ReportClass = Literal["Comprehensive 3D", "Comprehensive", "Enhanced"]  # the names of `conformance.SR_CLASSES`
 # Series Description is LO, 64 characters (PS3.5 6.2); the disclaimer after it takes 37 of them.
 SeriesDescription = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=27)]
 

@@ -10,24 +10,29 @@ from sqlalchemy import Engine
 
 from service import db, scu, settings
 from service.__main__ import cli
-from service.conformance import RESULT_CLASSES
+from service.conformance import RESULT_CLASSES, RESULT_OBJECTS
 from service.errors import InvalidConfiguration, Permanent
 from service.jobs import ResultState, State
 from service.negotiation import EVERY_CLASS, Negotiation, plan
 from service.profiles import Profiles
-from service.reporting import results
+from service.reporting import result_set, results
 from service.reporting.results import ResultContext
-from service.result_profile import BUILT_IN, ResultKind, ResultProfile
+from service.result_profile import BUILT_IN, SERIES, ResultKind, ResultProfile
 from service.settings import Destination, Settings
 from service.tables import ProfileChoice
 from tests.fake_pacs import FakePacs as DicomPacs
 from tests.service import readings
 from tests.service.test_jobs import Clock
-from tests.service.test_pipeline import PACS, House, hand, house  # noqa: F401 - a fixture
+from tests.service.test_pipeline import PACS, House, hand
 from tests.service.test_sr import AT, film
 
 ALL = frozenset(EVERY_CLASS)
 SR = {Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage}
+
+
+@pytest.fixture
+def house(tmp_path: Path, engine: Engine) -> House:
+    return House(tmp_path, engine)
 
 
 def address(pacs: DicomPacs) -> scu.Address:
@@ -120,7 +125,7 @@ def test_that_nothing_is_accepted_is_not_remembered(engine: Engine) -> None:
     assert negotiation.accepted(PACS) == ALL
 
 
-def test_a_film_goes_out_in_the_class_that_is_accepted_and_what_is_not_is_named(house: House) -> None:  # noqa: F811
+def test_a_film_goes_out_in_the_class_that_is_accepted_and_what_is_not_is_named(house: House) -> None:
     house.pacs.classes = ALL - {Comprehensive3DSRStorage, SegmentationStorage}
     job_id = house.receive(hand())
     assert house.run(job_id) == State.DELIVERED
@@ -149,7 +154,7 @@ def test_one_uid_never_stands_for_two_classes_of_report_and_the_other_objects_ke
     assert len(identifiers("SC")) == 1
 
 
-def test_a_pacs_that_accepts_nothing_costs_one_probe_and_no_store(house: House) -> None:  # noqa: F811
+def test_a_pacs_that_accepts_nothing_costs_one_probe_and_no_store(house: House) -> None:
     house.pacs.classes = frozenset()
     job_id = house.receive(hand())
     house.step(job_id)
@@ -159,7 +164,7 @@ def test_a_pacs_that_accepts_nothing_costs_one_probe_and_no_store(house: House) 
     assert (house.pacs.probes, house.pacs.calls) == (1, 0)
 
 
-def test_another_profile_holds_from_the_next_film_on_without_a_restart(house: House) -> None:  # noqa: F811
+def test_another_profile_holds_from_the_next_film_on_without_a_restart(house: House) -> None:
     first = house.receive(hand())
     house.run(first)
     Profiles(house.jobs.engine, house.pipeline.settings, clock=house.clock).use("pacs", "pictures-zh", by="test")
@@ -173,7 +178,7 @@ def test_another_profile_holds_from_the_next_film_on_without_a_restart(house: Ho
     ]
 
 
-def test_a_profile_changed_before_a_retry_sends_only_what_was_not_accepted(house: House) -> None:  # noqa: F811
+def test_a_profile_changed_before_a_retry_sends_only_what_was_not_accepted(house: House) -> None:
     house.pacs.answer = lambda ds: Permanent("no", code="sop-class-refused") if ds.Modality == "SEG" else None
     job_id = house.receive(hand())
     house.step(job_id)
@@ -243,6 +248,17 @@ def test_a_profile_that_cannot_be_is_refused_with_its_fault(profile: dict[str, A
 def test_an_unknown_profile_is_refused_at_start_and_the_known_ones_are_named() -> None:
     with pytest.raises(InvalidConfiguration, match=r"'whatever'; known are default, everything"):
         settings.load(destinations=[{**PACS.model_dump(), "profile": "whatever"}])
+
+
+def test_every_object_has_the_class_the_modality_and_the_series_that_the_statement_promises() -> None:
+    context = ResultContext("2.25.42", AT, kinds=BUILT_IN["everything"].objects)
+    made = result_set.of_reading(film(), readings.reading(), context, readings.image)
+    assert set(made) == set(RESULT_OBJECTS)
+    for kind, ds in made.items():
+        assert ds.SOPClassUID in RESULT_CLASSES[kind]
+        assert ds.Modality == RESULT_OBJECTS[kind].modality
+        assert ds.SeriesNumber == SERIES[kind].number
+        assert ds.SeriesDescription.startswith(SERIES[kind].english)
 
 
 def test_every_kind_has_a_class_and_a_series_of_its_own() -> None:
