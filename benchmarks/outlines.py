@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--outlines", type=Path, default=OUTLINES)
     parser.add_argument("--part", choices=splits.PARTS, default="test")
     parser.add_argument("--detector", type=Path, default=BUNDLES / "detection" / "handnet")
-    parser.add_argument("--segmenter", type=Path, default=BUNDLES / "segmentation" / "unet")
+    parser.add_argument("--segmenter", type=Path, default=BUNDLES / "segmentation" / "unet-outlines")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--boxes", type=Path)
     parser.add_argument("--json", type=Path)

@@ -43,6 +43,7 @@ REGION_OF_JOINT = {
     **{f"mcp{ray}": f"pp{ray}" for ray in range(1, 6)},
 }  # fmt: skip
 NOT_FOUND = 1e6
+RCNN = "faster-rcnn-resnet101"  # measured by the same script; it has no joints of its own
 
 
 def arguments() -> argparse.Namespace:
@@ -55,6 +56,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--phantoms", type=int, default=200, help="unseen phantoms")
     parser.add_argument("--others", type=int, default=30, help="phantoms of each kind that is no hand")
     parser.add_argument("--first-seed", type=int, default=50_000_000, help="seed of the first unseen phantom")
+    parser.add_argument("--parts", nargs="+", help="measure only these, e.g. unseen_phantoms latency")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/accuracy/detection.json"))
     return parser.parse_args()
@@ -257,12 +259,18 @@ def latency(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _rcnn(folder: Path) -> Any:
+    from models.detection.rcnn import RcnnDetector
+
+    return RcnnDetector(folder)
+
+
 def main() -> None:
     """Measure everything that can be measured with what was given, and write it."""
     args = arguments()
     torch.set_num_threads(args.threads)
-    detector = Detector(args.weights)
     metadata = weights.Metadata.read(args.weights)
+    detector: Any = Detector(args.weights) if metadata.architecture != RCNN else _rcnn(args.weights)
     results: dict[str, Any] = {
         "command": f"python -m models.detection.evaluate {shlex.join(sys.argv[1:])}",
         "commit": engine.git_commit(),
@@ -279,6 +287,7 @@ def main() -> None:
         ("others", others),
         ("latency", latency),
     ]
+    parts = [(name, part) for name, part in parts if not args.parts or name in args.parts]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for name, part in parts:  # written after each, so that an interrupted run keeps what it measured
         results[name] = part(detector, args)

@@ -1,6 +1,6 @@
 r"""Measure a segmenter on phantoms it has not seen, at the resolution of the film.
 
-    python -m models.segmentation.evaluate --weights models/bundles/segmentation/unet --films 300 --first-seed 40000000 \
+    python -m models.segmentation.evaluate --weights models/bundles/segmentation/unet-outlines --films 300 --first-seed 40000000 \
         --json benchmarks/accuracy/segmentation_phantom.json
 
 The boxes that cut the crop are the phantom's own, shifted and scaled at random as a detector errs (`--jitter`, standard

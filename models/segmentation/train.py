@@ -251,9 +251,8 @@ def _ship(
 ) -> None:
     data = [f"phantom crops: {films} films drawn from their seeds"]
     if options.outlines:
-        data.append(
-            f"self-annotated outlines of radius and ulna on films of the RSNA challenge: {options.outlines.name}"
-        )
+        drawn = len(Crops.open(options.outlines).films)
+        data.append(f"{drawn} films of the RSNA Pediatric Bone Age Challenge with self-annotated outlines")
     weights.save(
         options.weights or options.out / "weights",
         net.state_dict(),

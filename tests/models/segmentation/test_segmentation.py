@@ -12,6 +12,7 @@ from models import weights
 from models.image import Image
 from models.metrics.overlap import mask_overlap
 from models.phantom import draw
+from models.segmentation.average import average
 from models.segmentation.compare import area_under_curve
 from models.segmentation.crop import crop_of, cut, normalise, put_back
 from models.segmentation.data import MARGIN, Crops, make_outlined
@@ -256,3 +257,19 @@ def test_an_outlined_film_is_blank_outside_of_the_crop_its_outlines_were_drawn_i
     assert 0.4 < float(crops.inside[0].mean()) <= MARGIN**-2 + 0.01
     assert int(crops.masks[0, :, ~crops.inside[0]].max()) == 0
     assert (crops.masks[0].reshape(2, -1).max(axis=1) > 200).all()
+
+
+def test_two_runs_are_averaged_and_the_stricter_terms_stay(tmp_path: Path) -> None:
+    states = []
+    for name, terms in (("one", FREE_TERMS), ("two", weights.RSNA_TERMS)):
+        net = build("unet", {"widths": [4, 8]})
+        states.append(net.state_dict())
+        metadata = Metadata("segmentation", "unet", terms, ("none",), 0, hyperparameters={"widths": [4, 8]})
+        weights.save(tmp_path / name, net.state_dict(), metadata)
+    made = average(tmp_path / "one", tmp_path / "two", tmp_path / "mean")
+    assert made.terms == weights.RSNA_TERMS
+    tensors, _ = weights.load(tmp_path / "mean", problem="segmentation", architectures=("unet",))
+    key = "head.weight"
+    torch.testing.assert_close(tensors[key], (states[0][key] + states[1][key]) / 2, atol=1e-3, rtol=1e-3)
+    with pytest.raises(ValueError, match="give the bound one second"):
+        average(tmp_path / "two", tmp_path / "one", tmp_path / "wrong")
