@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models import engine, weights
@@ -40,7 +41,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def sample(film: Film, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
     """Return a film and its boxes, mirrored or turned by a right angle now and then (P2: flips and rotations)."""
     rows, columns = film.pixels.shape
-    pixels = film.pixels.astype(np.float32) / 255
+    pixels: NDArray[np.float32] = film.pixels.astype(np.float32) / np.float32(255)
     middles = film.points[: len(REGIONS)] * np.array([columns, rows], np.float32)
     halves = film.sizes * np.array([columns, rows], np.float32) / 2
     if rng.random() < 0.5:

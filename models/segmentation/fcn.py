@@ -40,7 +40,7 @@ class Fcn(nn.Module):
         for stage in self.stages:
             x = stage(x)
             pools.append(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast("cuda" if x.is_cuda else "cpu", enabled=False):
             # A wide kernel on a map of few pixels has no finite gradient in bfloat16 on the CPU (torch 2.14).
             scores: Tensor = self.classifier(pools.pop().float())
         for skip, rise in zip(self.skips, self.rise, strict=True):

@@ -83,10 +83,11 @@ def test_what_lies_off_the_film_is_zero_and_the_rest_is_standardised() -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_scores_each_class_at_every_pixel(architecture: str) -> None:
-    net = build(architecture, {"size": 64}).eval()
-    net = net.to(memory_format=layout(net))  # type: ignore[call-overload]
-    with torch.inference_mode():
-        assert net(torch.randn(1, 1, 64, 64)).shape == (1, len(CLASSES), 64, 64)
+    large = architecture.startswith("fcn") or architecture in ("segnet", "deeplabv3+")
+    with torch.device("meta" if large else "cpu"), torch.inference_mode():  # of the large ones shapes only
+        net = build(architecture, {"size": 32}).eval()
+        net = net.to(memory_format=layout(net))  # type: ignore[call-overload]
+        assert net(torch.zeros(1, 1, 32, 32)).shape == (1, len(CLASSES), 32, 32)
 
 
 @pytest.mark.parametrize("architecture", ["unet", "fcn2s", "unet++", "vnet", "dunet", "segresnet-vae", "patch-cnn"])
