@@ -91,7 +91,9 @@ class _Deformable(nn.Module):
         nn.init.zeros_(self.offsets.bias)  # type: ignore[arg-type]  # a convolution with a bias has one
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast("cuda" if x.is_cuda else "cpu", enabled=False):  # torchvision's kernel knows no bfloat16 on the CPU
+        with torch.autocast(
+            "cuda" if x.is_cuda else "cpu", enabled=False
+        ):  # torchvision's kernel knows no bfloat16 on the CPU
             x = x.float()
             bent: Tensor = self.convolution(x, self.offsets(x))
             return bent
