@@ -93,6 +93,7 @@ class Pages:
             more=more,
             state=state,
             text=text,
+            by_uid=by_uid,
             before=before,
             counts=self.jobs.counts(),
             oldest=self.jobs.oldest(),
@@ -110,7 +111,9 @@ class Pages:
         if not live:  # the part that refreshes itself shows nothing that the page did not
             self.audited.film(Event.ACCESSED, request, self.jobs.get(_number(request)), film)
         study = self.masking.study(request.state.role, film.StudyInstanceUID, film.accession_number)
-        return self.page(request, "film_live.html" if live else "film.html", film=detail, done=done, study=study)
+        name = "film_live.html" if live else "film.html"
+        by_uid = searches_identity(request.state.role)
+        return self.page(request, name, film=detail, done=done, study=study, by_uid=by_uid)
 
     def overlay(self, request: Request) -> Response:
         """Draw the Reading onto the copy without identity, as PNG."""

@@ -139,7 +139,7 @@ def house(tmp_path: Path, provider: IdentityProvider) -> Iterator[House]:
 def begin(client: TestClient, target: str = "/") -> str:
     """Press the button; return the address at the provider."""
     page = client.get(f"/login?next={target}").text
-    assert "Log in with your hospital account" in page
+    assert "Hospital account" in page
     answer = client.post("/login/oidc", data={"csrf": token(page), "next": target})
     assert answer.status_code == 303
     assert "SameSite=lax" in answer.headers["set-cookie"]

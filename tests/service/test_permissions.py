@@ -90,6 +90,9 @@ def test_a_viewer_sees_a_pseudonym_and_a_radiologist_the_study(house: House) -> 
     assert uid in pages[Role.RADIOLOGIST]
     assert uid not in pages[Role.VIEWER]
     assert re.search(r">[A-Z2-7]{8}</span> <span class=\"faint\">pseudonym<", pages[Role.VIEWER])
+    # The objects of the PACS are named to who may look for them there.
+    assert ">2.25." in pages[Role.RADIOLOGIST]
+    assert ">2.25." not in pages[Role.VIEWER]
     # A guess at a UID is not answered either.
     found = {role: house.visit(role).get(f"/?q={uid}").text for role in (Role.VIEWER, Role.RADIOLOGIST)}
     assert f"#{job_id}<" in found[Role.RADIOLOGIST]
