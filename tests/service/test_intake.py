@@ -130,11 +130,11 @@ def test_a_full_disk_does_not_use_up_the_attempts_of_a_film(bench: Bench) -> Non
     bench.receive(1)
     bench.errors[1] = lambda: Retryable("the disk is full", code="disk-full")
     for _ in range(20):
-        bench.wait(600)
+        bench.wait(3600)  # no delay is longer
         bench.intake.round()
     assert bench.state(1) is State.RECEIVED
     del bench.errors[1]
-    bench.wait(600)
+    bench.wait(3600)  # no delay is longer
     bench.intake.round()
     assert bench.state(1) is State.PREPARED
 
