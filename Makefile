@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check bench format sbom
+.PHONY: install demo test check bench chaos format sbom
 
 install: $(STAMP)
 
@@ -33,6 +33,13 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.end_to_end
+
+# Break everything that can break while films come in; FILMS and SEEDS for a shorter run. Takes many hours in full.
+FILMS ?= 1000
+SEEDS ?= 10
+chaos: $(STAMP)
+	$(BIN)/python -m benchmarks.chaos --films $(FILMS) --seeds $(SEEDS) --json benchmarks/chaos.json
+	$(BIN)/python -m benchmarks.chaos.table
 
 # The bill of materials (CycloneDX) of the default install; fails on a licence that it may not hold.
 sbom: $(STAMP)

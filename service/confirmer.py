@@ -18,7 +18,6 @@ from service.jobs import Jobs
 from service.log import get_logger
 from service.settings import Destination, Settings
 
-UNREACHABLE_SECONDS: Final = 30.0  # until a destination that did not answer is asked again
 PROMOTE_SECONDS: Final = 30.0
 WAYS: Final = {"auto": ("commitment", "query"), "commitment": ("commitment",), "query": ("query",), "none": ()}
 
@@ -136,7 +135,7 @@ class Confirmer:
             else:
                 return
         if away:
-            self._record.look_again(objects, UNREACHABLE_SECONDS, in_vain=False)
+            self._record.look_again(objects, self._own.away_seconds, in_vain=False)
         else:
             self._say_so(destination, objects)
 

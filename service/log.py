@@ -6,6 +6,8 @@ No field ever holds a patient's value: instances are named by their row in the d
 import logging
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -48,6 +50,13 @@ def get_logger() -> structlog.stdlib.BoundLogger:
     """Return a logger; call it as `log.info("instance stored", instance=…, bytes=…)`."""
     logger: structlog.stdlib.BoundLogger = structlog.get_logger()
     return logger
+
+
+@contextmanager
+def about(**fields: object) -> Iterator[None]:
+    """Add fields, e.g. the job, to every line that this thread logs in the block, whichever module writes it."""
+    with structlog.contextvars.bound_contextvars(**fields):
+        yield
 
 
 def whereabouts(error: BaseException) -> dict[str, str]:

@@ -1,27 +1,25 @@
 """Measure the service for Prometheus: every number is read from the database and the disk at the moment of the scrape.
 
-Nothing is counted in memory, so the figures are the same from whichever process answers, and survive a restart. No label
-holds anything of a patient: states, kinds, destinations, statuses, names of processes and steps.
+Nothing is counted that the database does not hold, so the figures are the same from whichever process answers, and
+survive a restart. No label holds anything of a patient: states, kinds, destinations, statuses, names of processes and steps.
 """
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
-from sqlalchemy import case, func, select
+from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service import certificates, queue_metrics
+from service import certificates, proof_metrics, queue_metrics
 from service.jobs import Jobs
 from service.settings import Settings
 from service.storage import Store
-from service.tables import Instance, JobEvent, Quarantined, ResultObject
+from service.tables import Instance, Quarantined, ResultObject
 
-STEP_BUCKETS_SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _PROCESS_ID = re.compile(r"[\s:/-]*\d+$")
 
 
@@ -38,6 +36,7 @@ class ServiceCollector(Collector):
         self.jobs = jobs
         self.stores = stores
         self.settings = settings
+        self._step_times = proof_metrics.StepTimes(jobs)
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """Tell the registry nothing in advance, so that registering reads no database."""
@@ -51,7 +50,8 @@ class ServiceCollector(Collector):
                 *self._jobs(),
                 *queue_metrics.families(self.jobs),
                 *self._objects(),
-                self._steps(),
+                *proof_metrics.families(self.jobs),
+                self._step_times.family(),
                 self._heartbeats(),
             ]
         except SQLAlchemyError:
@@ -108,18 +108,6 @@ class ServiceCollector(Collector):
             ):
                 statuses.add_metric([destination, f"0x{status:04X}"], number)
             yield statuses
-
-    def _steps(self) -> HistogramMetricFamily:
-        steps = HistogramMetricFamily("carpus_step_seconds", "Duration of each finished step.", labels=["step"])
-        within = [func.sum(case((JobEvent.milliseconds <= 1000 * limit, 1), else_=0)) for limit in STEP_BUCKETS_SECONDS]
-        timed = select(JobEvent.code, func.count(), func.sum(JobEvent.milliseconds), *within)
-        with Session(self.jobs.engine) as session:
-            for code, count, total, *counts in session.execute(
-                timed.where(JobEvent.milliseconds.is_not(None)).group_by(JobEvent.code)
-            ):
-                pairs = zip(map(str, STEP_BUCKETS_SECONDS), counts, strict=True)
-                steps.add_metric([code], [*pairs, ("+Inf", count)], sum_value=total / 1000)
-        return steps
 
     def _heartbeats(self) -> GaugeMetricFamily:
         beats = GaugeMetricFamily(

@@ -169,6 +169,7 @@ class ConfirmationSettings(_Frozen):
         default=(2, 10, 60), description="after each look in vain; after the last one the object counts as not kept"
     )
     maximum_resends: int = Field(default=3, ge=0, description="of an object that was accepted and not kept")
+    away_seconds: float = Field(default=30, gt=0, description="until a destination that did not answer is asked again")
     ask_again_seconds: float = Field(
         default=3600, gt=0, description="until a way of proof that a destination does not offer is tried again"
     )

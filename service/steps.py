@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.causes import decide
 from service.errors import Postponed
 from service.jobs import Claim, Jobs, LeaseLost, State
-from service.log import get_logger
+from service.log import about, get_logger
 from service.settings import RetrySettings, Settings
 
 log = get_logger()
@@ -75,7 +75,7 @@ class Steps:
             return False
         job = claim.job
         try:
-            with self._kept(claim):
+            with about(job=job.id, step=job.state), self._kept(claim):
                 self._steps[State(job.state)](claim)
         except LeaseLost:
             log.warning("lease lost", job=job.id, state=job.state)

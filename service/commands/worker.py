@@ -27,6 +27,7 @@ def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
     settings, jobs = opened(config, f"worker {queue}")
     stores = Stores.open(settings.data_directory)
     rounds: Callable[[], object] = list  # nothing beside the steps
+    facts: Callable[[], dict[str, object]] = dict
     if queue == INFERENCE:
         import numpy as np
         import torch
@@ -39,6 +40,7 @@ def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
         # The first call allocates and loads what the later ones reuse; no film should wait for it.
         reader.read(Image(np.linspace(0, 1, 640 * 480, dtype=np.float32).reshape(640, 480)), None)
         pipeline = Pipeline(jobs, stores, settings, reader=reader)
+        facts = _graphics
     else:
         device_uid = installation.device_uid(settings)
         version = installation.software_version()
@@ -64,4 +66,18 @@ def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
     steps = Steps(jobs, pipeline, publisher.publish, settings)
     hands = 1 if queue == INFERENCE else concurrency or 4
     made = tasks.Worker(app, jobs, steps, queue, settings, concurrency=hands, rounds=rounds)
-    made.run(on_ready=lambda: tasks.keep_beating(jobs, f"worker {queue}", detail=made.watchdog.detail))
+    made.run(
+        on_ready=lambda: tasks.keep_beating(
+            jobs, f"worker {queue}", detail=lambda: {**made.watchdog.detail(), **facts()}
+        )
+    )
+
+
+def _graphics() -> dict[str, object]:
+    """Return what the graphics processor holds, for the heartbeat; nothing where films are read on the CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    free, total = torch.cuda.mem_get_info()
+    return {"gpu": torch.cuda.get_device_name(), "gpu_memory_bytes": {"used": total - free, "total": total}}

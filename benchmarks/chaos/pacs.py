@@ -1,0 +1,100 @@
+"""A PACS with moods: it refuses, aborts, forgets, keeps silent, goes down, and counts what it was sent."""
+
+import ctypes
+import os
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+from service.stand_in_pacs import StandInPacs
+
+CLONE_NEWNET: Final = 0x40000000  # setns(2)
+
+
+class _Moody(StandInPacs):
+    mood = ""
+    accepted: Counter[str]
+
+    def _store(self, event: Any) -> int:
+        if self.mood == "a700":
+            return 0xA700
+        if self.mood == "0110":
+            return 0x0110
+        if self.mood == "aborts":
+            event.assoc.abort()
+            return 0x0110
+        status = 0x0000 if self.mood == "forgets" else super()._store(event)
+        if status == 0x0000:
+            self.accepted[str(event.request.AffectedSOPInstanceUID)] += 1
+        return status
+
+    def _answered(self, event: Any) -> None:
+        if self.mood == "never-commits":
+            self._asked.pop(event.assoc, None)
+        else:
+            super()._answered(event)
+
+
+class Pacs:
+    """The PACS under one address, up or down.
+
+    Parameters
+    ----------
+    host
+        Address to listen on; one of `namespace` where that is given.
+    namespace
+        Name of a network namespace (ip-netns(8)) whose sockets it has.
+    """
+
+    def __init__(self, folder: Path, *, host: str = "127.0.0.1", namespace: str | None = None) -> None:
+        self.folder, self.host = folder, host
+        self._namespace = namespace
+        self._accepted: Counter[str] = Counter()
+        self._scp: _Moody | None = None
+        self.port = 0
+        self.up()
+
+    def up(self) -> None:
+        """Listen, in a good mood."""
+        if self._scp is not None:
+            return
+        made: list[_Moody] = []
+        thread = threading.Thread(target=lambda: made.append(self._make()))
+        thread.start()  # a thread of its own: it enters the namespace, and only its sockets stay there
+        thread.join()
+        (self._scp,) = made
+        self._scp.accepted = self._accepted
+        self.port = self._scp.port
+        self._scp.start()
+
+    def _make(self) -> _Moody:
+        if self._namespace is not None:
+            with Path(f"/run/netns/{self._namespace}").open() as handle:
+                if ctypes.CDLL(None, use_errno=True).setns(handle.fileno(), CLONE_NEWNET) != 0:
+                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        return _Moody(self.folder, ae_title="PACS", host=self.host, port=self.port)
+
+    def down(self) -> None:
+        """Close the port and every association."""
+        if self._scp is not None:
+            self._scp.stop()
+            self._scp = None
+
+    def feel(self, mood: str) -> None:
+        """Behave so from now on; "" is well."""
+        if self._scp is not None:
+            self._scp.mood = mood
+
+    @property
+    def sent_again(self) -> int:
+        """How many instances were accepted more than once."""
+        return sum(count > 1 for count in self._accepted.values())
+
+    def files(self) -> list[Path]:
+        """Return everything that is kept."""
+        return sorted(self.folder.glob("*/*.dcm"))
+
+    def unfinished(self) -> list[Path]:
+        """Return what is left of stores that were cut off."""
+        return sorted(self.folder.glob("*/*.part"))

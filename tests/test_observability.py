@@ -1,0 +1,120 @@
+"""The alert rules and the dashboard name only metrics that exist, and every alert is explained."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from service import metrics
+from service.settings import BreakerSettings
+from tests.service.installation import Installation
+
+ROOT = Path(__file__).resolve().parents[1]
+RULES = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text(encoding="utf-8"))["groups"][0]["rules"]
+DASHBOARD = json.loads((ROOT / "deploy/grafana/carpus.json").read_text(encoding="utf-8"))
+PAGE = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+OF_PROMETHEUS = {"up"}
+
+
+@pytest.fixture(scope="module")
+def exposed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[tuple[str, str]]]:
+    """Yield every (metric, label) that an installation in use exposes; ("metric", "") for each metric."""
+    made = Installation(tmp_path_factory.mktemp("metrics"))
+    made.confirm()
+    made.deliver()
+    made.deliver(refused=True)
+    made.wait_for_retry("peer-unreachable", "away", "wait")
+    made.quarantine("no-study-uid", "none")
+    made.jobs.beat("worker inference 1", {"canary_seconds": 1, "gpu_memory_bytes": {"used": 1, "total": 2}})
+    made.jobs.beat("scp", {"refusing": [{"code": "disk-full", "text": "full"}]})
+    _open_a_breaker(made)
+    page = metrics.text(metrics.registry(made.jobs, (made.store,), made.settings)).decode()
+    found = set()
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            found |= {(sample.name, ""), *((sample.name, label) for label in sample.labels)}
+        found.add((family.name + ("_total" if family.type == "counter" else ""), ""))
+    yield found
+    made.jobs.engine.dispose()
+
+
+def _open_a_breaker(made: Installation) -> None:
+    from service.breakers import Breakers
+    from service.errors import Retryable
+
+    for _ in range(5):
+        Breakers(made.jobs, BreakerSettings()).failed("archive", Retryable("away"))
+
+
+def names(expression: str) -> set[str]:
+    return set(re.findall(r"\b(?:carpus_\w+|up)\b(?=[\s{\[)]|$)", re.sub(r'"[^"]*"', '""', expression)))
+
+
+def expressions() -> list[str]:
+    panels = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
+    return [rule["expr"] for rule in RULES] + panels
+
+
+@pytest.mark.parametrize("expression", expressions())
+def test_every_metric_named_exists(exposed: set[tuple[str, str]], expression: str) -> None:
+    known = {name for name, _ in exposed} | {name.removesuffix("_total") for name, _ in exposed} | OF_PROMETHEUS
+    named = names(expression)
+    assert named
+    assert named - known == set()
+    for metric, label in re.findall(r"(carpus_\w+)\{(\w+)[=!~]", expression):
+        assert (metric, label) in exposed, expression
+
+
+def test_the_metrics_that_a_panel_names_as_counters_are_counters(exposed: set[tuple[str, str]]) -> None:
+    for expression in expressions():
+        for name in re.findall(r"(?:rate|increase)\((carpus_\w+)", expression):
+            assert name.endswith(("_total", "_bucket")), name
+            assert (name, "") in exposed
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_every_alert_says_cause_and_action_and_has_its_section(rule: dict[str, Any]) -> None:
+    assert all(rule["annotations"][key] for key in ("summary", "cause", "action"))
+    assert rule["labels"]["severity"] in ("critical", "warning", "info")
+    section = PAGE.partition(f"### {rule['alert']}\n")[2].partition("\n#")[0]
+    assert len(section.split()) > 25, f"docs/operations.md explains {rule['alert']} in a section of its own"
+
+
+def test_every_section_of_an_alert_is_of_an_alert() -> None:
+    assert set(re.findall(r"^### (Carpus\w+)$", PAGE, re.M)) == {rule["alert"] for rule in RULES}
+
+
+def test_the_dashboard_has_no_two_panels_in_one_place() -> None:
+    places = set()
+    for panel in DASHBOARD["panels"]:
+        grid = panel["gridPos"]
+        for x in range(grid["x"], grid["x"] + grid["w"]):
+            for y in range(grid["y"], grid["y"] + grid["h"]):
+                assert (x, y) not in places
+                places.add((x, y))
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+
+
+def test_steps_are_added_up_once_and_stay_the_same(tmp_path: Path) -> None:
+    made = Installation(tmp_path)
+    own = metrics.registry(made.jobs, (made.store,))
+    made.confirm()
+    first = _steps(metrics.text(own).decode())
+    made.clock.pass_by(3600)  # what is settled is kept now
+    assert _steps(metrics.text(own).decode()) == first
+    made.confirm()
+    second = _steps(metrics.text(own).decode())
+    assert second == _steps(metrics.text(metrics.registry(made.jobs, (made.store,))).decode())
+    assert second["inferred"] == 2 * first["inferred"] == 2
+    made.jobs.engine.dispose()
+
+
+def _steps(page: str) -> dict[str, float]:
+    families = text_string_to_metric_families(page)
+    samples = next(family for family in families if family.name == "carpus_step_seconds").samples
+    return {sample.labels["step"]: sample.value for sample in samples if sample.name.endswith("_count")}
