@@ -2,12 +2,14 @@
 
     python -m benchmarks.results
 
-`end_to_end.json` and `real_films_*.json` stand beside this file, the results of the four problems in `accuracy/`.
+`end_to_end.json`, `ingest.json`, `queue.json`, `scale.json` and `real_films_*.json` stand beside this file,
+the results of the four problems in `accuracy/`.
 """
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks import pages
@@ -38,6 +40,7 @@ def render(text: str) -> str:
     parts += [_real_films(path) for path in sorted(FOLDER.glob("real_films_*.json"))]
     parts += [_accuracy(path) for path in sorted((FOLDER / "accuracy").glob("*.json"))]
     parts += [_deidentification(FOLDER / "deidentification.json")]
+    parts += [_ingest(FOLDER / "ingest.json"), _queue(FOLDER / "queue.json"), _scale(FOLDER / "scale.json")]
     return head + mark + "\n\n" + "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -68,6 +71,73 @@ def _end_to_end(path: Path) -> str:
             f"Resident memory: {memory}.",
         ]
     )
+
+
+def _ingest(path: Path) -> str:
+    result = _load(path)
+    if result is None:
+        return ""
+    rates = result["mb_per_second"]
+    counts = list(next(iter(rates.values())))
+    rows = [["MB/s, median (range)", *(f"{count} associations" for count in counts)]]
+    for name, row in rates.items():
+        rows.append([name, *(f"{median(row[n]):.0f} ({min(row[n]):.0f}-{max(row[n]):.0f})" for n in counts)])
+    for other, ratios in result["ratio_to"].items():
+        rows += [[f"{name} / {other}", *(f"{row[n]:.2f}" for n in counts)] for name, row in ratios.items()]
+    facts = f"{result['film']} · {result['films']} films, {result['repeats']} repeats"
+    return "\n".join(
+        [
+            "## Receiving, durably, against storescp and Orthanc",
+            "",
+            f"`{result['command']}` · {result['machine']} · {facts} · {result['date']}",
+            "",
+            _table(rows),
+        ]
+    )
+
+
+def _queue(path: Path) -> str:
+    result = _load(path)
+    if result is None:
+        return ""
+    overhead, bases = result["overhead"], result["table_ms"]
+    cpu = [["process", "CPU ms a job"], *[[name, str(ms)] for name, ms in overhead["cpu_ms_per_job"].items()]]
+    cpu.append(["all", str(overhead["cpu_ms_per_job_total"])])
+    kinds = [(base, kind) for base, found in bases.items() for kind in found if isinstance(found[kind], dict)]
+    rows = [["ms, median / 95th percentile", *(f"{base}, {kind}" for base, kind in kinds)]]
+    for question in bases[kinds[0][0]][kinds[0][1]]:
+        cells = [bases[base][kind][question] for base, kind in kinds]
+        rows.append([question, *(f"{cell['median']} / {cell['p95']}" for cell in cells)])
+    claims = ", ".join(f"{base} {found['claims_per_second']}" for base, found in bases.items())
+    return "\n".join(
+        [
+            "## The queue",
+            "",
+            f"`{result['command']}` · {result['machine']} · {result['date']}",
+            "",
+            f"Everything but the work of the steps, n = {overhead['n']}:",
+            "",
+            _table(cpu),
+            "",
+            f"Questions on tables of {result['rows']} jobs (n = 60 each):",
+            "",
+            _table(rows),
+            "",
+            f"Steps claimed and finished a second by one process: {claims}.",
+        ]
+    )
+
+
+def _scale(path: Path) -> str:
+    result = _load(path)
+    if result is None:
+        return ""
+    rows = [["films a day", "workers", "wait median, s", "wait 95 %, s", "workers busy", "database busy"]]
+    for row in result["rows"]:
+        names = ("films_a_day", "workers", "median_wait_seconds", "p95_wait_seconds", "workers_busy", "database_busy")
+        rows.append([str(row[name]) for name in names])
+    limit = f"The database's rate would be reached at {result['database_limit_films_a_day']} films a day."
+    return "\n".join(["## Scale (a simulation)", "", f"`{result['command']}` · {limit}", "", _table(rows)])
 
 
 def _real_films(path: Path) -> str:

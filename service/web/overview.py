@@ -15,6 +15,9 @@ from service.jobs import FINAL, Jobs
 from service.tables import AmendedJob, Instance, Job, JobEvent, Quarantined, ResultObject, ResultState, State
 
 PAGE: Final = 50
+QUARANTINED: Final = "QUARANTINED"  # no state of a job: the bytes never became one
+SAME_UID: Final = "same-uid-other-bytes"
+ALERT_LASTS: Final = dt.timedelta(days=7)
 LARGEST_NUMBER: Final = 2**31 - 1  # of a row in PostgreSQL's integer
 MOVING: Final = (State.RECEIVED, State.PREPARED, State.INFERRED, State.DELIVERED)
 UNSENT: Final = (State.RECEIVED, State.PREPARED, State.INFERRED)
@@ -139,7 +142,19 @@ class Overview:
             for state, code, films, since, last in session.execute(query):
                 job = session.get_one(Job, last)
                 causes.append(Attention(state, code or "", job.cause_text or "", job.next_action or "", films, since))
-        return sorted(causes, key=lambda cause: (cause.state != State.FAILED, -cause.films))
+            causes += self._overwritten(session)
+        return sorted(causes, key=lambda cause: (cause.state not in (State.FAILED, QUARANTINED), -cause.films))
+
+    def _overwritten(self, session: Session) -> list[Attention]:
+        """Return an alert where other bytes came under the identifier of a film that is kept."""
+        young = Quarantined.last_at > self.jobs.now() - ALERT_LASTS
+        query = select(func.count(), func.min(Quarantined.first_at), func.max(Quarantined.id))
+        films, since, last = session.execute(query.where(Quarantined.cause_code == SAME_UID, young)).one()
+        if not films:
+            return []
+        text = session.get_one(Quarantined, last).cause_text
+        action = "compare both in quarantine; ask the sender which one is right; the first one stays in use"
+        return [Attention(QUARANTINED, SAME_UID, text, action, films, since)]
 
     def detail(self, job_id: int) -> Detail:
         """Return everything about one job.

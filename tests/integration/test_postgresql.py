@@ -15,6 +15,7 @@ from service import db
 from service.jobs import DuplicateInstance, Jobs, LeaseLost, State
 from service.tables import Table
 from tests.service import test_jobs as sqlite
+from tests.service import test_turns as turns
 from tests.service.test_jobs import HEAD, Clock, advanced, film, received
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -87,7 +88,8 @@ def engine(server: str) -> Iterator[Engine]:
 def _cases() -> list[Callable[..., None]]:
     """Return the tests of the repository that take `jobs` and `clock` and no more."""
     wanted = {"jobs", "clock"}
-    tests = [value for name, value in vars(sqlite).items() if name.startswith("test_")]
+    modules = (sqlite, turns)
+    tests = [value for module in modules for name, value in vars(module).items() if name.startswith("test_")]
     return [
         test for test in tests if not hasattr(test, "pytestmark") and set(test.__annotations__) - {"return"} <= wanted
     ]

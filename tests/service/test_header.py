@@ -66,6 +66,18 @@ def test_private_blocks_and_sequences_before_the_identifiers_are_stepped_over() 
     assert header.Rows == 240
 
 
+@pytest.mark.parametrize("syntax", NATIVE, ids=lambda uid: uid.name)
+def test_the_order_and_its_priority_are_found(syntax: uids.UID) -> None:
+    ds = instance(transfer_syntax=syntax)
+    ds.AccessionNumber, ds.RequestedProcedurePriority = "ACC-1 ", "STAT"
+    header = look(data_set(ds), syntax)
+    assert (header.AccessionNumber, header.RequestedProcedurePriority) == ("ACC-1", "STAT")
+    del ds.AccessionNumber
+    ds.RequestedProcedurePriority = ""
+    header = look(data_set(ds), syntax)
+    assert (header.AccessionNumber, header.RequestedProcedurePriority) == ("", "")
+
+
 def test_the_pixel_limit_counts_samples_and_frames() -> None:
     ds = instance()
     ds.NumberOfFrames = "24"

@@ -14,9 +14,9 @@ from service.jobs import Jobs
 from service.queues import Queues
 from service.receiving import pressure
 from service.receiving.pressure import Pressure
-from service.settings import Limits
+from service.settings import Limits, Peer
 from service.storage import Store
-from service.tables import QueueMode
+from service.tables import Priority, QueueMode
 from tests.factories import instance
 from tests.listening import LIMITS, Running, start
 from tests.service.test_jobs import Clock, received
@@ -162,4 +162,28 @@ def test_a_refused_film_gets_a700_with_the_cause_and_comes_later(tmp_path: Path)
         time.sleep(pressure.BELIEVED_SECONDS + 0.1)
         assert association.send_c_store(instance()).Status == 0x0000
         association.release()
+    running.jobs.engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("of_peer", "said", "becomes"),
+    [
+        (None, "STAT", Priority.STAT),
+        (None, "LOW", Priority.BACKFILL),
+        (None, "", Priority.ROUTINE),
+        (None, "SOON", Priority.ROUTINE),
+        ("backfill", "STAT", Priority.BACKFILL),  # what is set for the archive wins over its old headers
+        ("stat", "", Priority.STAT),
+    ],
+)
+def test_a_film_is_served_as_its_peer_or_its_header_says(
+    tmp_path: Path, of_peer: Any, said: str, becomes: Priority
+) -> None:
+    running = start(tmp_path, peers=(Peer(ae_title="PACS", priority=of_peer),))
+    film = instance()
+    film.RequestedProcedurePriority, film.AccessionNumber = said, "ACC-9"
+    with running.server:
+        assert running.send(film) == [0x0000]
+    (job,) = running.jobs.list(accession_number="ACC-9")
+    assert (job.priority, job.peer) == (becomes, "PACS")
     running.jobs.engine.dispose()

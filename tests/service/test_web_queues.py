@@ -109,3 +109,17 @@ def test_a_film_is_found_by_its_accession_number_which_is_not_shown(
     assert f'href="/films/{job_id}"' in page
     assert f'href="/films/{job_id}"' not in admin.get("/", params={"q": "ACC-471"}).text
     assert "ACC-4711" not in admin.get("/").text + admin.get(f"/films/{job_id}").text
+
+
+def test_other_bytes_under_the_uid_of_a_film_raise_an_alert_with_both_hashes(
+    admin: TestClient, installation: Installation
+) -> None:
+    kept, other = "a" * 64, "b" * 64
+    text = f"instance 1 is kept with SHA-256 {kept}; this data set has {other}"
+    where = {"name": "ab/q.dcm", "SOPInstanceUID": "2.25.1", "calling_ae_title": "PACS", "address": "10.0.0.1"}
+    installation.jobs.record_quarantine(code="same-uid-other-bytes", text=text, sha256=other, **where)
+    page = admin.get("/").text
+    for words in ("1 film in quarantine", kept, other, "ask the sender which one is right"):
+        assert words in page
+    installation.clock.pass_by(8 * 86_400)
+    assert "in quarantine</strong>" not in admin.get("/").text
