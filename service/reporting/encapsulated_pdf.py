@@ -8,28 +8,32 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from models import overlay
 from models.image import Image
 from models.reading import Reading
-from service.reporting import codes, report_page, results
+from service.reporting import codes, overview, report_page, results
 from service.reporting.codes import Language
 from service.reporting.results import ResultContext
 from service.reporting.source import Source, shown
 
-FILM_HEIGHT: Final = 1000  # pixels of the film on the page: some 230 an inch
 _SEXES: Final = {"F": ("female", "女"), "M": ("male", "男"), "O": ("other", "其他")}
 
 
-def build(source: Source, reading: Reading, context: ResultContext, image: Image) -> Dataset:
+def build(
+    source: Source, reading: Reading, context: ResultContext, image: Image, *, drawn: NDArray[np.uint8] | None = None
+) -> Dataset:
     """Return the page of a film that was read.
 
     Parameters
     ----------
     image
         The film as `models.pixels` loads it.
+    drawn
+        The film with its regions, as `overview.film` draws it; drawn here where it is None.
 
     Raises
     ------
@@ -42,7 +46,7 @@ def build(source: Source, reading: Reading, context: ResultContext, image: Image
         )
     language = results.language_for(source, context)
     page = report_page.render(
-        overlay.draw(image, reading, height=FILM_HEIGHT),
+        overview.film(image, reading) if drawn is None else drawn,
         reading,
         language,
         identity=list(_identity(source, language)),

@@ -87,7 +87,24 @@ def draw(
     priors: Sequence[Prior] = (),
     amendment: Amendment | None = None,
 ) -> NDArray[np.uint8]:
-    """Return the overview of a film that was read, (rows, columns, 3) RGB.
+    """Return the overview of a film that was read, (rows, columns, 3) RGB; see `beside`."""
+    return beside(film(image, reading), reading, language, priors=priors, amendment=amendment)
+
+
+def film(image: Image, reading: Reading) -> NDArray[np.uint8]:
+    """Draw the film with its regions, (HEIGHT, columns, 3) RGB; the page shows the same picture."""
+    return overlay.draw(image, reading, height=HEIGHT)
+
+
+def beside(
+    drawn: NDArray[np.uint8],
+    reading: Reading,
+    language: Language,
+    *,
+    priors: Sequence[Prior] = (),
+    amendment: Amendment | None = None,
+) -> NDArray[np.uint8]:
+    """Return the overview with the film drawn already.
 
     Parameters
     ----------
@@ -96,10 +113,9 @@ def draw(
     amendment
         What a person corrected; the algorithm's own stages are shown beside theirs.
     """
-    film = overlay.draw(image, reading, height=HEIGHT)
     panel = _Panel(language)
     panel.result(reading, priors, amendment)
-    return np.concatenate([film, panel.pixels()], axis=1)
+    return np.concatenate([drawn, panel.pixels()], axis=1)
 
 
 def draw_rejection(image: Image | None, reasons: Sequence[Reason], language: Language) -> NDArray[np.uint8]:
@@ -111,8 +127,8 @@ def draw_rejection(image: Image | None, reasons: Sequence[Reason], language: Lan
     low, high = np.percentile(image.pixels, (0.5, 99.5))
     grey = (255 * np.clip((image.pixels - low) / max(float(high - low), 1e-6), 0, 1)).astype(np.uint8)
     width = min(2 * HEIGHT, max(1, round(image.columns * HEIGHT / image.rows)))
-    film = Picture.fromarray(grey).resize((width, HEIGHT), Picture.Resampling.LANCZOS).convert("RGB")
-    return np.concatenate([np.asarray(film, dtype=np.uint8), panel.pixels()], axis=1)
+    shown = Picture.fromarray(grey).resize((width, HEIGHT), Picture.Resampling.LANCZOS).convert("RGB")
+    return np.concatenate([np.asarray(shown, dtype=np.uint8), panel.pixels()], axis=1)
 
 
 @cache

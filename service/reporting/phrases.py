@@ -54,12 +54,12 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[Callable[[str], str], ...]], ...]] 
     (r"the thumb lies as on a (\w+) hand, the header says (\w+)", "拇指位置示为{}手，文件头标注为{}手", (_side, _side)),
     (
         r"the hand is turned by (-?\d+) degrees \(limit of the remark: (\d+)\)",
-        "手部旋转{}度（提示阈值{}度）",
+        "手部旋转{}度，提示阈值{}度",
         (str, str),
     ),
     (r"the place of (.+) contradicts the anatomy of a hand", "{}的位置与手部解剖不符", (_bones,)),
     (r"the film is blank: every pixel has the same grey level", "空白影像：全部像素灰度相同", ()),
-    (r"no hand was seen \(probability ([\d.]+); the limit is ([\d.]+)\)", "未见手部（概率{}，阈值{}）", (str, str)),
+    (r"no hand was seen \(probability ([\d.]+); the limit is ([\d.]+)\)", "未见手部，概率{}，阈值{}", (str, str)),
     (
         r"(\d+) of (\d+) regions of a hand were seen; at least (\d+) are needed",
         "仅见手部{}/{}个区域，至少需{}个",
@@ -67,7 +67,7 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[Callable[[str], str], ...]], ...]] 
     ),
     (
         r"what was seen does not lie as in a hand \((\d+) % of the points fit; the limit is (\d+) %\)",
-        "所见结构的排列不似手部（{}%的点相符，阈值{}%）",
+        "所见结构的排列不似手部，{}%的点相符，阈值{}%",
         (str, str),
     ),
     (r"no hand could be pieced together from what was seen", "所见结构无法组成手部", ()),

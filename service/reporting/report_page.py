@@ -60,12 +60,12 @@ _WORDS: Final = {
     "years": ("Years", "岁"),
     "interval": ("90 % interval", "90%区间"),
     "score": ("Score", "总分"),
-    "sds": ("SDS (percentile)", "SDS（百分位）"),
+    "sds": ("SDS (pct.)", "SDS（百分位）"),
     "bone": ("Bone", "骨"),
     "stage": ("Stage (TW3)", "分期（TW3）"),
     "probability": ("Prob.", "概率"),
     "runner-up": ("Runner-up", "次可能"),
-    "change": ("-1 / +1, years", "降/升一期（岁）"),
+    "change": ("-1/+1, y", "降/升一期"),
     "bones": ("Stages by RUS-CHN", "RUS-CHN分期"),
     "absent": ("not found", "未检出"),
     "no stage": ("no stage", "未分期"),
@@ -102,10 +102,9 @@ def render(
     page = _Page(buffer, language)
     page.head(identity, institution)
     page.film(film)
-    page.results(reading)
-    page.bones(reading)
+    below = page.bones(reading, page.results(reading))
+    page.conclusion(reading, amendment, below)
     page.position(reading, priors)
-    page.conclusion(reading, amendment)
     page.foot(reading, amendment)
     page.canvas.showPage()
     page.canvas.save()
@@ -164,8 +163,8 @@ class _Page:
         stream.seek(0)
         self.canvas.drawImage(ImageReader(stream), left + (width - w) / 2, HEIGHT - top - h, w, h)
 
-    def results(self, reading: Reading) -> None:
-        """Write the default method large, then every method in a row, then age and agreement."""
+    def results(self, reading: Reading) -> float:
+        """Write the default method large, then every method in a row, then age and agreement; return where it ends."""
         methods = wording.in_order(reading)
         x, y = 306.0, 150.0
         shown = [m for m in methods if m.name == reading.default_method] or methods[:1]
@@ -174,7 +173,8 @@ class _Page:
         for place, method in enumerate(shown):
             at = x + place * step
             if method.bone_age_years is not None:
-                self.text(at, y + 24, wording.years(method.bone_age_years, self.language), 24, bold=True)
+                size = 24 if len(shown) == 1 else 18
+                self.text(at, y + 24, wording.years(method.bone_age_years, self.language), size, bold=True)
             else:
                 self.paragraph(at, y + 10, wording.age_with_interval(method, self.language), 10, step - 6)
             name, curve = wording.method_name(method.name, self.language), wording.curve(method.sex, self.language)
@@ -186,7 +186,9 @@ class _Page:
         y = self.paragraph(x, y + 8, wording.age_sentence(reading, self.language), 8.5, WIDTH - MARGIN - x)
         agreement = wording.agreement_sentence(reading, self.language)
         if agreement:
-            self.paragraph(x, y + 3, agreement, 8.5, WIDTH - MARGIN - x, ALARM if reading.agreement.alarm else GOOD)
+            colour = ALARM if reading.agreement.alarm else GOOD
+            y = self.paragraph(x, y + 3, agreement, 8.5, WIDTH - MARGIN - x, colour)
+        return y
 
     def methods(self, reading: Reading, methods: Sequence[MethodResult], x: float, y: float) -> float:
         columns = (x, x + 102, x + 126, x + 176, x + 253)
@@ -198,7 +200,7 @@ class _Page:
             y += step
             name = wording.method_name(method.name, self.language)
             if reading.sex is None:
-                name += f" ({wording.curve(method.sex, self.language)})"
+                name += f"（{wording.curve(method.sex, 'zh')}）" if self.language == "zh" else f", {method.sex}"
             self.text(columns[0], y, shortened(name, 98, lambda part: self.width(part, size)), size)
             if method.bone_age_years is None:
                 why = wording.age_with_interval(method, self.language)
@@ -221,12 +223,12 @@ class _Page:
                 self.text(columns[4], y, f"{method.score:.0f}", size, FAINT, anchor="right")
         return y + 10
 
-    def bones(self, reading: Reading) -> None:
-        """Write one row a bone: stage in its colour, probability, runner-up, and the age one stage down or up."""
-        x, y = 306.0, 338.0
+    def bones(self, reading: Reading, below: float) -> float:
+        """Write one row a bone: stage in its colour, probability, runner-up, the age one stage down or up; return the end."""
+        x, y = 306.0, max(338.0, below + 20)
         self.text(x, y, self.word("bones"), 9, bold=True)
         y += 13
-        columns = (x, x + 70, x + 128, x + 160, x + 198)
+        columns = (x, x + 68, x + 122, x + 154, x + 203)
         for at, key in zip(columns, ("bone", "stage", "probability", "runner-up", "change"), strict=True):
             self.text(at, y, self.word(key), 7, FAINT)
         scored = next((method for method in wording.in_order(reading) if method.per_bone), None)
@@ -248,7 +250,7 @@ class _Page:
             self.text(columns[3], y, stage.runner_up or "", 8.5, FAINT)
             if scored is not None and name in scored.per_bone:
                 self.text(columns[4], y, wording.changes(scored.per_bone[name]), 8.5, FAINT)
-        self.paragraph(x, y + 12, wording.hard_bones_note(self.language), 7, WIDTH - MARGIN - x, FAINT)
+        return self.paragraph(x, y + 6, wording.hard_bones_note(self.language), 7, WIDTH - MARGIN - x, FAINT)
 
     def position(self, reading: Reading, priors: Sequence[Prior]) -> None:
         x, y, size = MARGIN, 486.0, 8.0
@@ -280,9 +282,9 @@ class _Page:
                 pen.drawPath(path, stroke=1, fill=0)
                 pen.setLineWidth(1)
 
-    def conclusion(self, reading: Reading, amendment: Amendment | None) -> None:
+    def conclusion(self, reading: Reading, amendment: Amendment | None, below: float) -> None:
         """Write the free text of the report; where it is long the letters get smaller, so that nothing is lost."""
-        x, top, bottom = 306.0, 540.0, HEIGHT - 54
+        x, top, bottom = 306.0, max(540.0, below + 20), HEIGHT - 54
         self.text(x, top, self.word("conclusion"), 9, bold=True)
         lines = wording.conclusion(reading, self.language, amendment).split("\n")[
             :-1

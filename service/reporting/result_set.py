@@ -1,13 +1,14 @@
 """Build all objects of one result: the table of kinds and their builders, for a delivery and for a preview alike."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 
 from pydicom.dataset import Dataset
 
 from models.image import Image
 from models.pixels import UnreadablePixels
 from models.reading import Bundle, Reading, Verdict
-from service.reporting import encapsulated_pdf, key_objects, presentation, secondary_capture, seg, sr
+from service.reporting import encapsulated_pdf, key_objects, overview, presentation, secondary_capture, seg, sr
 from service.reporting.results import ResultContext
 from service.reporting.source import Source
 from service.result_profile import ResultKind
@@ -23,12 +24,13 @@ def of_reading(
     image
         Loads the film; called only where a kind shows it.
     """
+    drawn = cache(lambda: overview.film(image(), reading))  # shown by the picture and by the page
     builders: Mapping[ResultKind, Callable[[], Dataset | None]] = {
         "SR": lambda: sr.build(film, reading, context),
-        "SC": lambda: secondary_capture.build(film, reading, context, image()),
+        "SC": lambda: secondary_capture.build(film, reading, context, image(), drawn=drawn()),
         "GSPS": lambda: presentation.build(film, reading, context),
         "SEG": lambda: seg.build(film, reading, context),
-        "PDF": lambda: encapsulated_pdf.build(film, reading, context, image()),
+        "PDF": lambda: encapsulated_pdf.build(film, reading, context, image(), drawn=drawn()),
         "KOS": lambda: key_objects.build(film, reading, context),
     }
     return {kind: ds for kind in context.kinds if (ds := builders[kind]()) is not None}

@@ -13,13 +13,17 @@ from service.reporting.results import NO_BUNDLE, ResultContext
 from service.reporting.source import Source
 
 
-def build(source: Source, reading: Reading, context: ResultContext, image: Image) -> Dataset:
+def build(
+    source: Source, reading: Reading, context: ResultContext, image: Image, *, drawn: NDArray[np.uint8] | None = None
+) -> Dataset:
     """Return the overview of a film that was read.
 
     Parameters
     ----------
     image
         The film as `models.pixels` loads it.
+    drawn
+        The film with its regions, as `overview.film` draws it; drawn here where it is None.
 
     Raises
     ------
@@ -31,9 +35,10 @@ def build(source: Source, reading: Reading, context: ResultContext, image: Image
             f"the film has {image.rows} x {image.columns} pixels, the reading {reading.image.rows} x {reading.image.columns}"
         )
     language = results.language_for(source, context)
+    film = overview.film(image, reading) if drawn is None else drawn
     where = results.reference(source, "SC", reading, context)
     return _wrap(
-        overview.draw(image, reading, language, priors=context.priors, amendment=context.amendment),
+        overview.beside(film, reading, language, priors=context.priors, amendment=context.amendment),
         source,
         context,
         seen=reading.image.laterality,

@@ -43,6 +43,30 @@ def test_a_dicom_film_gives_every_object_in_its_own_study(tmp_path: Path, monkey
         assert picture.height == 1200
 
 
+def test_a_profile_decides_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "film.dcm").write_bytes(encoded(instance(picture=readings.image())))
+    (tmp_path / "carpus.yaml").write_text(
+        "profiles: {old: {objects: [SR, PDF], report_classes: [Enhanced], language: zh}}", encoding="utf-8"
+    )
+    given(monkeypatch, readings.reading())
+
+    def written(folder: str, *arguments: str) -> list[str]:
+        command = ["report", str(tmp_path / "film.dcm"), "--to", str(tmp_path / folder), *arguments]
+        done = CliRunner().invoke(cli, command, catch_exceptions=False)
+        assert done.exit_code == 0
+        return sorted(path.name for path in (tmp_path / folder).iterdir())
+
+    assert written("old", "--profile", "old", "--config", str(tmp_path / "carpus.yaml")) == [
+        *("PDF.dcm", "PDF.pdf", "SR.dcm", "SR.html"),
+    ]
+    assert dcmread(tmp_path / "old" / "SR.dcm").SOPClassUID.name == "Enhanced SR Storage"
+    assert dcmread(tmp_path / "old" / "SR.dcm").SeriesDescription.startswith("骨龄报告")
+    assert (tmp_path / "old" / "PDF.pdf").read_bytes().startswith(b"%PDF-")
+    assert "KOS.dcm" in written("all", "--profile", "everything")
+    refused = CliRunner().invoke(cli, ["report", str(tmp_path / "film.dcm"), "--profile", "none"])
+    assert "known are default" in str(refused.exception)
+
+
 def test_a_picture_is_wrapped_and_the_given_sex_age_and_language_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

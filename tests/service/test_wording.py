@@ -115,7 +115,7 @@ def test_what_the_models_say_can_be_said_in_chinese() -> None:
 
 def test_what_no_pattern_knows_stays_as_it_came() -> None:
     assert phrases.chinese("something new: 12.3") == "something new: 12.3"
-    assert phrases.chinese("no hand was seen (probability 0.12; the limit is 0.5)") == "未见手部（概率0.12，阈值0.5）"
+    assert phrases.chinese("no hand was seen (probability 0.12; the limit is 0.5)") == "未见手部，概率0.12，阈值0.5"
 
 
 def test_the_report_refers_to_the_segment_of_each_outlined_bone_and_cites_the_segmentation() -> None:
