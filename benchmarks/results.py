@@ -2,7 +2,7 @@
 
     python -m benchmarks.results
 
-`end_to_end.json`, `ingest.json`, `queue.json`, `scale.json` and `real_films_*.json` stand beside this file,
+`end_to_end.json`, `result_objects.json`, `ingest.json`, `queue.json`, `scale.json` and `real_films_*.json` stand beside this file,
 the results of the four problems in `accuracy/`.
 """
 
@@ -37,6 +37,7 @@ def render(text: str) -> str:
     if not mark:
         raise ValueError(f"the page holds no line {MARK}")
     parts = [_end_to_end(FOLDER / "end_to_end.json")]
+    parts += [_result_objects(FOLDER / "result_objects.json")]
     parts += [_real_films(path) for path in sorted(FOLDER.glob("real_films_*.json"))]
     parts += [_accuracy(path) for path in sorted((FOLDER / "accuracy").glob("*.json"))]
     parts += [_deidentification(FOLDER / "deidentification.json")]
@@ -138,6 +139,39 @@ def _scale(path: Path) -> str:
         rows.append([str(row[name]) for name in names])
     limit = f"The database's rate would be reached at {result['database_limit_films_a_day']} films a day."
     return "\n".join(["## Scale (a simulation)", "", f"`{result['command']}` · {limit}", "", _table(rows)])
+
+
+def _result_objects(path: Path) -> str:
+    result = _load(path)
+    if result is None:
+        return ""
+    seconds, cpu, memory, limits = (result[key] for key in ("seconds", "cpu_seconds", "resident_mb", "limits"))
+    kinds = [
+        [kind, str(ms), f"{result['bytes_by_kind'].get(kind, 0) / 1000:.0f}"]
+        for kind, ms in result["cpu_ms_by_kind"].items()
+    ]
+    return "\n".join(
+        [
+            "## Building all objects of one result",
+            "",
+            f"`{result['command']}` · {result['machine']} · {result['film']} · n = {result['n']} · {result['date']} · "
+            f"load average {result['load_average']} at the end",
+            "",
+            _table(
+                [
+                    ["", "median", "p95", "maximum"],
+                    ["seconds by the clock", str(seconds["median"]), str(seconds["p95"]), str(seconds["maximum"])],
+                    ["seconds of the core", str(cpu["median"]), "", str(cpu["maximum"])],
+                ]
+            ),
+            "",
+            f"The clock counts what other programs took of the core. Limit {limits['seconds']} s. The first result of a process, which "
+            f"loads tables and fonts, took {seconds['first']} s. Resident: {memory['peak']} MB at most, {memory['imported']} MB of them "
+            f"before the first object; building adds {memory['peak'] - memory['imported']} MB (limit {limits['resident_mb']} MB).",
+            "",
+            _table([["object", "ms of the core, alone", "kB"], *kinds]),
+        ]
+    )
 
 
 def _real_films(path: Path) -> str:

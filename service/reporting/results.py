@@ -201,9 +201,9 @@ def finish(dataset: Dataset, source: Source, kind: ResultKind, context: ResultCo
         dataset.pop(keyword, None)
     for tag in source.identity.keys():  # noqa: SIM118 - iterating the data set itself would decode every element
         dataset[tag] = source.identity.get_item(tag)
-    dataset.set_original_encoding(
-        is_implicit_vr=False, is_little_endian=True, character_encoding=getattr(dataset, "_character_set", None)
-    )
+    _as_encoded(dataset)
+    for item in dataset.get("ContentSequence", ()):
+        _all_as_encoded(item)
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
@@ -212,6 +212,22 @@ def finish(dataset: Dataset, source: Source, kind: ResultKind, context: ResultCo
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     dataset.file_meta = meta
     return dataset
+
+
+def _as_encoded(dataset: Dataset) -> None:
+    """Declare a data set to be in the encoding it will be written in."""
+    dataset.set_original_encoding(
+        is_implicit_vr=False, is_little_endian=True, character_encoding=getattr(dataset, "_character_set", None)
+    )
+
+
+def _all_as_encoded(item: Dataset) -> None:
+    """Do so for a content item of ours and everything in it: pydicom else looks for ambiguous VRs at every level anew."""
+    _as_encoded(item)
+    for element in item:
+        if element.VR == "SQ":
+            for nested in element.value:
+                _all_as_encoded(nested)
 
 
 def state_laterality(dataset: Dataset, source: Source, seen: str | None) -> None:
