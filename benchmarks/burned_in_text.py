@@ -1,0 +1,298 @@
+"""Measure how text burned into the pixels is removed, and what that does to the reading.
+
+    python -m benchmarks.burned_in_text --part writing --n 300 --json benchmarks/burned_in_text.json
+    python -m benchmarks.burned_in_text --part clean --n 300 --json benchmarks/burned_in_text.json
+    python -m benchmarks.burned_in_text --part ages --data ../shared/data/rsna --json benchmarks/burned_in_text.json
+
+`writing`: on each phantom one line over and one beside the hand, 14 to 60 pixels, grey or white, Latin, pinyin or Chinese, in one of
+eight positions. Afterwards the recogniser reads the place in all eight, and Tesseract (where installed) in the right one: a line is
+readable when two characters of it in order (one ideograph) are in what was read. `clean`: phantoms without writing, in how many is
+anything in the hand changed. `ages`: real films read before and after cleaning, beside the same films with a noise of one grey level,
+which is what the reading itself makes of a change nobody sees. Each part is kept beside the others in the JSON file.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+import unicodedata
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Picture
+from pydicom.dataset import Dataset
+
+from models import pixels, registry
+from models.engine import git_commit
+from models.image import Image
+from models.phantom import draw
+from models.regions import Sex
+from service.deidentification.burned_in import hand
+from service.deidentification.burned_in.cleaning import clean
+from service.deidentification.burned_in.recogniser import shared
+from service.deidentification.burned_in.words import Words
+from tests.writing import ink, write
+
+LATIN = ("SMITH^JOHN", "MUELLER ANNA", "WILSON", "ID 00482913", "20160504", "P1234567", "1998-03-12")
+PINYIN = ("ZHANG WEI", "OuYang XiaoMing", "Wang^Fang", "CHEN JIE", "Liu Yang")
+CHINESE = ("张伟", "欧阳小明", "王芳", "李娜 女", "陈杰 12岁")
+GREY = (140, 220)
+LEAST_CONTRAST = 30  # grey levels of 256: below, nobody reads it over bone
+
+
+def phantom(seed: int) -> NDArray[np.uint8]:
+    """Return a film without text, bone bright, 8 bit."""
+    rng = np.random.default_rng([seed, 1])
+    rows = int(rng.integers(1000, 1500))
+    film = draw(
+        50_000 + seed,
+        rows=rows,
+        columns=int(rows * rng.uniform(0.75, 0.9)),
+        furnished=False,
+        photometric_interpretation="MONOCHROME2",
+    )
+    return np.rint(film.image.pixels * 255).astype(np.uint8)
+
+
+def place(rng: np.random.Generator, wanted: NDArray[np.bool_], shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """Return a random corner (x, y) at which most of a line lies where it is wanted."""
+    rows, columns = wanted.shape[0] - shape[0], wanted.shape[1] - shape[1]
+    if rows <= 0 or columns <= 0:
+        return None
+    for _ in range(200):
+        y, x = int(rng.integers(0, rows)), int(rng.integers(0, columns))
+        if wanted[y : y + shape[0] : 3, x : x + shape[1] : 3].mean() > 0.8:
+            return x, y
+    return None
+
+
+def whole(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return a mask of the reduced film at the size of the film."""
+    rows = np.arange(shape[0]) * mask.shape[0] // shape[0]
+    columns = np.arange(shape[1]) * mask.shape[1] // shape[1]
+    return mask[np.ix_(rows, columns)]
+
+
+def plain(text: str) -> str:
+    """Return letters, digits and ideographs without case."""
+    return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
+
+
+def readable(text: str, read: str) -> bool:
+    """Whether what was read holds two characters of the text in order, or one of its ideographs."""
+    wanted, seen = plain(text), plain(read)
+    pairs = (wanted[index : index + 2] for index in range(len(wanted) - 1))
+    return any(pair in seen for pair in pairs) or any(c in seen for c in wanted if ord(c) > 0x2E80)
+
+
+def tesseract(picture: NDArray[np.uint8]) -> str:
+    """Read one line with Tesseract; empty where it is not installed."""
+    if shutil.which("tesseract") is None:
+        return ""
+    stream = subprocess.run(
+        ["tesseract", "-", "-", "-l", "chi_sim+eng", "--psm", "7"],
+        input=_png(picture),
+        capture_output=True,
+        check=False,
+        env={**os.environ, "OMP_THREAD_LIMIT": "1"},
+    )
+    return stream.stdout.decode("utf-8", "replace")
+
+
+def _png(picture: NDArray[np.uint8]) -> bytes:
+    from io import BytesIO
+
+    stream = BytesIO()
+    Picture.fromarray(picture).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def writing(count: int) -> dict[str, Any]:
+    """Write on phantoms, clean them, read again."""
+    words = Words.of(Dataset())
+    cases: list[dict[str, Any]] = []
+    seconds: list[float] = []
+    for seed in range(count):
+        rng = np.random.default_rng([seed, 2])
+        film = phantom(seed)
+        outline = hand.find(film)
+        over = whole(outline.mask, film.shape) if outline is not None else np.ones(film.shape, np.bool_)
+        lines = []
+        for where, wanted in (("over", over), ("beside", ~over)):
+            kind, texts = (("Latin", LATIN), ("pinyin", PINYIN), ("Chinese", CHINESE))[int(rng.integers(3))]
+            size, turns, mirrored = int(rng.integers(14, 61)), int(rng.integers(4)), bool(rng.random() < 0.25)
+            text = str(rng.choice(texts))
+            drawn = ink(text, size, turns=turns, mirrored=mirrored)
+            corner = place(rng, wanted, drawn.shape)
+            if corner is None:
+                continue
+            x, y = corner
+            ground = float(np.median(film[y : y + drawn.shape[0], x : x + drawn.shape[1]]))
+            level = 255.0 if rng.random() < 0.5 else float(rng.integers(*GREY))
+            if abs(level - ground) < LEAST_CONTRAST:
+                level = 255.0 if ground < 200 else 90.0
+            box = write(film, drawn, x, y, level)
+            lines.append({"text": text, "kind": kind, "size": size, "turns": turns, "mirrored": mirrored,
+                          "where": where, "level": level, "box": box})  # fmt: skip
+        before = time.process_time()
+        cleaned, _ = clean(film, words, shared())
+        seconds.append(time.process_time() - before)
+        for line in lines:
+            x1, y1, x2, y2 = line.pop("box")
+            cut = np.s_[max(y1 - 8, 0) : y2 + 8, max(x1 - 8, 0) : x2 + 8]
+            at_first = any(readable(line["text"], read.text) for read in shared().read(film[cut]))
+            after = cleaned[cut]
+            upright = np.rot90(after, -line["turns"])
+            upright = np.ascontiguousarray(upright[:, ::-1] if line["mirrored"] else upright)
+            reads = [read.text for read in shared().read(after)] + [tesseract(upright)]
+            line |= {
+                "film": seed,
+                "readable_before": at_first,
+                "readable_after": any(readable(line["text"], read) for read in reads),
+            }
+            cases.append(line)
+        if seed % 20 == 19:
+            left = sum(case["readable_after"] for case in cases)
+            print(f"{seed + 1} films, {len(cases)} lines, {left} readable", flush=True)
+    gone = [not case["readable_after"] for case in cases]
+    return {
+        "films": count,
+        "lines": len(cases),
+        "lines_readable_before": sum(case["readable_before"] for case in cases),
+        "unreadable_after": _share(gone),
+        "by_place": {
+            w: _share([not c["readable_after"] for c in cases if c["where"] == w]) for w in ("over", "beside")
+        },
+        "by_kind": {
+            kind: _share([not c["readable_after"] for c in cases if c["kind"] == kind])
+            for kind in ("Latin", "pinyin", "Chinese")
+        },
+        "processor_seconds_per_film": _times(seconds),
+        "left": [case for case in cases if case["readable_after"]],
+    }
+
+
+def unwritten(count: int) -> dict[str, Any]:
+    """Clean phantoms without text."""
+    changed, seconds, found = [], [], []
+    for seed in range(count):
+        film = phantom(seed)
+        outline = hand.find(film)
+        before = time.process_time()
+        cleaned, _ = clean(film, Words(frozenset()), shared())
+        seconds.append(time.process_time() - before)
+        inside = whole(outline.mask, film.shape) if outline is not None else np.ones(film.shape, np.bool_)
+        changed.append(bool((cleaned != film)[inside].any()))
+        found.append(outline is not None)
+        if seed % 20 == 19:
+            print(f"{seed + 1} films, {sum(changed)} changed in the hand", flush=True)
+    return {
+        "films": count,
+        "hand_outlined": _share(found),
+        "changed_in_the_hand": _share(changed),
+        "processor_seconds_per_film": _times(seconds),
+    }
+
+
+def ages(data: Path, folder: str) -> dict[str, Any]:
+    """Read real films before and after cleaning."""
+    reader = registry.load("default")
+    rows = [row for row in csv.DictReader((data / "images.csv").open()) if row["file"].startswith(folder + "/")]
+    cases = []
+    for row in rows:
+        film = np.asarray(Picture.open(data / row["file"]).convert("L"))
+        cleaned, report = clean(film, Words(frozenset()), shared())
+        noisy = film + np.random.default_rng(0).normal(0, 1, film.shape)
+        sex: Sex = "F" if row["sex"] == "F" else "M"
+        readings = [
+            {method.name: method.bone_age_years for method in reader.read(Image(pixels.scale(levels)), sex).methods}
+            for levels in (film, cleaned, np.clip(noisy, 0, 255))
+        ]
+        cases.append({"id": row["id"], "cleaning": str(report), "lines": report.lines, "readings": readings})
+        print(row["id"], report, flush=True)
+    names = [name for name, age in cases[0]["readings"][0].items() if age is not None]
+    return {
+        "films": len(rows),
+        "folder": folder,
+        "hand_outlined": _share([not case["cleaning"].startswith("no hand") for case in cases]),
+        "change_years": {name: _changes(cases, name, 1) for name in names},
+        "change_by_noise_years": {name: _changes(cases, name, 2) for name in names},
+        "cleanings": {case["id"]: case["cleaning"] for case in cases},
+    }
+
+
+def _changes(cases: list[dict[str, Any]], name: str, index: int) -> dict[str, Any]:
+    pairs = [(case["readings"][0].get(name), case["readings"][index].get(name)) for case in cases]
+    change = np.array([after - before for before, after in pairs if before is not None and after is not None])
+    return {
+        "n": len(change),
+        "mean": round(float(change.mean()), 4),
+        "mean_absolute": round(float(np.abs(change).mean()), 4),
+        "interval_95_of_mean": [round(value, 4) for value in _interval(change)],
+    }
+
+
+def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the bootstrap interval of a mean."""
+    draws = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))
+    low, high = np.percentile(values[draws].mean(axis=1), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _share(flags: list[bool]) -> dict[str, Any]:
+    """Return a share with its 95 % interval (Wilson)."""
+    n, k, z = len(flags), sum(flags), 1.96
+    if n == 0:
+        return {"value": None, "low": None, "high": None, "n": 0}
+    middle = (k / n + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * np.sqrt(k / n * (1 - k / n) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return {"value": k / n, "low": float(max(middle - half, 0)), "high": float(min(middle + half, 1)), "n": n}
+
+
+def _times(seconds: list[float]) -> dict[str, float]:
+    return {
+        "median": round(float(np.median(seconds)), 3),
+        "p95": round(float(np.percentile(seconds, 95)), 3),
+        "maximum": round(max(seconds), 3),
+    }
+
+
+def main() -> None:
+    """Run one part, keep it with the others, print one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=("writing", "clean", "ages"), required=True)
+    parser.add_argument("--n", type=int, default=300, help="phantoms")
+    parser.add_argument("--data", type=Path, help="for `ages`: folder of images.csv and the films it names")
+    parser.add_argument("--folder", default="fullres")
+    parser.add_argument("--json", type=Path, help="add the part to this file")
+    options = parser.parse_args()
+    shared().find(np.zeros((64, 64), np.uint8))  # the weights are loaded once for many films
+    if options.part == "ages":
+        if options.data is None:
+            parser.error("--part ages needs --data")
+        result = ages(options.data, options.folder)
+    else:
+        result = (writing if options.part == "writing" else unwritten)(options.n)
+    result |= {
+        "commit": git_commit(),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": f"{platform.machine()}, one thread",
+    }
+    name = f"ages_{options.folder}" if options.part == "ages" else options.part
+    if options.json:
+        kept = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
+        options.json.write_text(
+            json.dumps({**kept, name: result}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+    print(json.dumps({name: result}, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
