@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import time
 import unicodedata
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -114,8 +115,8 @@ def _png(picture: NDArray[np.uint8]) -> bytes:
     return stream.getvalue()
 
 
-def writing(count: int) -> dict[str, Any]:
-    """Write on phantoms, clean them, read again."""
+def writing(count: int, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Write on phantoms, clean them, read again; keep what is known after every tenth film."""
     words = Words.of(Dataset())
     cases: list[dict[str, Any]] = []
     seconds: list[float] = []
@@ -124,7 +125,7 @@ def writing(count: int) -> dict[str, Any]:
         film = phantom(seed)
         outline = hand.find(film)
         over = whole(outline.mask, film.shape) if outline is not None else np.ones(film.shape, np.bool_)
-        lines = []
+        lines: list[dict[str, Any]] = []
         for where, wanted in (("over", over), ("beside", ~over)):
             kind, texts = (("Latin", LATIN), ("pinyin", PINYIN), ("Chinese", CHINESE))[int(rng.integers(3))]
             size, turns, mirrored = int(rng.integers(14, 61)), int(rng.integers(4)), bool(rng.random() < 0.25)
@@ -158,12 +159,15 @@ def writing(count: int) -> dict[str, Any]:
                 "readable_after": any(readable(line["text"], read) for read in reads),
             }
             cases.append(line)
-        if seed % 20 == 19:
-            left = sum(case["readable_after"] for case in cases)
-            print(f"{seed + 1} films, {len(cases)} lines, {left} readable", flush=True)
+        if seed % 10 == 9:
+            keep(_of_writing(cases, seconds))
+    return _of_writing(cases, seconds)
+
+
+def _of_writing(cases: list[dict[str, Any]], seconds: list[float]) -> dict[str, Any]:
     gone = [not case["readable_after"] for case in cases]
     return {
-        "films": count,
+        "films": len(seconds),
         "lines": len(cases),
         "lines_readable_before": sum(case["readable_before"] for case in cases),
         "unreadable_after": _share(gone),
@@ -179,8 +183,8 @@ def writing(count: int) -> dict[str, Any]:
     }
 
 
-def unwritten(count: int) -> dict[str, Any]:
-    """Clean phantoms without text."""
+def unwritten(count: int, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Clean phantoms without text; keep what is known after every tenth film."""
     changed, seconds, found = [], [], []
     for seed in range(count):
         film = phantom(seed)
@@ -191,10 +195,14 @@ def unwritten(count: int) -> dict[str, Any]:
         inside = whole(outline.mask, film.shape) if outline is not None else np.ones(film.shape, np.bool_)
         changed.append(bool((cleaned != film)[inside].any()))
         found.append(outline is not None)
-        if seed % 20 == 19:
-            print(f"{seed + 1} films, {sum(changed)} changed in the hand", flush=True)
+        if seed % 10 == 9:
+            keep(_of_unwritten(changed, found, seconds))
+    return _of_unwritten(changed, found, seconds)
+
+
+def _of_unwritten(changed: list[bool], found: list[bool], seconds: list[float]) -> dict[str, Any]:
     return {
-        "films": count,
+        "films": len(seconds),
         "hand_outlined": _share(found),
         "changed_in_the_hand": _share(changed),
         "processor_seconds_per_film": _times(seconds),
@@ -205,7 +213,7 @@ def ages(data: Path, folder: str) -> dict[str, Any]:
     """Read real films before and after cleaning."""
     reader = registry.load("default")
     rows = [row for row in csv.DictReader((data / "images.csv").open()) if row["file"].startswith(folder + "/")]
-    cases = []
+    cases: list[dict[str, Any]] = []
     for row in rows:
         film = np.asarray(Picture.open(data / row["file"]).convert("L"))
         cleaned, report = clean(film, Words(frozenset()), shared())
@@ -265,7 +273,7 @@ def _times(seconds: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run one part, keep it with the others, print one JSON line."""
+    """Run one part, keep it with the others; the last line is the result as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("writing", "clean", "ages"), required=True)
     parser.add_argument("--n", type=int, default=300, help="phantoms")
@@ -274,24 +282,26 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="add the part to this file")
     options = parser.parse_args()
     shared().find(np.zeros((64, 64), np.uint8))  # the weights are loaded once for many films
+    name = f"ages_{options.folder}" if options.part == "ages" else options.part
+
+    def keep(result: dict[str, Any]) -> None:
+        result |= {
+            "commit": git_commit(),
+            "date": f"{datetime.now(UTC):%Y-%m-%d}",
+            "machine": f"{platform.machine()}, one thread",
+        }
+        if options.json:
+            kept = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
+            text = json.dumps({**kept, name: result}, indent=1, ensure_ascii=False)
+            options.json.write_text(text + "\n", encoding="utf-8")
+        print(json.dumps({name: result}, ensure_ascii=False), flush=True)
+
     if options.part == "ages":
         if options.data is None:
             parser.error("--part ages needs --data")
-        result = ages(options.data, options.folder)
+        keep(ages(options.data, options.folder))
     else:
-        result = (writing if options.part == "writing" else unwritten)(options.n)
-    result |= {
-        "commit": git_commit(),
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": f"{platform.machine()}, one thread",
-    }
-    name = f"ages_{options.folder}" if options.part == "ages" else options.part
-    if options.json:
-        kept = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
-        options.json.write_text(
-            json.dumps({**kept, name: result}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-    print(json.dumps({name: result}, ensure_ascii=False))
+        keep((writing if options.part == "writing" else unwritten)(options.n, keep))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ COMMANDS = {
     "tls": "service.commands.tls",
     "phantom": "service.commands.phantom",
     "deidentify": "service.commands.deidentify",
+    "keys": "service.commands.keys",
     "audit": "service.commands.audit",
     "hold": "service.commands.hold",
     "forget": "service.commands.forget",

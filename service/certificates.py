@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from service.errors import InvalidConfiguration
-from service.pseudonyms import write_private
+from service.keys import write_private
 from service.settings import Settings
 from service.tls import EXPIRY_WARNING_DAYS
 

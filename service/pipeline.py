@@ -39,6 +39,7 @@ from service.sendings import TO_SEND
 from service.settings import Destination, PriorSettings, Settings
 from service.storage import Stores
 from service.tables import Job, ResultObject
+from service.vault import Vault
 
 DAYS_PER_YEAR: Final = 365.25
 EARLIER_SECONDS: Final = (
@@ -70,6 +71,8 @@ class Pipeline:
     ----------
     pseudonyms
         For `prepare`.
+    vault
+        For `prepare`, which seals the header as received, and `deliver`, which alone opens it.
     reader
         For `infer`.
     device_uid
@@ -82,6 +85,7 @@ class Pipeline:
     stores: Stores
     settings: Settings
     pseudonyms: Pseudonyms | None = None
+    vault: Vault | None = None
     reader: Reader | None = None
     device_uid: str = ""
     software_version: str = "0.1.0"
@@ -95,12 +99,16 @@ class Pipeline:
         assert self.pseudonyms is not None  # noqa: S101 - wiring, not input
         timings: dict[str, float] = {}
         with _timed(timings, "header read"):
-            film = read_film(self.stores.identified.path(self.jobs.instance(claim.job.instance_id).name))
+            path = self.stores.identified.path(self.jobs.instance(claim.job.instance_id).name)
+            film = read_film(path)
             decision = route(film)
         subject = self.pseudonyms.patient(patient_of(film))
         if decision.outcome is Outcome.FILTER:
             why = {"cause_code": decision.code, "cause_text": decision.text}
             return self.jobs.advance(claim, State.FILTERED, decision.text, timings_ms=timings, subject=subject, **why)
+        if self.vault is not None:
+            with _timed(timings, "header sealed"):
+                self.vault.keep_header(claim.job.id, subject, source.sealed_part(path))
         if decision.outcome is Outcome.REJECT:
             return self._reject(claim, [Reason(decision.code, decision.text)], timings, subject=subject)
         try:
@@ -348,8 +356,14 @@ class _Work:
         self._pipeline = pipeline
         self._path = pipeline.stores.identified.path(pipeline.jobs.instance(job.instance_id).name)
         self._job = job
-        self.film = cache(lambda: source.load(self._path))
+        self._vault = pipeline.vault
+        self.film = cache(self._source)
         self.image = cache(lambda: pixels.load(self._path))
+
+    def _source(self) -> source.Source:
+        """Return the header under seal; the file's own where none was sealed, as of a film prepared by an earlier version."""
+        header = None if self._vault is None else self._vault.header(self._job.id)
+        return source.load(self._path if header is None else BytesIO(header))
 
     @property
     def reading(self) -> Reading | None:

@@ -1,19 +1,14 @@
-"""Replace identities by keyed pseudonyms, and keep the way back under seal.
+"""Replace identities by keyed pseudonyms, and seal the way back.
 
 Pseudonyms are HMAC-SHA256 of the original under a key of the installation: the same patient gets the same pseudonym in every
-study, and nobody without the key can test a guess. The way back is a map of sealed records (AES-256-GCM); without the
-key it is noise. Only the identified side of the service opens this module's files.
+study, and nobody without the key can test a guess. What is sealed (AES-256-GCM) is noise without the key; `vault` keeps it.
 """
 
 import base64
 import hashlib
 import hmac
-import json
 import os
-import sqlite3
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
@@ -21,113 +16,48 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from service.errors import InvalidConfiguration, Permanent
+from service.keys import KEY_BYTES, Keys, KeySource, in_data_directory, source_of
+from service.settings import Settings
 
-KEY_BYTES = 32
 NONCE_BYTES = 12  # NIST SP 800-38D 5.2.1.1: 96 bits, drawn afresh for every record
 PSEUDONYM_CHARACTERS = 12  # 60 bits of base32; with a prefix of two it fits SH (16 characters, PS3.5 6.2)
 SHIFT_DAYS = (366, 3653)  # dates move one to ten years into the past
 
 
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """One key for pseudonyms, which must never change, and the sealing keys, of which the newest seals."""
-
-    pseudonym: bytes = field(repr=False)
-    seals: tuple[bytes, ...] = field(repr=False)
-
-    def __post_init__(self) -> None:
-        """Refuse keys of the wrong length."""
-        for key in (self.pseudonym, *self.seals):
-            if len(key) != KEY_BYTES:
-                raise InvalidConfiguration(f"a pseudonym key has {len(key)} bytes; {KEY_BYTES} are needed")
-        if not self.seals:
-            raise InvalidConfiguration("no sealing key; at least one is needed")
-
-    @classmethod
-    def generate(cls) -> Self:
-        """Draw fresh keys from the operating system."""
-        return cls(os.urandom(KEY_BYTES), (os.urandom(KEY_BYTES),))
-
-    def rotated(self) -> Self:
-        """Return the keys with a new sealing key in front; records under the old ones stay readable."""
-        return type(self)(self.pseudonym, (os.urandom(KEY_BYTES), *self.seals))
-
-    def to_json(self) -> str:
-        """Return the form the key file holds."""
-        return json.dumps(
-            {
-                "pseudonym": base64.b64encode(self.pseudonym).decode(),
-                "seals": [base64.b64encode(k).decode() for k in self.seals],
-            }
-        )
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read the form the key file holds.
-
-        Raises
-        ------
-        InvalidConfiguration
-            When the text is not a key file.
-        """
-        try:
-            data = json.loads(text)
-            return cls(base64.b64decode(data["pseudonym"]), tuple(base64.b64decode(key) for key in data["seals"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise InvalidConfiguration(
-                "the key file is not one of ours",
-                next_action="restore it from a backup; with another key no pseudonym can be traced back",
-            ) from error
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file that only its owner reads, whole or not at all; an existing file is left as it is.
-
-    Raises
-    ------
-    FileExistsError
-        When another process was first.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(part, path)  # unlike rename, link never replaces a key that another process has just made
-    finally:
-        part.unlink(missing_ok=True)
-
-
 class Pseudonyms:
-    """Derive every pseudonym of one installation."""
+    """Derive every pseudonym of one installation.
 
-    def __init__(self, keys: Keys | bytes) -> None:
-        """Take the keys, or one secret of 32 bytes from which both are derived."""
+    Parameters
+    ----------
+    keys
+        The keys, or one secret of 32 bytes from which both are derived.
+    source
+        Where to look for newer keys when a record does not open: a rotation needs no restart.
+    """
+
+    def __init__(self, keys: Keys | bytes, source: KeySource | None = None) -> None:
         self._keys = keys if isinstance(keys, Keys) else Keys(_derive(keys, "pseudonym"), (_derive(keys, "seal"),))
+        self._source = source
 
     @classmethod
     def open(cls, data_directory: Path) -> Self:
-        """Use the keys of a data directory; at the first start they are made (mode 0600).
+        """Use the key file of a data directory; at the first start it is made (mode 0600)."""
+        return cls._from(in_data_directory(data_directory))
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Use the keys that the settings name.
 
         Raises
         ------
-        InvalidConfiguration
-            When the key file is malformed or others may read it.
+        InvalidConfiguration, Retryable
+            When there are none, or they are malformed.
         """
-        path = data_directory / "keys" / "pseudonyms.json"
-        if not path.exists():
-            # Another process may make it between the look and the write; then its key counts.
-            with suppress(FileExistsError):
-                write_private(path, Keys.generate().to_json().encode())
-        mode = path.stat().st_mode & 0o777
-        if mode & 0o077:
-            raise InvalidConfiguration(
-                f"the key file {path} has mode {mode:04o}; 0600 is needed", next_action=f"chmod 600 {path}"
-            )
-        return cls(Keys.from_json(path.read_text(encoding="ascii")))
+        return cls._from(source_of(settings))
+
+    @classmethod
+    def _from(cls, source: KeySource) -> Self:
+        return cls(source.read(), source)
 
     def digest(self, kind: str, value: str) -> bytes:
         """Return the keyed digest (32 bytes) of a value; equal values of different kinds differ."""
@@ -156,63 +86,61 @@ class Pseudonyms:
         return timedelta(days=-days, seconds=int.from_bytes(raw[8:16], "big") % 86_400)
 
     def seal(self, plain: bytes, context: str) -> bytes:
-        """Encrypt and authenticate; `context` must be given again to open it."""
-        nonce = os.urandom(NONCE_BYTES)
-        return nonce + AESGCM(self._keys.seals[0]).encrypt(nonce, plain, context.encode())
+        """Encrypt and authenticate under the newest key; `context` must be given again to open it."""
+        return sealed(self._keys.seals[0], plain, context)
 
-    def unseal(self, sealed: bytes, context: str) -> bytes:
-        """Open what `seal` closed, under the newest or an older key.
+    def unseal(self, record: bytes, context: str) -> bytes:
+        """Open what `seal` closed, under the newest or an older key; keys rotated meanwhile are read again.
 
         Raises
         ------
         Permanent
             When no key of this installation opens it, or it was changed.
         """
-        for key in self._keys.seals:
+        found = self._opened(record, context)
+        if found is None and self._source is not None:
+            keys = self._source.read()
+            if keys.pseudonym == self._keys.pseudonym and keys.seals != self._keys.seals:
+                self._keys = keys
+                found = self._opened(record, context)
+        if found is None:
+            raise broken()
+        return found[1]
+
+    def sealed_by(self, record: bytes, context: str) -> int | None:
+        """Return which sealing key opens a record, 0 for the newest, or None."""
+        found = self._opened(record, context)
+        return None if found is None else found[0]
+
+    def _opened(self, record: bytes, context: str) -> tuple[int, bytes] | None:
+        for index, key in enumerate(self._keys.seals):
             try:
-                return AESGCM(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], context.encode())
+                return index, unsealed(key, record, context)
             except InvalidTag:
                 continue
-        raise Permanent(
-            "a sealed record does not open with the keys of this installation",
-            code="seal-broken",
-            next_action="check that the key file belongs to this data directory",
-        )
+        return None
 
 
-class SealedMap:
-    """Keep the way back from pseudonyms to originals: an SQLite file of sealed records."""
+def sealed(key: bytes, plain: bytes, context: str) -> bytes:
+    """Encrypt and authenticate with AES-256-GCM: nonce, then cipher text and tag."""
+    nonce = os.urandom(NONCE_BYTES)
+    return nonce + AESGCM(key).encrypt(nonce, plain, context.encode())
 
-    def __init__(self, path: Path, pseudonyms: Pseudonyms) -> None:
-        """Open or make the file (mode 0600)."""
-        self._path = path
-        self._pseudonyms = pseudonyms
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-        with closing(self._connect()) as db, db:
-            db.execute("CREATE TABLE IF NOT EXISTS sealed (pseudonym TEXT PRIMARY KEY, record BLOB, made TEXT)")
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, timeout=30)
+def unsealed(key: bytes, record: bytes, context: str) -> bytes:
+    """Open what `sealed` closed, or raise InvalidTag."""
+    if len(record) <= NONCE_BYTES:
+        raise InvalidTag
+    return AESGCM(key).decrypt(record[:NONCE_BYTES], record[NONCE_BYTES:], context.encode())
 
-    def remember(self, originals: dict[str, str]) -> None:
-        """Keep the originals, given by pseudonym; what is known already stays."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        rows = [(name, self._pseudonyms.seal(value.encode(), name), now) for name, value in originals.items()]
-        with closing(self._connect()) as db, db:
-            db.executemany("INSERT OR IGNORE INTO sealed VALUES (?, ?, ?)", rows)
 
-    def original(self, pseudonym: str) -> str | None:
-        """Return what a pseudonym stands for, or None when it is not known."""
-        with closing(self._connect()) as db:
-            row = db.execute("SELECT record FROM sealed WHERE pseudonym = ?", (pseudonym,)).fetchone()
-        return None if row is None else self._pseudonyms.unseal(row[0], pseudonym).decode()
-
-    def forget(self, pseudonym: str) -> bool:
-        """Drop one way back for good; return whether there was one."""
-        with closing(self._connect()) as db, db:
-            db.execute("PRAGMA secure_delete = ON")
-            return db.execute("DELETE FROM sealed WHERE pseudonym = ?", (pseudonym,)).rowcount > 0
+def broken() -> Permanent:
+    """Return the error of a record that no key opens."""
+    return Permanent(
+        "a sealed record does not open with the keys of this installation",
+        code="seal-broken",
+        next_action="check that the key file belongs to this data directory",
+    )
 
 
 def _derive(secret: bytes, purpose: str) -> bytes:

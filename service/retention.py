@@ -26,6 +26,7 @@ from service.log import get_logger, whereabouts
 from service.settings import Settings
 from service.storage import Store, Stores
 from service.tables import Instance, Job, LegalHold, Quarantined, ResultObject
+from service.vault import Vault
 
 log = get_logger()
 
@@ -138,6 +139,8 @@ class Retention:
 
     Parameters
     ----------
+    vault
+        Where the headers of the films are sealed; they go with them.
     actor
         Who removes: the process, or the person at the command line.
     disk_used
@@ -152,12 +155,14 @@ class Retention:
         settings: Settings,
         *,
         actor: str = "retention",
+        vault: Vault | None = None,
         disk_used: Callable[[], float] | None = None,
     ) -> None:
         self._jobs = jobs
         self._rows = Removals(jobs.engine, clock=jobs.now)
         self._trail = trail
         self._stores = stores
+        self._vault = vault
         self._settings = settings.retention
         self._unasked = [destination.name for destination in settings.destinations if destination.confirm == "none"]
         self._actor = actor
@@ -286,6 +291,9 @@ class Retention:
         _unlink(self._stores.results, results)
         _unlink(self._stores.deidentified, [job.deidentified_name for job in jobs if job.deidentified_name])
         _unlink(self._stores.identified, [instance.name])
+        if self._vault is not None:
+            for job in jobs:
+                self._vault.drop_header(job.id)
         subject = next((job.subject for job in jobs if job.subject), "")
         self._audited(Event.DELETED, f"film {instance_id}", study=instance.StudyInstanceUID, subject=subject)
         self._rows.drop_film(instance_id)

@@ -250,6 +250,20 @@ class AuditSettings(_Frozen):
     syslog: SyslogSettings | None = None
 
 
+class KeySettings(_Frozen):
+    """Where the keys of the pseudonyms and of the vault come from; empty: a file in the data directory, made at the first start."""
+
+    file: Path | None = Field(default=None, description="JSON as `carpus keys rotate --print` prints it, mode 0600")
+    value: SecretStr = SecretStr("")  # the same JSON itself; CARPUS_KEYS__VALUE, or a secret file of that name
+    command: str = Field(default="", description="prints the same JSON, e.g. the client of a key management service")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if sum((self.file is not None, bool(self.value.get_secret_value()), bool(self.command.strip()))) > 1:
+            raise ValueError("keys come from one place: file, value or command")
+        return self
+
+
 class RetentionSettings(_Frozen):
     """How long films stay here. Only what every destination has confirmed is removed, or accepted where it is asked for no proof."""
 
@@ -375,6 +389,7 @@ class Settings(BaseSettings):
     audit: AuditSettings = AuditSettings()
     retention: RetentionSettings = RetentionSettings()
     web: WebSettings = WebSettings()
+    keys: KeySettings = KeySettings()
     log_level: str = "INFO"
     log_json: bool = True
 

@@ -47,7 +47,7 @@ def audit_list(
     trail = Trail(jobs.engine)
     subject = ""
     if patient is not None:
-        subject = Pseudonyms.open(settings.data_directory).patient(patient_key(patient, issuer))
+        subject = Pseudonyms.of(settings).patient(patient_key(patient, issuer))
     begin = since.replace(tzinfo=dt.UTC) if isinstance(since, dt.datetime) else None
     rows = trail.records(limit=limit, subject=subject, actor=actor or "", since=begin)
     who = (Participant(user_at_terminal(), requestor=True),)
@@ -75,7 +75,7 @@ def audit_verify(config: Path | None) -> None:
     from service.pseudonyms import Pseudonyms
 
     settings, jobs = opened(config, "carpus audit")
-    verdict = Trail(jobs.engine).verify(Pseudonyms.open(settings.data_directory).digest("audit", "seal"))
+    verdict = Trail(jobs.engine).verify(Pseudonyms.of(settings).digest("audit", "seal"))
     if verdict.fault:
         raise click.ClickException(f"the audit trail is not whole: {verdict.fault}")
     click.echo(f"{verdict.records} records, whole; sealed up to record {verdict.sealed}")

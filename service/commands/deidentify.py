@@ -36,7 +36,8 @@ def deidentify(
     from service.deidentification import confidentiality
     from service.deidentification.folder import copy_files, files_of
     from service.deidentification.statement import statement
-    from service.pseudonyms import Pseudonyms, SealedMap
+    from service.pseudonyms import Pseudonyms
+    from service.vault import Vault
 
     profile = confidentiality.load(profile_path)
     if retain_device_identity:
@@ -46,13 +47,13 @@ def deidentify(
         return
     if source is None or target is None:
         raise click.UsageError("SOURCE and TARGET are needed")
-    data_directory = settings.load(config).data_directory
-    pseudonyms = Pseudonyms.open(data_directory)
-    sealed = SealedMap(data_directory / "keys" / "pseudonyms.sqlite", pseudonyms)
+    loaded = settings.load(config)
+    pseudonyms = Pseudonyms.of(loaded)
+    vault = Vault.of(loaded, pseudonyms)
     files = files_of(source)
     refused = 0
     lines = []
-    copies = copy_files(files, source, target, pseudonyms, sealed, profile)
+    copies = copy_files(files, source, target, pseudonyms, vault, profile)
     for outcome in track(copies, description="De-identifying", total=len(files), disable=not os.isatty(2)):
         lines.append(outcome.to_json())
         if outcome.copy is None:

@@ -23,6 +23,7 @@ def forget(patient: str, issuer: str, even_unconfirmed: bool, yes: bool, config:
     from service.pseudonyms import Pseudonyms
     from service.retention import Retention
     from service.storage import Stores
+    from service.vault import Vault
 
     settings, jobs = opened(config, "carpus forget")
     if not yes:
@@ -30,12 +31,14 @@ def forget(patient: str, issuer: str, even_unconfirmed: bool, yes: bool, config:
             "Everything of this patient is removed from Carpus and cannot be brought back. Go on?", abort=True
         )
     key = patient_key(patient, issuer)
-    pseudonyms = Pseudonyms.open(settings.data_directory)
+    pseudonyms = Pseudonyms.of(settings)
     stores = Stores.open(settings.data_directory)
-    retention = Retention(jobs, Trail(jobs.engine), stores, settings, actor=user_at_terminal())
+    vault = Vault.of(settings, pseudonyms)
+    retention = Retention(jobs, Trail(jobs.engine), stores, settings, actor=user_at_terminal(), vault=vault)
     removed = retention.forget(
         pseudonyms.patient(key),
         belongs=lambda number, of: patient_key(number, of) == key,
         even_unconfirmed=even_unconfirmed,
     )
+    vault.shred(pseudonyms.patient(key))
     click.echo(f"removed {removed.instances} films and {removed.quarantined} quarantined files")

@@ -44,7 +44,7 @@ def hold_place(patient: str | None, issuer: str, study: str | None, reason: str,
         raise click.UsageError("name either --patient or --study")
     retention, settings = _retention(config)
     if patient is not None:
-        value = Pseudonyms.open(settings.data_directory).patient(patient_key(patient, issuer))
+        value = Pseudonyms.of(settings).patient(patient_key(patient, issuer))
         number = retention.hold("patient", value, reason)
     else:
         number = retention.hold("study", str(study), reason)

@@ -23,11 +23,13 @@ def intake(config: Path | None) -> None:
     from service.steps import Steps
     from service.storage import Stores
     from service.sweeper import Sweeper
+    from service.vault import Vault
 
     settings, jobs = opened(config, "intake")
     stores = Stores.open(settings.data_directory)
-    pseudonyms = Pseudonyms.open(settings.data_directory)
-    pipeline = Pipeline(jobs, stores, settings, pseudonyms=pseudonyms)
+    pseudonyms = Pseudonyms.of(settings)
+    vault = Vault.of(settings, pseudonyms)
+    pipeline = Pipeline(jobs, stores, settings, pseudonyms=pseudonyms, vault=vault)
     publisher = tasks.Publisher(tasks.create_app(settings), jobs)
     publisher.connect()
     stop = stop_on_signal()
@@ -35,7 +37,7 @@ def intake(config: Path | None) -> None:
     beside = {
         "sweep": Sweeper(jobs, publisher).run,
         "audit": Follower(trail, settings, pseudonyms.digest("audit", "seal")).run,
-        "retention": Retention(jobs, trail, stores, settings).run,
+        "retention": Retention(jobs, trail, stores, settings, vault=vault).run,
     }
     threads = [threading.Thread(target=run, args=[stop], name=name, daemon=True) for name, run in beside.items()]
     for thread in threads:

@@ -47,11 +47,14 @@ def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
         from functools import cache
 
         from models import registry
+        from service.pseudonyms import Pseudonyms
+        from service.vault import Vault
 
         pipeline = Pipeline(
             jobs,
             stores,
             settings,
+            vault=Vault.of(settings, Pseudonyms.of(settings)),
             device_uid=device_uid,
             software_version=version,
             # Loaded only where an earlier film is read again (priors.reread of a destination).

@@ -17,7 +17,8 @@ from service.deidentification.burned_in.cleaning import clean_instance
 from service.deidentification.confidentiality import Profile
 from service.deidentification.deidentify import Action, deidentify, patient_of
 from service.errors import Permanent
-from service.pseudonyms import Pseudonyms, SealedMap
+from service.pseudonyms import Pseudonyms
+from service.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def files_of(source: Path) -> list[Path]:
 
 
 def copy_files(
-    files: list[Path], source: Path, target: Path, pseudonyms: Pseudonyms, sealed: SealedMap, profile: Profile
+    files: list[Path], source: Path, target: Path, pseudonyms: Pseudonyms, vault: Vault, profile: Profile
 ) -> Iterator[Outcome]:
     """De-identify the files one by one; a file that must not or cannot be copied is an outcome, never a gap.
 
@@ -79,11 +80,12 @@ def copy_files(
         part = target / place.with_suffix(".part")
         copy.save_as(part, enforce_file_format=True)
         part.replace(target / place)
-        sealed.remember(
+        vault.remember(
+            pseudonyms.patient(patient),
             {
                 pseudonyms.patient(patient): json.dumps(patient.split("\0"), ensure_ascii=False),
                 str(copy.SOPInstanceUID): str(ds.SOPInstanceUID),
                 str(copy.StudyInstanceUID): str(ds.get("StudyInstanceUID", "")),
-            }
+            },
         )
         yield Outcome(name, str(place), tuple(actions))

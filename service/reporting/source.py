@@ -10,6 +10,7 @@ import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Final, cast
 
@@ -136,9 +137,17 @@ def conflicts(film: Source, other: Source) -> tuple[str, ...]:
     return tuple(keyword for keyword, (a, b) in stated.items() if a and b and a != b)
 
 
-def load(path: Path) -> Source:
+def load(file: Path | BytesIO) -> Source:
     """Normalise the header of a file; the pixels are not read."""
-    return normalise(pydicom.dcmread(path, stop_before_pixels=True, force=True))
+    return normalise(pydicom.dcmread(file, stop_before_pixels=True, force=True))
+
+
+def sealed_part(path: Path) -> bytes:
+    """Return the header of a file as a file of its own: every element as it came, undecoded, without the pixels."""
+    header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    stream = BytesIO()
+    header.save_as(stream, enforce_file_format="TransferSyntaxUID" in getattr(header, "file_meta", ()))
+    return stream.getvalue()
 
 
 def normalise(received: Dataset) -> Source:

@@ -7,7 +7,7 @@ from typing import Final, Self
 
 from service.accounts import Accounts, Role, UnknownUser
 from service.errors import InvalidConfiguration
-from service.pseudonyms import write_private
+from service.keys import write_private
 from service.settings import Settings
 
 HASH_COMMAND: Final = "carpus web --hash-password"

@@ -11,7 +11,8 @@ from service.__main__ import cli
 from service.deidentification.actions import HANDLERS
 from service.deidentification.confidentiality import load
 from service.deidentification.statement import statement
-from service.pseudonyms import Pseudonyms, SealedMap
+from service.pseudonyms import Pseudonyms
+from service.vault import Vault
 from service.wrap import save
 from tests.factories import CHILD, CHINESE_CHILD, instance
 
@@ -56,7 +57,7 @@ def test_a_folder_is_copied_by_pseudonym_and_reported_file_by_file(run, films: P
 def test_the_way_back_leads_to_the_patient(run, films: Path, tmp_path: Path) -> None:
     run(films, tmp_path / "out")
     pseudonyms = Pseudonyms.open(tmp_path / "data")
-    sealed = SealedMap(tmp_path / "data" / "keys" / "pseudonyms.sqlite", pseudonyms)
+    sealed = Vault(tmp_path / "data" / "keys" / "vault.sqlite", pseudonyms)
     originals = {sealed.original(dcmread(path).PatientID) for path in (tmp_path / "out").rglob("*.dcm")}
     assert originals == {'["PatientID", "", "TEST-1"]', '["PatientID", "", "TEST-2"]'}
 

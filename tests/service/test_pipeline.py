@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from service.pseudonyms import Pseudonyms
 from service.scu import Address, Sent
 from service.settings import Destination, Settings
 from service.storage import Stores
-from tests.factories import encoded, instance
+from service.vault import Vault
+from tests.factories import CHILD, CHINESE_CHILD, encoded, instance
 from tests.service import readings
 from tests.service.test_jobs import Clock
 
@@ -350,3 +352,24 @@ def test_a_film_without_an_identifier_that_a_result_needs_ends_failed_by_its_nam
         house.step(job_id)
     assert keyword in refusal.value.next_action
     assert house.pacs.kept == []
+
+
+def test_delivery_takes_the_identity_from_the_sealed_header_and_from_nowhere_else(house: House, tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "vault.sqlite", Pseudonyms(bytes(32)))
+    house.pipeline = dataclasses.replace(house.pipeline, vault=vault)
+    film = hand(patient=CHINESE_CHILD)
+    job = house.receive(film)
+    house.step(job)
+    house.step(job)
+    header = vault.header(job)
+    assert header is not None
+    assert (
+        dcmread(BytesIO(header)).get_item("PatientName").value
+        == dcmread(BytesIO(encoded(film))).get_item("PatientName").value
+    )
+    assert b"TEST-2" not in (tmp_path / "vault.sqlite").read_bytes()
+    # The file on the disk now names somebody else: the report must not.
+    name = house.jobs.instance(house.jobs.get(job).instance_id).name
+    house.stores.identified.path(name).write_bytes(encoded(hand(patient=CHILD)))
+    house.step(job)
+    assert {str(ds.PatientID) for ds in house.pacs.kept} == {CHINESE_CHILD.PatientID}

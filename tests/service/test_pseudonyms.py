@@ -5,7 +5,8 @@ import pytest
 from pydicom.uid import UID
 
 from service.errors import InvalidConfiguration, Permanent
-from service.pseudonyms import Keys, Pseudonyms, SealedMap
+from service.keys import Keys
+from service.pseudonyms import Pseudonyms
 
 KEY = b"a secret of exactly 32 bytes ...".ljust(32)
 OTHER = b"another secret of 32 bytes .....".ljust(32)
@@ -70,19 +71,6 @@ def test_no_key_shows_in_a_representation() -> None:
     assert "b'" not in repr(keys)
 
 
-def test_the_map_leads_back_only_with_the_key(tmp_path: Path) -> None:
-    path = tmp_path / "map.sqlite"
-    pseudonyms = Pseudonyms(KEY)
-    pseudonym = pseudonyms.patient("TEST-1")
-    SealedMap(path, pseudonyms).remember({pseudonym: "TEST-1 张伟"})
-    assert SealedMap(path, pseudonyms).original(pseudonym) == "TEST-1 张伟"
-    assert SealedMap(path, pseudonyms).original("P-UNKNOWN") is None
-    assert b"TEST-1" not in path.read_bytes()
-    assert path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(Permanent, match="does not open"):
-        SealedMap(path, Pseudonyms(OTHER)).original(pseudonym)
-
-
 def test_a_sealed_record_cannot_be_moved_to_another_pseudonym() -> None:
     pseudonyms = Pseudonyms(KEY)
     with pytest.raises(Permanent, match="does not open"):
@@ -97,11 +85,3 @@ def test_a_new_sealing_key_leaves_old_records_readable_and_pseudonyms_unchanged(
     assert Pseudonyms(new).patient("TEST-1") == Pseudonyms(old).patient("TEST-1")
     with pytest.raises(Permanent):
         Pseudonyms(old).unseal(Pseudonyms(new).seal(b"x", "P-ONE"), "P-ONE")
-
-
-def test_a_forgotten_patient_has_no_way_back(tmp_path: Path) -> None:
-    sealed = SealedMap(tmp_path / "map.sqlite", Pseudonyms(KEY))
-    sealed.remember({"P-ONE": "TEST-1"})
-    assert sealed.forget("P-ONE")
-    assert sealed.original("P-ONE") is None
-    assert not sealed.forget("P-ONE")
