@@ -15,8 +15,9 @@ from pydicom.uid import UID
 
 from models.image import Image
 from models.reading import Reading
-from service.reporting import codes, overview, report_page, results
+from service.reporting import codes, overview, report_page, results, wording
 from service.reporting.codes import Language
+from service.reporting.history import study_date
 from service.reporting.results import ResultContext
 from service.reporting.source import Source, shown
 
@@ -53,6 +54,7 @@ def build(
         institution=context.institution_name,
         priors=context.priors,
         amendment=context.amendment,
+        history=wording.history_sentences(reading, context.priors, study_date(source), language),
     )
     where = results.reference(source, "PDF", reading, context)
     document = Dataset()

@@ -90,6 +90,7 @@ def render(
     institution: str = "",
     priors: Sequence[Prior] = (),
     amendment: Amendment | None = None,
+    history: Sequence[str] = (),
 ) -> bytes:
     """Return the page as a PDF file.
 
@@ -97,13 +98,15 @@ def render(
     ----------
     film
         (rows, columns, 3) RGB, with the regions drawn on it.
+    history
+        What is said of the earlier bone ages, from `wording.history_sentences`.
     """
     buffer = BytesIO()
     page = _Page(buffer, language)
     page.head(identity, institution)
     page.film(film)
     below = page.bones(reading, page.results(reading))
-    page.conclusion(reading, amendment, below)
+    page.conclusion(reading, amendment, below, history)
     page.position(reading, priors)
     page.foot(reading, amendment)
     page.canvas.showPage()
@@ -282,11 +285,13 @@ class _Page:
                 pen.drawPath(path, stroke=1, fill=0)
                 pen.setLineWidth(1)
 
-    def conclusion(self, reading: Reading, amendment: Amendment | None, below: float) -> None:
+    def conclusion(
+        self, reading: Reading, amendment: Amendment | None, below: float, history: Sequence[str] = ()
+    ) -> None:
         """Write the free text of the report; where it is long the letters get smaller, so that nothing is lost."""
         x, top, bottom = 306.0, max(540.0, below + 20), HEIGHT - 54
         self.text(x, top, self.word("conclusion"), 9, bold=True)
-        lines = wording.conclusion(reading, self.language, amendment).split("\n")[
+        lines = wording.conclusion(reading, self.language, amendment, history).split("\n")[
             :-1
         ]  # the last one stands in the foot
         size = 8.0

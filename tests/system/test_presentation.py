@@ -1,5 +1,6 @@
 """What other programs make of our results: DCMTK renders the presentation state and the report, readers get the numbers back."""
 
+import datetime as dt
 import re
 import subprocess
 from io import BytesIO
@@ -14,12 +15,14 @@ from pydicom import Dataset, dcmread
 
 from models.phantom import Phantom, draw
 from models.regions import RUS
-from service.reporting import presentation, sr
+from service.reporting import encapsulated_pdf, presentation, sr
 from service.reporting.results import ResultContext
 from service.reporting.source import normalise
 from service.wrap import Patient, wrap
 from tests.factories import encoded
 from tests.service import readings, truth
+from tests.service.test_priors import NOW, header, prior
+from tests.service.test_priors import film as earlier_film
 from tests.service.test_sr import AT, child, children, film, groups, reread, value
 from tests.system.tools import tool
 
@@ -135,3 +138,14 @@ def measured(group: Any, code: str) -> float | None:
     """Return a measurement as highdicom reads it."""
     found = [m for m in group.get_measurements() if m.name.value == code]
     return float(found[0].value) if found else None
+
+
+def test_the_pdf_says_how_far_the_bone_age_advanced(tmp_path: Path) -> None:
+    pdftotext = tool("pdftotext", "poppler-utils")
+    earlier = (prior(dt.date(2025, 11, 2), 9.0312345),)
+    context = ResultContext("2.25.1", NOW, priors=earlier, kinds=("PDF",))
+    page = encapsulated_pdf.build(header(earlier_film()), readings.reading(), context, readings.image())
+    (tmp_path / "page.pdf").write_bytes(page.EncapsulatedDocument)
+    said = subprocess.run([pdftotext, str(tmp_path / "page.pdf"), "-"], capture_output=True, text=True, check=True)
+    text = " ".join(said.stdout.split())
+    assert "Since 2025-11-02 (RUS-CHN): bone age 9.0 to 10.5 years in 1.0 years, +1.5 years per year." in text
