@@ -65,3 +65,12 @@ def test_a_folder_without_its_table_is_a_matter_of_usage(tmp_path: Path) -> None
     run = CliRunner().invoke(cli, ["read", str(tmp_path)])
     assert run.exit_code == 2
     assert "--cases" in run.output
+
+
+def test_the_bundle_regions_is_the_default_one_with_one_method_more() -> None:
+    folder = registry.FOLDER
+    default, regions = (json.loads((folder / f"{name}.json").read_text()) for name in ("default", "regions"))
+    assert regions.pop("regression") == [default.pop("regression"), "regression/region-xgboost"]
+    for values in (default, regions):
+        del values["name"], values["intended_use"]
+    assert regions == default
