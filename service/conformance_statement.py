@@ -27,9 +27,10 @@ from service.receiving.transport import MAXIMUM_REQUEST_BYTES
 from service.reporting.codes import PRIVATE_SCHEME
 from service.reporting.source import PATIENT, REQUIRED, TYPE_2, TYPE_3
 from service.result_profile import BUILT_IN, SERIES
+from service.retrieval import GET, MAXIMUM_INSTANCES, MOVE, REPORTS
 from service.routing import RULES, Outcome
 from service.scu import PERMANENT_RANGES, PERMANENT_STATUSES
-from service.settings import ConfirmationSettings, Limits, Settings
+from service.settings import ConfirmationSettings, Limits, PriorSettings, Settings
 from service.tls import SUITES
 
 _FATE = {Outcome.FILTER: "filtered: nothing is sent", Outcome.REJECT: "rejected: the reason is sent as a report"}
@@ -60,6 +61,8 @@ For research, not for clinical use. Figures are the defaults of the settings.
     )
     yield from _rows((("Storage Commitment Push Model", "SCU and SCP", _named(PUSH_MODEL)),))
     yield from _rows((("Query/Retrieve", "SCU (C-FIND)", _named(STUDY_ROOT_FIND)),))
+    yield from _rows((("Query/Retrieve", "SCU (C-GET), earlier reports", _named(GET)),))
+    yield from _rows((("Query/Retrieve", "SCU (C-MOVE), earlier reports", _named(MOVE)),))
     yield """
 Multi-frame Secondary Capture and every other class get no presentation context.
 
@@ -105,6 +108,7 @@ Success and warnings: accepted. The failures below are not tried again; every ot
     yield from _rows((f"0x{code:04X}", text) for code, (text, _) in PERMANENT_STATUSES.items())
     yield from _rows((f"0x{first:04X}–0x{last:04X}", text) for first, last, text in PERMANENT_RANGES)
     yield from _commitment(ConfirmationSettings())
+    yield from _priors(PriorSettings())
     yield """
 ## What becomes of a received instance
 
@@ -200,6 +204,20 @@ predecessor."""
 
 def _listed(keywords: Iterable[str]) -> str:
     return "\n".join(f"- `{keyword}`" for keyword in keywords)
+
+
+def _priors(own: PriorSettings) -> Iterator[str]:
+    classes = ", ".join(uid.name for uid in REPORTS)
+    yield f"""
+## Earlier reports (Query/Retrieve SCU)
+
+Off unless a destination has `priors` set. Before a report is made, the patient's studies are asked for (C-FIND, Study Root, level
+STUDY, key PatientID; return keys StudyInstanceUID, StudyDate), then the SR series of each (level SERIES, key Modality; return keys
+SeriesInstanceUID, SeriesDescription). Return keys that are missing from an answer are tolerated. The latest {own.maximum_reports} series
+are retrieved at level SERIES by C-GET (SCP role selection for {classes}) or by C-MOVE to `{own.move_ae_title}`, a
+listener that is open for the retrieval alone. With `reread`, single films are retrieved at level IMAGE. The whole takes at most
+{own.timeout_seconds:g} s and {MAXIMUM_INSTANCES} instances; a failure leaves the report without
+earlier bone ages and a line in the job's timeline."""
 
 
 def _commitment(own: ConfirmationSettings) -> Iterator[str]:
