@@ -3,7 +3,7 @@
 import datetime as dt
 from typing import Final
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import and_, select, update
 
 from service.leases import Leases
 from service.tables import Job, State
@@ -35,15 +35,17 @@ class Outbox(Leases):
             Only jobs of this state.
         """
         self.unpark()
-        stale = self.now() - older_than
-        unsent = or_(Job.published_at.is_(None), Job.published_at < stale)
-        settled = Job.state_since <= self.now() - settled_for
+        # Two questions, each a short stretch of an index: never sent, and sent too long ago.
+        unsent = (Job.published_at.is_(None), Job.published_at < self.now() - older_than)
+        settled = self.now() - settled_for
         found: list[tuple[int, State]] = []
         with self._read() as session:
             for each in [state] if state else PUBLISHED_STATES:
                 # A message says that there is work, not which: the worker takes whose turn it is, so no order is needed here.
-                query = select(Job.id).where(self._ready(each), unsent, settled).limit(limit - len(found))
-                found += [(job_id, each) for job_id in session.scalars(query)]
+                for which in unsent:
+                    query = select(Job.id, Job.state_since).where(self._ready(each), which).limit(limit - len(found))
+                    # Asked of the database, this would lead it to an index by age, through every waiting job.
+                    found += [(job_id, each) for job_id, since in session.execute(query) if since <= settled]
         return found
 
     def published(self, job_id: int, state: State) -> None:

@@ -6,6 +6,7 @@ instances are refused for now (0xA700), so that the peers keep them.
 """
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -67,12 +68,13 @@ class Queues(Ledger):
         """Return every queue, in the order a film passes through them."""
         with self._read() as session:
             rows = {row.queue: row for row in session.scalars(select(QueueControl))}
+            leased = Job.lease_token.is_not(None), Job.lease_expires_at >= self.now()
+            busy_in = Counter(session.scalars(select(Job.state).where(*leased)))
             found = []
             for name, state in QUEUES.items():
                 row = rows.get(name)
-                leased = Job.lease_token.is_not(None), Job.lease_expires_at >= self.now()
-                here = select(func.count()).select_from(Job).where(Job.state == state)
-                total, busy = session.scalar(here) or 0, session.scalar(here.where(*leased)) or 0
+                total = session.scalar(select(func.count()).select_from(Job).where(Job.state == state)) or 0
+                busy = busy_in[state]
                 mode = QueueMode(row.mode) if row else QueueMode.RUNNING
                 why = (row.since, row.changed_by, row.reason) if row else (None, "", "")
                 found.append(Queue(name, mode, total - busy, busy, *why))

@@ -123,9 +123,12 @@ class Table(DeclarativeBase):
     }
 
 
-def _part(name: str, *columns: str, where: str) -> Index:
-    """Return an index of the rows that meet a condition, which both databases know."""
-    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+def _part(name: str, *columns: str, where: str, sqlite: str | None = None) -> Index:
+    """Return an index of the rows that meet a condition.
+
+    SQLite uses it only for a question that holds the condition in the same words: a boolean is compared with a number there.
+    """
+    return Index(name, *columns, sqlite_where=text(sqlite or where), postgresql_where=text(where))
 
 
 class Instance(Table):
@@ -164,12 +167,17 @@ class Job(Table):
         Index("ix_jobs_age", "state", "state_since"),
         Index("ix_jobs_turn", "priority", "turn"),
         Index("ix_jobs_turn_of_peer", "peer", "priority", "turn"),
-        _part("ix_jobs_parked", "not_before", where="parked"),
+        _part("ix_jobs_parked", "not_before", where="parked", sqlite="parked = 1"),
         _part("ix_jobs_leased", "lease_expires_at", where="lease_token IS NOT NULL"),
-        _part("ix_jobs_deadline", "deadline", where="deadline IS NOT NULL AND NOT overdue"),
-        _part("ix_jobs_overdue", "state_since", where="overdue"),
+        _part(
+            "ix_jobs_deadline",
+            "deadline",
+            where="deadline IS NOT NULL AND NOT overdue",
+            sqlite="deadline IS NOT NULL AND overdue = 0",
+        ),
+        _part("ix_jobs_overdue", "state_since", where="overdue", sqlite="overdue = 1"),
         _part("ix_jobs_subject", "subject", "id", where="subject IS NOT NULL"),
-        _part("ix_jobs_cause", "state", "cause_code", where="cause_code IS NOT NULL"),
+        _part("ix_jobs_cause", "state", "cause_code", "state_since", where="cause_code IS NOT NULL"),
         Index("ix_jobs_unconfirmed", "state", "confirmed_at"),
     )
 

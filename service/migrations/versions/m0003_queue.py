@@ -11,12 +11,12 @@ branch_labels = None
 depends_on = None
 
 PARTIAL = {
-    "ix_jobs_parked": (["not_before"], "parked"),
-    "ix_jobs_leased": (["lease_expires_at"], "lease_token IS NOT NULL"),
-    "ix_jobs_deadline": (["deadline"], "deadline IS NOT NULL AND NOT overdue"),
-    "ix_jobs_overdue": (["state_since"], "overdue"),
-    "ix_jobs_subject": (["subject", "id"], "subject IS NOT NULL"),
-    "ix_jobs_cause": (["state", "cause_code"], "cause_code IS NOT NULL"),
+    "ix_jobs_parked": (["not_before"], "parked", "parked = 1"),
+    "ix_jobs_leased": (["lease_expires_at"], "lease_token IS NOT NULL", None),
+    "ix_jobs_deadline": (["deadline"], "deadline IS NOT NULL AND NOT overdue", "deadline IS NOT NULL AND overdue = 0"),
+    "ix_jobs_overdue": (["state_since"], "overdue", "overdue = 1"),
+    "ix_jobs_subject": (["subject", "id"], "subject IS NOT NULL", None),
+    "ix_jobs_cause": (["state", "cause_code", "state_since"], "cause_code IS NOT NULL", None),
 }
 WHOLE = {
     "ix_jobs_claim": ["state", "parked", "priority", "turn", "id"],
@@ -79,8 +79,8 @@ def upgrade() -> None:
     )
     for name, columns in WHOLE.items():
         op.create_index(name, "jobs", columns)
-    for name, (columns, where) in PARTIAL.items():
-        op.create_index(name, "jobs", columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
+    for name, (columns, where, sqlite) in PARTIAL.items():
+        op.create_index(name, "jobs", columns, sqlite_where=sa.text(sqlite or where), postgresql_where=sa.text(where))
 
 
 def downgrade() -> None:
