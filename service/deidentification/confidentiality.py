@@ -49,6 +49,8 @@ OPTIONS: Final[dict[Option, Method]] = {
     "retain-patient-characteristics": Method("rtnPatCharsOpt", "113108", "Retain Patient Characteristics Option"),
     "retain-device-identity": Method("rtnDevIdOpt", "113109", "Retain Device Identity Option"),
 }
+EDITION_2024E: Final = "confidentiality_profile_attributes.json"
+ADDED_2026C: Final = "attributes_2026c.json"
 DATES: Final = frozenset({"DA", "TM", "DT"})
 TEXT: Final = frozenset({"AE", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
 BULK: Final = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
@@ -217,14 +219,22 @@ def _letter(text: str) -> Letter:
 
 
 @cache
+def listed(file: str) -> tuple[dict[str, str], ...]:
+    """Return the rows of one list of attributes (`profiles/`): id, name, basicProfile and the columns of options."""
+    text = (files("service.deidentification") / "profiles" / file).read_text(encoding="utf-8")
+    return tuple(json.loads(text))
+
+
+@cache
 def table() -> dict[int, Row]:
-    """Return Table E.1-1 by tag; its three rows for repeating and private groups are rules of `Profile.rule`."""
-    data = json.loads(
-        (files("service.deidentification") / "profiles" / "confidentiality_profile_attributes.json").read_text(
-            encoding="utf-8"
-        )
-    )
+    """Return Table E.1-1 by tag; its three rows for repeating and private groups are rules of `Profile.rule`.
+
+    The options are those of edition 2024e (`EDITION_2024E`); what edition 2026c adds comes from a list that knows the Basic Profile
+    alone (`ADDED_2026C`), so no option keeps it. Attributes the data dictionary does not know yet need no row: they are removed.
+    """
+    newer = [row for row in listed(ADDED_2026C) if dictionary_has_tag(int(row["id"], 16))]
     rows = {}
+    data = [*listed(EDITION_2024E), *newer]
     for entry in data:
         if len(entry["id"]) == 8 and "x" not in entry["id"]:
             tag = int(entry["id"], 16)

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dicomanonymizer.dicom_anonymization_databases.dicomfields_2026c import ALL_TAGS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import config
-from pydicom.datadict import DicomDictionary, dictionary_VR
+from pydicom.datadict import DicomDictionary, dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -17,7 +18,7 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from service.deidentification.actions import DUMMIES, ENUMERATED, HANDLERS
 from service.deidentification.burned_in.cleaning import clean_instance
-from service.deidentification.confidentiality import load, table
+from service.deidentification.confidentiality import ADDED_2026C, EDITION_2024E, listed, load, table
 from service.deidentification.deidentify import deidentify, for_inference
 from service.pseudonyms import Pseudonyms
 from tests.factories import instance
@@ -40,10 +41,11 @@ def seeded_film(kind: str = "DX", **options: Any) -> tuple[Dataset, Seeds]:
 
 
 def test_the_table_is_the_whole_one() -> None:
-    assert len(table()) == 617  # 621 rows less curve data, overlay data, overlay comments and private attributes
+    # 621 rows less curve data, overlay data, overlay comments and private attributes, and 10 of edition 2026c
+    assert len(table()) == 617 + 10
     basic = Counter(row.basic for row in table().values())
     assert basic == {
-        **{"X": 380, "D": 92, "U": 54, "Z": 42, "X/D": 22, "X/Z": 11},
+        **{"X": 387, "D": 93, "U": 55, "Z": 42, "X/D": 23, "X/Z": 11},
         **{"X/Z/D": 8, "Z/D": 6, "X/Z/U*": 2},
     }
 
@@ -309,3 +311,21 @@ def test_a_sex_is_kept_only_if_it_is_one(sex: str, kept: str) -> None:
         source = from_bytes(to_bytes(film))
     assert (deidentify(source, PSEUDONYMS)[0].PatientSex or "") == kept
     assert (for_inference(source, PSEUDONYMS).get("PatientSex") or "") == kept
+
+
+def test_edition_2026c_adds_35_attributes_and_none_of_them_survives() -> None:
+    newer = {row["id"]: row["basicProfile"] for row in listed(ADDED_2026C)}
+    assert len(newer) == 35
+    assert newer.keys().isdisjoint(row["id"].upper() for row in listed(EDITION_2024E))
+    for name, action in newer.items():
+        letters = {PROFILE.rule(int(name, 16), image=image).letter for image in (True, False)}
+        known = dictionary_has_tag(int(name, 16))
+        assert letters <= ({*action.split("/"), "C"} if known else {"X"}), name
+
+
+def test_the_added_rows_are_what_another_tool_lists_beyond_ours() -> None:
+    """dicom-anonymizer ships edition 2026c of the Basic Profile."""
+    theirs = {f"{tag[0]:04X}{tag[1]:04X}" for tag in ALL_TAGS if len(tag) == 2}
+    ours = {row["id"].upper() for row in (*listed(EDITION_2024E), *listed(ADDED_2026C))}
+    assert theirs <= ours
+    assert {row["id"] for row in listed(ADDED_2026C)} == theirs - {row["id"].upper() for row in listed(EDITION_2024E)}
