@@ -75,7 +75,7 @@ def tools() -> dict[str, Tool]:
 
         found[f"dicognito {version('dicognito')}"] = dicognito
     if find_spec("dicomanonymizer"):
-        from dicomanonymizer.simpledicomanonymizer import (  # type: ignore[import-not-found]
+        from dicomanonymizer.simpledicomanonymizer import (
             anonymize_dataset,
             initialize_actions,
         )
