@@ -24,6 +24,7 @@ REQUEST: Final = 1  # PS3.4 J.3.2: action type
 ALL_KEPT, SOME_FAILED = 1, 2  # PS3.4 J.3.3: event types
 CONTEXTS: Final = tuple((PUSH_MODEL, syntax) for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian))
 POLL_SECONDS: Final = 0.1
+RESPONSE_SECONDS: Final = 10.0  # that the response to a report is awaited
 
 # PS3.7 C.4.2, C.5: what a report is answered with.
 SUCCESS: Final = 0x0000
@@ -69,10 +70,12 @@ def request(
     Retryable, Permanent
         When the peer did not take the request; `sop-class-refused` says that it does not offer the service.
     """
-    answering = (
-        threading.Event()
-    )  # a report has come and has no response yet: releasing now would overtake the response
-    watches = [(evt.EVT_DIMSE_RECV, _begins(answering)), (evt.EVT_DIMSE_SENT, _ends(answering))]
+    # Set while a report has come and has no response yet: releasing then would overtake the response.
+    answering = threading.Event()
+    watches = [
+        (evt.EVT_DIMSE_RECV, _begins(answering)),
+        *after_response("N_EVENT_REPORT_RSP", lambda _association: answering.clear()),
+    ]
     with associate(
         address,
         CONTEXTS,
@@ -150,6 +153,8 @@ def report_on(
             item.FailureReason = reason
             said.FailedSOPSequence.append(item)
     kind = SOME_FAILED if failed else ALL_KEPT
+    # While we wait, the association answers nothing else: a peer that leaves now must not wait with us.
+    association.dimse_timeout = min(association.dimse_timeout or RESPONSE_SECONDS, RESPONSE_SECONDS)
     try:
         answer, _ = association.send_n_event_report(said, kind, PUSH_MODEL, WELL_KNOWN_INSTANCE)
     except (RuntimeError, ValueError) as error:  # the association ended, or has no context for it
@@ -173,6 +178,25 @@ def receive(take: Callable[[str, Report], int]) -> Handler:
         return take(peer.strip(), said), None
 
     return (evt.EVT_N_EVENT_REPORT, handle)
+
+
+def after_response(message: str, then: Callable[[Any], None]) -> list[Handler]:
+    """Return handlers that call `then` with the association once a response of this kind has been sent.
+
+    pynetdicom tells of a message before it is sent, and of each PDU afterwards; neither alone says when a response is on its way.
+    """
+    told: set[Any] = set()
+
+    def about_to_send(event: Any) -> None:
+        if type(event.message).__name__ == message:
+            told.add(event.assoc)
+
+    def has_sent(event: Any) -> None:
+        if event.assoc in told and type(event.pdu).__name__ == "P_DATA_TF":
+            told.discard(event.assoc)
+            then(event.assoc)
+
+    return [(evt.EVT_DIMSE_SENT, about_to_send), (evt.EVT_PDU_SENT, has_sent)]
 
 
 def parse_report(said: Dataset) -> Report:
@@ -225,14 +249,6 @@ def _begins(answering: threading.Event) -> Callable[[Any], None]:
             answering.set()
 
     return begin
-
-
-def _ends(answering: threading.Event) -> Callable[[Any], None]:
-    def end(event: Any) -> None:
-        if type(event.message).__name__ == "N_EVENT_REPORT_RSP":
-            answering.clear()
-
-    return end
 
 
 def _transaction(ds: Dataset) -> str:

@@ -100,7 +100,7 @@ class StandInPacs(AbstractContextManager["StandInPacs"]):
         handlers = [
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_N_ACTION, self._commit),
-            (evt.EVT_DIMSE_SENT, self._answered),
+            *commitment.after_response("N_ACTION_RSP", self._answered),
             (evt.EVT_C_FIND, self._find),
         ]
         self._listener = Listener(ae, host, port, limits=self._limits, admit=self._admit, handlers=handlers)
@@ -166,10 +166,10 @@ class StandInPacs(AbstractContextManager["StandInPacs"]):
         self._asked[event.assoc] = event.action_information
         return 0x0000, None
 
-    def _answered(self, event: Any) -> None:
-        if type(event.message).__name__ == "N_ACTION_RSP" and event.assoc in self._asked:
-            asked = self._asked.pop(event.assoc)
-            threading.Thread(target=self._report, args=(event.assoc, asked), daemon=True).start()
+    def _answered(self, association: Any) -> None:
+        asked = self._asked.pop(association, None)
+        if asked is not None:
+            threading.Thread(target=self._report, args=(association, asked), daemon=True).start()
 
     def _report(self, association: Any, asked: Dataset) -> None:
         transaction_uid, references = commitment.parse_request(asked)

@@ -114,7 +114,7 @@ class FakePacs(AbstractContextManager["FakePacs"]):
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_ACCEPTED, self._accepted),
             (evt.EVT_N_ACTION, self._commit),
-            (evt.EVT_DIMSE_SENT, self._answered),
+            *commitment.after_response("N_ACTION_RSP", self._answered),
             (evt.EVT_C_FIND, self._find),
         ]
         server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
@@ -167,10 +167,10 @@ class FakePacs(AbstractContextManager["FakePacs"]):
         self._requests[event.assoc] = asked
         return 0x0000, None
 
-    def _answered(self, event: Any) -> None:
-        if type(event.message).__name__ == "N_ACTION_RSP" and event.assoc in self._requests:
-            asked = self._requests.pop(event.assoc)
-            threading.Thread(target=self._report, args=(event.assoc, *asked), daemon=True).start()
+    def _answered(self, association: Any) -> None:
+        asked = self._requests.pop(association, None)
+        if asked is not None:
+            threading.Thread(target=self._report, args=(association, *asked), daemon=True).start()
 
     def _report(self, association: Any, transaction_uid: str, references: list[commitment.Reference]) -> None:
         committed, failed = self._truth(references)

@@ -9,10 +9,12 @@
 import argparse
 import datetime as dt
 import json
+import logging
 import os
 import platform
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -25,6 +27,7 @@ from benchmarks.chaos import house as houses
 from benchmarks.chaos import load
 from benchmarks.chaos.faults import BY_NAME, FAULTS, Fault, Scene, Unavailable, prepared
 from benchmarks.chaos.pacs import Pacs
+from service import log
 
 RESULTS = Path(__file__).resolve().parents[1] / "chaos.json"
 BEGIN_AT_SHARE = 0.25  # of the load acknowledged, when a fault begins
@@ -35,6 +38,9 @@ PATIENCE = (180.0, 4.0)  # seconds until everything is confirmed: fixed, and for
 def main() -> None:
     """Run what was asked for."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped, also when this is stopped
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    log.configure("CRITICAL", as_json=False)
     faults = [BY_NAME[name] for name in arguments.faults] if arguments.faults else list(FAULTS)
     runs: list[dict[str, Any]] = []
     bad = False

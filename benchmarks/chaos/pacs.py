@@ -29,11 +29,11 @@ class _Moody(StandInPacs):
             self.accepted[str(event.request.AffectedSOPInstanceUID)] += 1
         return status
 
-    def _answered(self, event: Any) -> None:
+    def _answered(self, association: Any) -> None:
         if self.mood == "never-commits":
-            self._asked.pop(event.assoc, None)
+            self._asked.pop(association, None)
         else:
-            super()._answered(event)
+            super()._answered(association)
 
 
 class Pacs:

@@ -54,7 +54,7 @@ class Commitments:
         self.handlers = [
             commitment.receive(take),
             (evt.EVT_N_ACTION, self.requested),
-            (evt.EVT_DIMSE_SENT, self._sent),
+            *commitment.after_response("N_ACTION_RSP", lambda _association: self._due.set()),
         ]
 
     def start(self) -> None:
@@ -86,10 +86,6 @@ class Commitments:
         self._open[peer, transaction_uid] = event.assoc
         log.info("commitment requested", peer=peer, objects=len(references))
         return SUCCESS, None
-
-    def _sent(self, event: Any) -> None:
-        if type(event.message).__name__ == "N_ACTION_RSP":
-            self._due.set()
 
     def _run(self) -> None:
         while not self._stopping:
