@@ -1,0 +1,153 @@
+"""Let films come in at a steady rate for hours, and watch memory, open files and the size of the database.
+
+    python -m benchmarks.soak --hours 2 --rate 2
+
+Inference is a stub process (a known Reading); everything else is what a hospital runs. Prints a table and ends with one JSON line.
+"""
+
+import argparse
+import datetime as dt
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.chaos import house as houses
+from benchmarks.chaos import load
+from benchmarks.chaos.pacs import Pacs
+from service import log, scu
+from service.errors import CarpusError
+
+SAMPLES = 60  # at least, over the whole time
+BATCH = 20  # films written and sent over one association
+WARM_UP = 0.2  # share of the time that does not count
+GROWTH_LIMIT = 0.10  # of resident memory after the warm-up
+
+
+def main() -> None:
+    """Run, report, end with 1 when something grew or was lost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hours", type=float, default=2.0)
+    parser.add_argument("--rate", type=float, default=2.0, help="films a second")
+    parser.add_argument("--json", type=Path, help="where the result goes")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    log.configure("CRITICAL", as_json=False)
+    result = run(arguments.hours * 3600, arguments.rate)
+    for name, figures in result["processes"].items():
+        print(f"{name:<20}" + "  ".join(f"{key} {value}" for key, value in figures.items()))
+    line = json.dumps({"command": " ".join(["python -m benchmarks.soak", *sys.argv[1:]]), **result})
+    if arguments.json:
+        arguments.json.write_text(line + "\n", encoding="utf-8")
+    print(line)
+    raise SystemExit(1 if result["wrong"] else 0)
+
+
+def run(seconds: float, rate: float) -> dict[str, Any]:
+    """Send films at the rate for the time; return what was measured."""
+    with tempfile.TemporaryDirectory(prefix="carpus-soak-") as name, ExitStack() as stack:
+        folder = Path(name)
+        pacs = Pacs(folder / "pacs")
+        stack.callback(pacs.down)
+        house = stack.enter_context(houses.opened(folder / "carpus", pacs))
+        samples: list[dict[str, Any]] = []
+        started = sampled = time.monotonic()
+        films: list[load.Film] = []
+        refused = 0
+        for number in count():
+            elapsed = time.monotonic() - started
+            if elapsed >= seconds:
+                break
+            if not samples or time.monotonic() - sampled >= seconds / SAMPLES:
+                sampled = time.monotonic()
+                samples.append(_sample(house, elapsed, len(films)))
+            made = load.films(folder / "films", min(BATCH, max(1, round(rate * seconds))), f"b{number}")
+            refused += _send(house, made)
+            films += made
+            for film in made:
+                film.path.unlink(missing_ok=True)
+            time.sleep(max(0.0, len(films) / rate - (time.monotonic() - started)))
+        complete = house.wait_confirmed(films, 120 + 2 * len(films) ** 0.5)
+        samples.append(_sample(house, time.monotonic() - started, len(films)))
+        wrong = house.judge(films, {film.path.name for film in films})
+        return _judged(samples, films, seconds, refused, wrong if complete else ["not all confirmed in time", *wrong])
+
+
+def _send(house: houses.House, films: Sequence[load.Film]) -> int:
+    """Store one batch over one association, again until it is taken; return how often that failed."""
+    address = scu.Address("CARPUS", "127.0.0.1", house.settings.scp_port)
+    failures, waiting = 0, [film.path for film in films]
+    while waiting:
+        try:
+            sent = scu.store(address, waiting, calling_ae_title="PACS", timeout_seconds=30)
+            waiting = [path for path, each in zip(waiting, sent, strict=True) if not each.accepted]
+        except CarpusError:
+            pass
+        if waiting:
+            failures += 1
+            time.sleep(1)
+    return failures
+
+
+def _sample(house: houses.House, elapsed: float, sent: int) -> dict[str, Any]:
+    processes: dict[str, dict[str, float]] = {}
+    for child in psutil.Process(house.process.pid).children(recursive=False):
+        try:
+            words = child.cmdline()
+            name = "redis" if "redis" in words[0] else " ".join(word for word in words[2:5] if not word.startswith("-"))
+            with child.oneshot():
+                processes[name] = {"mib": child.memory_info().rss / 2**20, "files": child.num_fds()}
+        except (psutil.Error, IndexError):
+            continue
+    database = sum(path.stat().st_size for path in house.settings.data_directory.glob("carpus.sqlite*"))
+    return {"seconds": elapsed, "sent": sent, "database_bytes": database, "processes": processes}
+
+
+def _judged(
+    samples: Sequence[Mapping[str, Any]], films: Sequence[load.Film], seconds: float, refused: int, wrong: list[str]
+) -> dict[str, Any]:
+    """Compare the end with the time after the warm-up."""
+    settled = [each for each in samples if each["seconds"] >= WARM_UP * seconds] or list(samples)
+    first, last = settled[0], settled[-1]
+    processes = {}
+    for name, after in last["processes"].items():
+        before = first["processes"].get(name, after)
+        growth = after["mib"] / before["mib"] - 1
+        processes[name] = {
+            "mib_after_warm_up": round(before["mib"], 1),
+            "mib_at_end": round(after["mib"], 1),
+            "growth_percent": round(100 * growth, 1),
+            "files_after_warm_up": before["files"],
+            "files_at_end": after["files"],
+        }
+        if growth > GROWTH_LIMIT:
+            wrong = [*wrong, f"{name} grew by {100 * growth:.0f} %"]
+    grown = last["database_bytes"] - first["database_bytes"]
+    return {
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "machine": f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the end",
+        "inference": "stub process (known Reading)",
+        "seconds": round(seconds),
+        "films": len(films),
+        "films_a_second": round(len(films) / seconds, 2),
+        "batches_not_taken_at_once": refused,
+        "database_bytes_a_film": round(grown / max(last["sent"] - first["sent"], 1)),
+        "samples": len(samples),
+        "processes": processes,
+        "wrong": wrong[:20],
+    }
+
+
+if __name__ == "__main__":
+    main()
