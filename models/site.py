@@ -47,7 +47,7 @@ def calibrate(table: Path, bundle: str, *, readings: Path | None = None, methods
         raise CalibrationRefused(
             f"bundle {description.path} is calibrated for {description.calibration.site} already; calibrate the bundle it was made from"
         )
-    read = cases.kept(readings, films) if readings else cases.read(registry.load(bundle), films)
+    read = cases.kept(readings, films, description.sha256) if readings else cases.read(registry.load(bundle), films)
     measured = cases.cases(read)
     known = tuple(dict.fromkeys(method for case in measured for method in case.answers))
     for method in methods:

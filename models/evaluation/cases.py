@@ -59,8 +59,18 @@ def read(
         done()
 
 
-def kept(path: Path, films: Sequence[Film]) -> Iterator[tuple[Film, Reading | str]]:
-    """Yield the films with the readings of a file that `carpus read FOLDER --json` wrote; one that is not there is missing."""
+class OtherBundle(ValueError):
+    """Readings that another bundle made; the text names both."""
+
+
+def kept(path: Path, films: Sequence[Film], bundle_sha256: str) -> Iterator[tuple[Film, Reading | str]]:
+    """Yield the films with the readings of a file that `carpus read FOLDER --json` wrote; one that is not there is missing.
+
+    Raises
+    ------
+    OtherBundle
+        When a reading was made by another bundle than the one measured.
+    """
     with path.open(encoding="utf-8") as lines:
         read_before = {line["file"]: line for line in map(json.loads, lines)}
     for film in films:
@@ -70,7 +80,13 @@ def kept(path: Path, films: Sequence[Film]) -> Iterator[tuple[Film, Reading | st
         elif "error" in line:
             yield film, str(line["error"])
         else:
-            yield film, Reading.from_dict({name: value for name, value in line.items() if name != "file"})
+            reading = Reading.from_dict({name: value for name, value in line.items() if name != "file"})
+            if reading.bundle.sha256 != bundle_sha256:
+                made = f"{reading.bundle.name} {reading.bundle.version}, sha256 {reading.bundle.sha256[:12]}…"
+                raise OtherBundle(
+                    f"{path.name} was read by another bundle ({made}) than the one measured (sha256 {bundle_sha256[:12]}…); read again"
+                )
+            yield film, reading
 
 
 def cases(readings: Iterator[tuple[Film, Reading | str]]) -> list[Case]:

@@ -54,7 +54,7 @@ def calibrate(
     from models import registry, site
     from models.calibration import CalibrationRefused
     from models.datasets.faults import BadData
-    from models.evaluation.cases import NothingToMeasure
+    from models.evaluation.cases import NothingToMeasure, OtherBundle
     from models.weights import WeightsRefused
 
     if out is not None and not (signed_by and name):
@@ -67,7 +67,7 @@ def calibrate(
         if out is not None and name and signed_by:
             site.write(out, result, name=name, signed_by=signed_by, note=note)
             click.echo(f"site bundle: {out} (carpus read FILM --bundle {os.fspath(out)})")
-    except (BadData, NothingToMeasure, CalibrationRefused) as error:
+    except (BadData, NothingToMeasure, OtherBundle, CalibrationRefused) as error:
         raise InvalidConfiguration(str(error), code="calibration-refused") from error
     except (registry.BundleRefused, WeightsRefused) as error:
         raise InvalidConfiguration(

@@ -42,12 +42,14 @@ def evaluate(data: Path, out: Path, bundle: str, readings: Path | None, part: st
     try:
         films = [film for film in archive.read(table, needs=("bone_age_years",)) if part in ("all", film.part)]
         description = registry.describe(bundle)
-        reader = None if readings else registry.load(bundle)
         with Progress(console=Console(stderr=True)) as bar:
-            task = bar.add_task("films", total=len(films))
-            read = cases.kept(readings, films) if readings else cases.read(reader, films, lambda: bar.advance(task))  # type: ignore[arg-type]  # set where there are no readings
+            if readings is not None:
+                read = cases.kept(readings, films, description.sha256)
+            else:
+                task = bar.add_task("films", total=len(films))
+                read = cases.read(registry.load(bundle), films, lambda: bar.advance(task))
             measured = cases.cases(read)
-    except (BadData, cases.NothingToMeasure) as error:
+    except (BadData, cases.NothingToMeasure, cases.OtherBundle) as error:
         raise InvalidConfiguration(str(error), code="bad-table") from error
     except (registry.BundleRefused, WeightsRefused) as error:
         raise InvalidConfiguration(

@@ -128,3 +128,10 @@ def test_an_unknown_problem_and_a_bad_source_are_refused(tmp_path: Path) -> None
     assert "learns from" in _run("train").output
     with pytest.raises(InvalidConfiguration, match=r"phantoms:N takes the number of films"):
         _run("train", "grading", "--data", "phantoms:many", "--out", tmp_path / "run")
+
+
+def test_readings_of_another_bundle_are_refused(films: Path, readings: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfiguration, match=r"was read by another bundle \(phantom .*than the one measured"):
+        _run("evaluate", films, "--bundle", "default", "--readings", readings, "--out", tmp_path / "report")
+    with pytest.raises(InvalidConfiguration, match="was read by another bundle"):
+        _run("calibrate", "--site", films, "--bundle", "default", "--readings", readings)
