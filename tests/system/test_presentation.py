@@ -15,7 +15,9 @@ from pydicom import Dataset, dcmread
 
 from models.phantom import Phantom, draw
 from models.regions import RUS
+from models.scoring import Scoring
 from service.reporting import encapsulated_pdf, presentation, sr
+from service.reporting.amendment import Amendment, Predecessor
 from service.reporting.results import ResultContext
 from service.reporting.source import normalise
 from service.wrap import Patient, wrap
@@ -149,3 +151,18 @@ def test_the_pdf_says_how_far_the_bone_age_advanced(tmp_path: Path) -> None:
     said = subprocess.run([pdftotext, str(tmp_path / "page.pdf"), "-"], capture_output=True, text=True, check=True)
     text = " ".join(said.stdout.split())
     assert "Since 2025-11-02 (RUS-CHN): bone age 9.0 to 10.5 years in 1.0 years, +1.5 years per year." in text
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_corrected_report_with_priors_satisfies_dciodvfy(language: Any, tmp_path: Path) -> None:
+    dciodvfy = tool("dciodvfy", "dicom3tools")
+    predecessor = Predecessor("1.2.840.10008.5.1.4.1.1.88.33", "2.25.5", "2.25.6")
+    original = readings.staged()
+    amendment = Amendment("Li^Wei", "Hospital", AT, True, original, {"mc5": "6"}, ("pp2",), predecessor)
+    corrected = Scoring().restage(original, {"mc5": "6"}, ["pp2"])
+    earlier = (prior(dt.date(2025, 11, 2), 9.0), prior(None, 8.0, comparable=False, remark="undated"))
+    context = ResultContext("2.25.1", NOW, language, revision=2, priors=earlier, amendment=amendment)
+    report = sr.build(header(earlier_film()), corrected, context)
+    said = subprocess.run([dciodvfy, saved(report, tmp_path / "sr.dcm")], capture_output=True, text=True, check=False)
+    assert [line for line in said.stderr.splitlines() if line.startswith("Error")] == []
+    assert "SR" in said.stderr
