@@ -27,6 +27,7 @@ ARCHITECTURES: Final = ("handnet",)
 CLOSER: Final = "closer."  # what the names of the closer look's tensors begin with
 PRESENT: Final = 0.5  # probability from which on a point counts as seen
 LOOKS: Final = 3  # upright looks at most: another one where the last moved the pose or turned the polarity
+BROAD: Final = 0.3  # logarithm of the squash up to which a hand may as well be broad or slender: it is looked at as it is
 CLOSE_ENOUGH: Final = 16  # pixels a region's side must have, after averaging, for a closer look at it
 WORKING_SIDE: Final = 320  # films are averaged down to between this and twice this before they are looked at
 
@@ -105,7 +106,7 @@ class Detector:
             seen_through, pose = pose, closer
             if dark == (odds < 0) and seen_through.agrees_with(pose):
                 break
-        if self.closer is not None and seen_through.squash == 1:
+        if self.closer is not None and abs(np.log(seen_through.squash)) <= BROAD:
             look = self._closer_look(self.closer, look, seen_through, 1 - small if dark else small, block)
         return self._assemble(image, whole, look, seen_through, pose, dark)
 
@@ -133,11 +134,12 @@ class Detector:
         regions = len(REGIONS)
         middles = (look.points[:regions] - (block - 1) / 2) / block
         upright = pose.upright.matrix[:, :2] / pose.upright.scale
-        moved, sizes = closer.look(net, pixels, upright, middles, look.sizes * scale)
+        across = scale * np.array([1 / pose.squash, 1.0])
+        moved, sizes = closer.look(net, pixels, upright, middles, look.sizes * across)
         close = look.sizes.mean(axis=1) * scale >= CLOSE_ENOUGH
         points = look.points.copy()
         points[:regions][close] = (moved * block + (block - 1) / 2)[close]
-        return replace(look, points=points, sizes=np.where(close[:, None], sizes / scale, look.sizes))
+        return replace(look, points=points, sizes=np.where(close[:, None], sizes / across, look.sizes))
 
     def _pose(self, look: _Look) -> anatomy.Pose | None:
         return anatomy.pose(self.template, look.points, (look.presence > PRESENT) & (look.focus > 0.2))
