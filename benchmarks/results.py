@@ -240,6 +240,10 @@ def _accuracy(path: Path) -> str:
     if result is None:
         return ""
     facts = [f"{key}: {value}" for key, value in result.items() if isinstance(value, str | int | float)]
+    if "runs" in result:
+        return _architectures(result)
+    if "stress" in result:
+        return _stress(path, result)
     rows = list(_estimates(result, ""))
     parts = [f"## {path.stem.replace('_', ' ').replace('-', ' ')}", "", " · ".join(facts)]
     if rows:
@@ -262,6 +266,60 @@ def _by_year(years: list[dict[str, Any]]) -> str:
             cells += [str(year[group]["n"]), "" if error is None else f"{error:.3f}"]
         rows.append(cells)
     return _table(rows)
+
+
+def _architectures(result: dict[str, Any]) -> str:
+    """Lay the segmentation networks of P1 and P3 side by side."""
+    head = ["run", "IoU ulna", "95 %", "IoU radius", "95 %", "P", "R", "Dice", "HD95, mm", "AUC", "accuracy"]
+    rows = [[*head, "parameters", "ms a film"]]
+    for name, run in sorted(result["runs"].items(), key=lambda item: -item[1]["iou"]["value"]):
+        row = [name]
+        for bone in ("iou_ulna", "iou_radius"):
+            row += [f"{run[bone]['value']:.3f}", f"{run[bone]['low']:.3f} to {run[bone]['high']:.3f}"]
+        row += [f"{run[key]['value']:.3f}" for key in ("precision", "recall", "dice")]
+        row += [
+            f"{run['hausdorff_95_mm']['value']:.1f}",
+            f"{run['auc']['value']:.3f}",
+            f"{run['accuracy']['value']:.3f}",
+        ]
+        rows.append([*row, f"{run['parameters'] / 1e6:.2f} M", str(run["processor_ms_p50"])])
+    missing = [*("–",) * (len(rows[0]) - 1)]
+    rows += [["3-D U-Net: no row, it needs a volume and one radiograph has no third axis", *missing]]
+    rows += [[f"{name}: as code with tests, not trained here", *missing] for name in result.get("not_trained", ())]
+    films = max((run["films"] for run in result["runs"].values()), default=0)
+    lines = ["## Segmentation: the architectures of P1 and P3", ""]
+    lines += [
+        f"`{result['command']}` · commit {result['commit']} · n = {films} unseen phantoms each · {result['hardware']}"
+    ]
+    lines += [
+        "",
+        result["budget"],
+        "",
+        _table(rows),
+        "",
+        "P1 reports IoU 0.950 for the ulna and 0.966 for the radius, on real",
+    ]
+    lines[-1] += (
+        " films with ImageNet initialisation and 20,000 steps. `films-N`: the U-Net with N training films; `loss-X`: with"
+    )
+    lines[-1] += " another loss than cross-entropy and Dice together. Loss curves of the five networks of P1:"
+    return "\n".join([*lines, "", "![loss curves](segmentation_fcn_losses.png)"])
+
+
+def _stress(path: Path, result: dict[str, Any]) -> str:
+    """Lay the kinds of films side by side, a row a disturbance."""
+    kinds = result["stress"]
+    rows = [["step", *(f"{kind} (n = {next(iter(steps.values()))['n']})" for kind, steps in kinds.items())]]
+    for step in next(iter(kinds.values())):
+        cells = [kinds[kind][step] for kind in kinds]
+        rows.append([step, *(f"{cell['value']:.3f} ({cell['low']:.3f} to {cell['high']:.3f})" for cell in cells)])
+    lines = [
+        "## Detection under disturbances",
+        "",
+        f"`{result['command']}` · commit {result['commit']} · {result['what']}, 95 % interval",
+    ]
+    plot = path.stem + ".svg"
+    return "\n".join([*lines, "", f"![recall by step]({plot})", "", _table(rows)])
 
 
 def _estimates(node: dict[str, Any], place: str) -> Iterator[list[str]]:

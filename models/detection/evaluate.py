@@ -56,7 +56,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--phantoms", type=int, default=200, help="unseen phantoms")
     parser.add_argument("--others", type=int, default=30, help="phantoms of each kind that is no hand")
     parser.add_argument("--first-seed", type=int, default=50_000_000, help="seed of the first unseen phantom")
-    parser.add_argument("--parts", nargs="+", help="measure only these, e.g. unseen_phantoms latency")
+    parser.add_argument("--parts", nargs="+", help="measure only these anew, e.g. unseen_phantoms latency")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/accuracy/detection.json"))
     return parser.parse_args()
@@ -288,6 +288,11 @@ def main() -> None:
         ("latency", latency),
     ]
     parts = [(name, part) for name, part in parts if not args.parts or name in args.parts]
+    if args.parts and args.out.exists():  # what was measured before of the same weights stays
+        before = json.loads(args.out.read_text(encoding="utf-8"))
+        if before["weights_sha256"] == results["weights_sha256"]:
+            again = {f"command of {name}": results["command"] for name in args.parts}
+            results = {**before, **again, "commit": results["commit"]}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for name, part in parts:  # written after each, so that an interrupted run keeps what it measured
         results[name] = part(detector, args)

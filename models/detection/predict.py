@@ -27,7 +27,9 @@ ARCHITECTURES: Final = ("handnet",)
 CLOSER: Final = "closer."  # what the names of the closer look's tensors begin with
 PRESENT: Final = 0.5  # probability from which on a point counts as seen
 LOOKS: Final = 3  # upright looks at most: another one where the last moved the pose or turned the polarity
-BROAD: Final = 0.3  # logarithm of the squash up to which a hand may as well be broad or slender: it is looked at as it is
+BROAD: Final = (
+    0.3  # logarithm of the squash up to which a hand may as well be broad or slender: it is looked at as it is
+)
 CLOSE_ENOUGH: Final = 16  # pixels a region's side must have, after averaging, for a closer look at it
 WORKING_SIDE: Final = 320  # films are averaged down to between this and twice this before they are looked at
 

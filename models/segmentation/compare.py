@@ -11,6 +11,7 @@ import argparse
 import json
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from scipy.stats import rankdata
 
 from models.engine import git_commit
 from models.metrics.bootstrap import estimate
-from models.phantom import draw
+from models.phantom import Phantom, draw
 from models.reading import Box
 from models.regions import SEGMENTED
 from models.segmentation.evaluate import cases, jittered, seen
@@ -42,11 +43,10 @@ def area_under_curve(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> f
     return float((ranks[truth].sum() - positive * (positive + 1) / 2) / (positive * negative))
 
 
-def measured(segmenter: Segmenter, seeds: range, jitter: float) -> list[dict[str, float]]:
-    """Return a row a film and bone, and what the film took."""
+def measured(segmenter: Segmenter, films: Mapping[int, Phantom], jitter: float) -> list[dict[str, float]]:
+    """Return a row a film and bone, and what the film took; `films` by their seeds."""
     rows: list[dict[str, float]] = []
-    for seed in seeds:
-        phantom = draw(seed)
+    for seed, phantom in films.items():
         boxes: dict[str, Box] = jittered(phantom.boxes, np.random.default_rng((seed, 11)), jitter)
         busy = time.process_time()
         chances = segmenter.chances(phantom.image, boxes)
@@ -88,6 +88,28 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(values.mean())
 
 
+def plot_losses(runs: Mapping[str, dict[str, Any]], path: Path) -> None:
+    """Draw the loss curves of the five networks of P1."""
+    import matplotlib as mpl  # extra `train`
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 3.6), dpi=110)
+    for name in ("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s"):
+        if name in runs and "loss_curve" in runs[name]:
+            curve = runs[name]["loss_curve"]
+            steps = curve["steps_a_point"] * (np.arange(len(curve["loss"])) + 1)
+            axes.plot(steps, curve["loss"], linewidth=1, label=name)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (cross-entropy and Dice)")
+    axes.legend(frameon=False, fontsize=8)
+    axes.grid(linewidth=0.3)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Software": None})
+    pyplot.close(figure)
+
+
 def main() -> None:
     """Measure every run and write one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -98,6 +120,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--budget", default="", help="what each run was given, in words")
     parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--plot", type=Path, help="where to draw the loss curves of P1's five networks (PNG)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     result: dict[str, Any] = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
@@ -110,19 +133,19 @@ def main() -> None:
         "hardware": f"{platform.machine()}, {options.threads} thread(s); processor time, other work beside it",
     }
     runs: dict[str, Any] = result.setdefault("runs", {})
+    films = {seed: draw(seed) for seed in range(options.first_seed, options.first_seed + options.films)}
     for folder in sorted(path.parent for path in options.runs.glob("*/weights")):
         sha = digest(folder / "weights")
         if runs.get(folder.name, {}).get("weights_sha256") == sha and runs[folder.name]["films"] == options.films:
             continue  # measured before
         segmenter = Segmenter(folder / "weights")
-        seeds = range(options.first_seed, options.first_seed + options.films)
         row: dict[str, Any] = {
             "architecture": segmenter.metadata.architecture,
             "films": options.films,
             "parameters": sum(p.numel() for p in segmenter.net.parameters()),
             "crop": segmenter.size,
             "weights_sha256": sha,
-            **summed(measured(segmenter, seeds, options.jitter)),
+            **summed(measured(segmenter, films, options.jitter)),
         }
         curve = folder / "curve.json"
         if curve.exists():
@@ -130,6 +153,8 @@ def main() -> None:
         runs[folder.name] = row
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         print(folder.name, row["iou_ulna"]["value"], row["iou_radius"]["value"], flush=True)  # noqa: T201 - a script
+    if options.plot:
+        plot_losses(runs, options.plot)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ import pytest
 
 import models
 from models import phantom
+from models.detection.phantoms import region_boxes
 from models.detection.predict import Detection, Detector
 from models.image import Image
+from models.metrics.overlap import box_iou
 from models.regions import REGIONS, RUS
 
 FIRST_SEED = 77_000_000
@@ -149,3 +151,20 @@ def test_all_rus_bones_of_a_toddler_are_found_before_their_centres_appear() -> N
         phantom.draw(FIRST_SEED + 9, age_years=1.0, rows=600, columns=500, rotation_degrees=0.0).image
     )
     assert set(RUS) <= {region.name for region in found.regions}
+
+
+def test_the_closer_look_brings_the_boxes_of_unseen_phantoms_to_fit() -> None:
+    closer = Detector(FOLDER.parent / "handnet-closer")
+    overlaps = []
+    for seed in range(2):
+        drawn = film(seed)
+        true = region_boxes(drawn)
+        found = {region.name: region.box for region in closer.detect(drawn.image).regions}
+        overlaps += [box_iou(found[name], true[name]) for name in REGIONS]
+    assert np.mean(overlaps) > 0.85
+
+
+def test_a_thumbnail_has_too_few_pixels_for_a_closer_look() -> None:
+    pixels = film(3).image.pixels.reshape(100, 6, 100, 6).mean(axis=(1, 3)).astype(np.float32)
+    boxes = [Detector(FOLDER.parent / name).detect(Image(pixels)).regions for name in ("handnet", "handnet-closer")]
+    assert [r.box for r in boxes[0]] == [r.box for r in boxes[1]]
