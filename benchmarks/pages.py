@@ -43,8 +43,12 @@ def attacks(result: dict[str, Any]) -> str:
     )
 
 
-def fuzz(result: dict[str, Any]) -> str:
-    """Return the figures of a fuzzing campaign."""
+def fuzz(results: list[dict[str, Any]]) -> str:
+    """Return the figures of the fuzzing campaigns, in their order."""
+    return "\n\n".join(_campaign(result) for result in results)
+
+
+def _campaign(result: dict[str, Any]) -> str:
     rows = [["target", "cases", "cases/s", "findings", "what became of them"]]
     for name, target in result["targets"].items():
         outcomes = ", ".join(f"{text} {count}" for text, count in target["outcomes"].items())
@@ -58,7 +62,8 @@ def fuzz(result: dict[str, Any]) -> str:
     found = [f"- {name}: {text}" for name, target in result["targets"].items() for text in target["findings"]]
     return "\n".join(
         [
-            f"`{result['command']}` · {result['machine']} · {result['date']} · commit {result['commit']} · {result['seconds']:.0f} s, "
+            f"`{result['command']}` · {result['machine']}, load average {result['load']} · {result['date']} · "
+            f"commit {result['commit']} · {result['seconds']:.0f} s, "
             f"{result['cases']} cases from {result['seeds']} seeds",
             "",
             f"Receiver alive at the end: {'yes' if result['alive'] else 'NO'}. Unexpected errors in its log: "
@@ -75,8 +80,9 @@ def fuzz(result: dict[str, Any]) -> str:
 
 
 # Mark: page, stored result, how it is shown.
-PARTS: Final[Mapping[str, tuple[str, str, Callable[[dict[str, Any]], str]]]] = {
+PARTS: Final[Mapping[str, tuple[str, str, Callable[[Any], str]]]] = {
     "attacks": ("security.md", "attacks.json", attacks),
+    "fuzz": ("reliability.md", "fuzz.json", fuzz),
 }
 
 

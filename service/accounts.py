@@ -7,6 +7,7 @@ fresh tries; a name somebody typed is kept only as a keyed hash, because it may 
 import datetime as dt
 import hashlib
 import ipaddress
+import math
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import Final
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from sqlalchemy import Engine, delete, select
+from sqlalchemy import Engine, delete, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -34,6 +35,7 @@ LONGEST_NAME: Final = 64
 TOKEN_PREFIX: Final = "carpus_"  # noqa: S105 - lets a scanner for leaked secrets recognise one
 FAILURES_ALLOWED: Final = 5  # within LOCK, by one address or for one name
 LOCK: Final = dt.timedelta(minutes=15)
+ATTEMPT_LOCK: Final = 0x436172707574  # of PostgreSQL: one try is counted at a time
 # argon2 takes 64 MiB a check: two at a time are enough for people, and guessers cannot exhaust the memory.
 _CHECKS: Final = BoundedSemaphore(2)
 
@@ -244,27 +246,28 @@ class Lockout:
         self._key = hashlib.sha256(b"carpus-lockout" + secret_key.encode()).digest()
         self._clock = clock
 
-    def seconds_left(self, *, address: str, name: str) -> int:
-        """Return how long the longest lock on address or name still holds; 0 when none does."""
-        now = self._clock()
-        left = [dt.timedelta(0)]
-        with Session(self._engine) as session:
-            for key in self._keys(address, name):
-                recent = select(LoginFailure.at).where(LoginFailure.key == key, LoginFailure.at > now - LOCK)
-                times = session.scalars(recent.order_by(LoginFailure.at.desc()).limit(FAILURES_ALLOWED)).all()
+    def attempt(self, *, address: str, name: str) -> int:
+        """Count one try for both; return how long (s) a lock still holds, 0 when the password may be looked at.
+
+        Counted before the password is checked, in one transaction: many tries at once are no more than as many in a row.
+        """
+        now, left = self._clock(), [dt.timedelta(0)]
+        keys = self._keys(address, name)
+        with Session(self._engine.execution_options(write=True)) as session, session.begin():
+            if self._engine.dialect.name == "postgresql":  # SQLite has one writer anyway
+                session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ATTEMPT_LOCK})
+            session.execute(delete(LoginFailure).where(LoginFailure.at <= now - LOCK))  # too old to count
+            for key in keys:
+                recent = select(LoginFailure.at).where(LoginFailure.key == key).order_by(LoginFailure.at.desc())
+                times = session.scalars(recent.limit(FAILURES_ALLOWED)).all()
                 if len(times) >= FAILURES_ALLOWED:
                     left.append(LOCK - (now - times[0]))
-        return int(max(left).total_seconds())
-
-    def failed(self, *, address: str, name: str) -> None:
-        """Count a failure for both; what is too old to count is forgotten."""
-        now = self._clock()
-        with Session(self._engine.execution_options(write=True)) as session, session.begin():
-            session.execute(delete(LoginFailure).where(LoginFailure.at <= now - LOCK))
-            session.add_all([LoginFailure(key=key, at=now) for key in self._keys(address, name)])
+            if len(left) == 1:
+                session.add_all([LoginFailure(key=key, at=now) for key in keys])
+        return math.ceil(max(left).total_seconds())
 
     def succeeded(self, *, address: str, name: str) -> None:
-        """Forget the failures of both."""
+        """Forget the tries of both."""
         with Session(self._engine.execution_options(write=True)) as session, session.begin():
             session.execute(delete(LoginFailure).where(LoginFailure.key.in_(self._keys(address, name))))
 

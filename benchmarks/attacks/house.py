@@ -64,7 +64,7 @@ class House:
     def watched(self) -> Iterator[Seen]:
         """Watch from now to the end of the block."""
         seen, over = Seen(), threading.Event()
-        processes = [psutil.Process(p.pid) for p in (self.scp.process, self.web) if p is not None]
+        processes = [*self.scp.processes(), psutil.Process(self.web.pid)]
         before = [process.memory_info().rss for process in processes]
 
         def memory() -> None:

@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seeds", type=Path, help="folder of DICOM files to begin with, beside the phantoms")
     parser.add_argument("--seed", type=int, default=1, help="of the programs")
-    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
+    parser.add_argument("--output", type=Path, help="also append the JSON to this file")
     arguments = parser.parse_args()
     figures = campaign(arguments.minutes * 60, folder=arguments.seeds, seed=arguments.seed)
     result = {
@@ -28,10 +28,12 @@ def main() -> None:
         "commit": git_commit(),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": f"{platform.processor() or platform.machine()}, {psutil.cpu_count()} cores",
+        "load": round(psutil.getloadavg()[0], 1),
         **figures,
     }
-    if arguments.output:
-        arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if arguments.output:  # one campaign after the other
+        earlier = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.exists() else []
+        arguments.output.write_text(json.dumps([*earlier, result], indent=1) + "\n", encoding="utf-8")
     for text in (found := findings(result)):
         print(f"FINDING {text}")
     print(json.dumps(result))

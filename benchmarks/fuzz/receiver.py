@@ -101,16 +101,20 @@ class Scp(AbstractContextManager["Scp"]):
         """Whether the process runs."""
         return self.process is not None and self.process.poll() is None
 
-    def resident_bytes(self) -> int:
-        """Return the memory it holds."""
+    def processes(self) -> list[psutil.Process]:
+        """Return it and the processes it has forked."""
         assert self.process is not None  # noqa: S101 - started
-        return int(psutil.Process(self.process.pid).memory_info().rss)
+        parent = psutil.Process(self.process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def resident_bytes(self) -> int:
+        """Return the memory of all its processes."""
+        return sum(int(process.memory_info().rss) for process in self.processes())
 
     def descriptors_and_threads(self) -> tuple[int, int]:
-        """Return how many files and threads it has open."""
-        assert self.process is not None  # noqa: S101 - started
-        process = psutil.Process(self.process.pid)
-        return process.num_fds(), process.num_threads()
+        """Return how many files and threads they have open."""
+        found = self.processes()
+        return sum(process.num_fds() for process in found), sum(process.num_threads() for process in found)
 
     def empty_quarantine(self) -> None:
         """Remove the files that broken data sets became: an hour of them would fill the disk."""

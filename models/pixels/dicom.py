@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.image import Image
-from models.pixels.errors import DECODER_ERRORS, UnreadablePixels, first_line, texts
+from models.pixels.errors import DECODER_ERRORS, UnreadablePixels, first_line, panics_are_errors, texts
 from models.pixels.guards import check_code_stream, check_header, check_inflated_size, integer
 from models.pixels.levels import scale
 from models.regions import Laterality
@@ -107,7 +107,8 @@ def _decode(ds: "Dataset") -> NDArray[Any]:
                 "truncated", f"{len(ds.PixelData)} bytes of pixel data; {rows} x {columns} need {expected}"
             )
     try:
-        array: NDArray[Any] = ds.pixel_array
+        with panics_are_errors():
+            array: NDArray[Any] = ds.pixel_array
     except DECODER_ERRORS as error:
         raise UnreadablePixels(
             "undecodable", f"{syntax.name} ({syntax}) could not be decoded: {first_line(error)}"

@@ -3,6 +3,8 @@
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 # What codecs raise on hostile bytes; none of them promises a class.
@@ -20,6 +22,23 @@ DECODER_ERRORS: Final = (
     struct.error,
     zlib.error,
 )
+
+
+@contextmanager
+def panics_are_errors() -> Iterator[None]:
+    """Let a codec in Rust fail like any other: its panics do not derive from Exception, and would end the process.
+
+    Raises
+    ------
+    RuntimeError
+        In place of a panic.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":  # of pyo3; pylibjpeg-rle and pylibjpeg-openjpeg bring one each
+            raise RuntimeError(f"the codec panicked: {first_line(error)}") from error
+        raise
 
 
 class UnreadablePixels(ValueError):

@@ -20,6 +20,7 @@ from service.deidentification import dates
 from service.deidentification.confidentiality import TEXT, Profile, Rule
 from service.deidentification.identifiers import Identifiers
 from service.deidentification.native_pixels import PIXEL_KEYWORDS, little_endian
+from service.film_file import MALFORMED
 from service.pseudonyms import Pseudonyms
 
 REMOVED: Final = "removed"
@@ -30,8 +31,6 @@ DUMMIES: Final[dict[str, Any]] = {
     "UR": "urn:oid:2.25.0", "UT": REMOVED, "OB": b"\0\0", "OW": b"\0\0", "UN": b"\0\0", "FD": 0.0, "FL": 0.0, "SL": 0,
     "SS": 0, "UL": 0, "US": 0,
 }  # fmt: skip
-# What pydicom raises on a value it cannot make sense of.
-MALFORMED: Final = (ValueError, TypeError, KeyError, NotImplementedError, AttributeError, OverflowError, IndexError)
 # PS3.5 6.2: the form of the values that are kept as text.
 FORMS: Final = {
     "AS": re.compile(r"\d{3}[DWMY]"),

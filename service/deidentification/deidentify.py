@@ -14,13 +14,14 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian
 
-from service.deidentification.actions import MALFORMED, Action, Walk, keep
+from service.deidentification.actions import Action, Walk, keep
 from service.deidentification.burned_in.cleaning import Cleaning
 from service.deidentification.confidentiality import CLEAN_PIXELS, Method, Profile, load
 from service.deidentification.dates import age_days, age_string
 from service.deidentification.identifiers import Identifiers
 from service.deidentification.native_pixels import copy_pixels, has_pixels
 from service.errors import InvalidInstance
+from service.film_file import MALFORMED
 from service.pseudonyms import Pseudonyms
 
 __all__ = ["Action", "age_days", "deidentify", "for_inference", "patient_of"]

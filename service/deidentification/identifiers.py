@@ -14,6 +14,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 import service.character_sets  # noqa: F401 - corrects pydicom
+from service.film_file import MALFORMED
 
 # Identifiers are looked for as a whole, names of persons also by each of their parts.
 IDENTIFYING: Final = frozenset(
@@ -123,7 +124,7 @@ def _strings(ds: Dataset) -> Iterator[DataElement]:
             continue
         try:
             element = ds[tag]
-        except (ValueError, TypeError, KeyError, NotImplementedError, AttributeError, OverflowError):
+        except MALFORMED:
             continue  # what cannot be decoded is removed, so its words need not be known
         if element.VR == "SQ":
             for item in element.value or ():

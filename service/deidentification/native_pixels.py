@@ -8,9 +8,11 @@ from typing import Final
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.errors import BytesLengthException
 from pydicom.pixels.utils import decompress, get_expected_length
 from pydicom.uid import ExplicitVRBigEndian
 
+from models.pixels.errors import DECODER_ERRORS, panics_are_errors
 from service.errors import InvalidInstance
 
 PIXEL_KEYWORDS: Final = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -51,8 +53,20 @@ def copy_pixels(source: Dataset, target: Dataset) -> None:
     Raises
     ------
     InvalidInstance
-        When the samples cannot be decoded, or are fewer than the header states.
+        When the samples or their description cannot be decoded, or the samples are fewer than the header states.
     """
+    try:
+        with panics_are_errors():
+            _copy(source, target)
+    except InvalidInstance:
+        raise
+    except (*DECODER_ERRORS, BytesLengthException) as error:
+        syntax = getattr(getattr(source, "file_meta", None), "TransferSyntaxUID", None)
+        name = "an unknown transfer syntax" if syntax is None else syntax.name
+        raise InvalidInstance(f"the pixel data in {name} cannot be decoded", code="undecodable") from error
+
+
+def _copy(source: Dataset, target: Dataset) -> None:
     syntax = getattr(getattr(source, "file_meta", None), "TransferSyntaxUID", None)
     if syntax is None:
         raise InvalidInstance("the instance states no transfer syntax", code="no-transfer-syntax")
@@ -67,15 +81,12 @@ def copy_pixels(source: Dataset, target: Dataset) -> None:
     bare.add_new(keyword, source[keyword].VR, source[keyword].value)
     bare.file_meta = FileMetaDataset()
     bare.file_meta.TransferSyntaxUID = syntax
-    try:
-        if syntax.is_encapsulated:
-            if "PixelData" in bare:
-                bare["PixelData"].is_undefined_length = True
-            decompress(bare, generate_instance_uid=False)
-        expected = get_expected_length(bare)
-        samples = bytes(bare[keyword].value)
-    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
-        raise InvalidInstance(f"the pixel data in {syntax.name} cannot be decoded", code="undecodable") from error
+    if syntax.is_encapsulated:
+        if "PixelData" in bare:
+            bare["PixelData"].is_undefined_length = True
+        decompress(bare, generate_instance_uid=False)
+    expected = get_expected_length(bare)
+    samples = bytes(bare[keyword].value)
     if len(samples) < expected:
         raise InvalidInstance(
             f"pixel data of {len(samples)} bytes; the header asks for {expected}", code="truncated-pixels"

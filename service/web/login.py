@@ -52,14 +52,13 @@ class Login:
         if not self.sessions.is_login_token(token, request.cookies.get(LOGIN_COOKIE, "")):
             return self.form(request, fault="The form was too old. Try again.", status_code=403)
         tried = {"address": request.client.host if request.client else "", "name": name}
-        locked = await run_in_threadpool(self.lockout.seconds_left, **tried)
+        locked = await run_in_threadpool(self.lockout.attempt, **tried)
         if locked:
             fault = f"Too many wrong passwords. Try again in {max(1, locked // 60)} min."
             await run_in_threadpool(self.audited.person, Event.LOGIN, request, "", refused=True, detail="locked out")
             return self.form(request, fault=fault, status_code=429)
         user = await run_in_threadpool(self.accounts.admitted, name, password)
         if user is None:
-            await run_in_threadpool(self.lockout.failed, **tried)
             self.log.warning("log-in refused", address=tried["address"])
             await run_in_threadpool(self.audited.person, Event.LOGIN, request, "", refused=True)
             return self.form(request, fault="Name or password is wrong.", status_code=401, user=name[:64])

@@ -4,7 +4,9 @@ import os
 
 import pytest
 
+from benchmarks.fuzz import seeds
 from benchmarks.fuzz.campaign import campaign, findings
+from benchmarks.fuzz.films import Worker
 from benchmarks.fuzz.mutations import OPERATIONS, mutated
 
 SECONDS = 60 if os.environ.get("CI") else 8
@@ -17,6 +19,40 @@ def test_every_operation_changes_bytes_and_a_program_does_the_same_twice() -> No
         assert mutated(data, program, (0, 100, 500)) != data, name
         assert mutated(data, program, (0, 100, 500)) == mutated(data, program, (0, 100, 500))
     assert mutated(b"", (("flip", 0.5, 1),)) == b""
+
+
+# What campaigns have found, each mended: (seed, program).
+FOUND = {
+    "a panic of the RLE codec ended the process": (
+        "phantom CR RLE Lossless",
+        (("delete", 0.4005888575896698, 1239338272),),
+    ),
+    "the same, from another place": (
+        "phantom CR RLE Lossless",
+        (("swap", 0.3209951144197126, 544889807), ("swap", 0.6025465588970121, 51278754)),
+    ),
+    "a number of an odd length in the header": (
+        "phantom DX Implicit VR Little Endian",
+        (("length 32", 0.38762312421927393, 293006148),),
+    ),
+    "BitsStored of another representation": (
+        "phantom CR Explicit VR Little Endian",
+        (("vr", 0.8568473509253587, 3069626906),),
+    ),
+    "the same in big endian": ("phantom SC Explicit VR Big Endian", (("vr", 0.8636210934337745, 770948743),)),
+    "sequences nested beyond the limit of recursion": (
+        "phantom SC Explicit VR Big Endian",
+        (("repeat", 0.2870103418827057, 319650), ("nest", 0.0, 7)),
+    ),
+}
+
+
+@pytest.mark.integration
+def test_what_was_found_once_stays_mended() -> None:
+    known = {seed.name: seed for seed in seeds.phantoms()}
+    with Worker() as worker:
+        said = {title: worker.run(known[name], program) for title, (name, program) in FOUND.items()}
+    assert all(text.startswith(("refused", "routing", "unreadable", "read")) for text in said.values()), said
 
 
 @pytest.mark.integration

@@ -1,6 +1,7 @@
 """Users, their passwords and tokens, and who is locked out."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -110,27 +111,34 @@ def test_a_lock_holds_for_an_address_and_for_a_name_and_ends(installation: Insta
     clock = Clock()
     lockout = Lockout(installation.jobs.engine, "k" * 40, clock)
     for number in range(FAILURES_ALLOWED):
-        assert lockout.seconds_left(address="10.0.0.1", name="li") == 0
-        lockout.failed(address="10.0.0.1", name="li" if number < 4 else "other")
-    assert lockout.seconds_left(address="10.0.0.1", name="somebody") == LOCK.total_seconds()
-    assert lockout.seconds_left(address="10.0.0.2", name="li") == 0  # four of five
-    lockout.failed(address="10.0.0.2", name="li")
-    assert Lockout(installation.jobs.engine, "k" * 40, clock).seconds_left(address="10.0.0.3", name="li") > 0
+        assert lockout.attempt(address="10.0.0.1", name="li" if number < 4 else "other") == 0
+    assert lockout.attempt(address="10.0.0.1", name="somebody") == LOCK.total_seconds()
+    assert lockout.attempt(address="10.0.0.2", name="li") == 0  # the fifth for this name
+    assert Lockout(installation.jobs.engine, "k" * 40, clock).attempt(address="10.0.0.3", name="li") > 0
     clock.pass_by(LOCK.total_seconds() + 1)
-    assert lockout.seconds_left(address="10.0.0.1", name="li") == 0
-    lockout.failed(address="10.0.0.9", name="x")
+    assert lockout.attempt(address="10.0.0.9", name="x") == 0
     with Session(installation.jobs.engine) as session:
         rows = list(session.scalars(select(LoginFailure)))
     assert len(rows) == 2  # what is too old is gone
     assert not any("10.0.0.9" in row.key for row in rows)
+    lockout.succeeded(address="10.0.0.9", name="x")
+    with Session(installation.jobs.engine) as session:
+        assert not list(session.scalars(select(LoginFailure)))
+
+
+def test_guesses_sent_all_at_once_are_no_more_than_guesses_in_a_row(installation: Installation) -> None:
+    lockout = Lockout(installation.jobs.engine, "k" * 40, installation.clock)
+    with ThreadPoolExecutor(8) as threads:
+        left = list(threads.map(lambda _: lockout.attempt(address="10.0.0.1", name="li"), range(24)))
+    assert left.count(0) == FAILURES_ALLOWED
 
 
 def test_an_ipv6_guesser_has_one_network_not_all_its_addresses(installation: Installation) -> None:
     lockout = Lockout(installation.jobs.engine, "k" * 40, installation.clock)
     for number in range(FAILURES_ALLOWED):
-        lockout.failed(address=f"2001:db8:1:2::{number}", name=f"name {number}")
-    assert lockout.seconds_left(address="2001:db8:1:2:ffff::1", name="new") > 0
-    assert lockout.seconds_left(address="2001:db8:1:3::1", name="new") == 0
+        lockout.attempt(address=f"2001:db8:1:2::{number}", name=f"name {number}")
+    assert lockout.attempt(address="2001:db8:1:2:ffff::1", name="new") > 0
+    assert lockout.attempt(address="2001:db8:1:3::1", name="new") == 0
 
 
 def test_the_commands_manage_users(tmp_path: Path) -> None:
