@@ -41,6 +41,7 @@ def render(text: str) -> str:
     parts += [_real_films(path) for path in sorted(FOLDER.glob("real_films_*.json"))]
     parts += [_accuracy(path) for path in sorted((FOLDER / "accuracy").glob("*.json"))]
     parts += [_deidentification(FOLDER / "deidentification.json")]
+    parts += [_burned_in_text(FOLDER / "burned_in_text.json")]
     parts += [_ingest(FOLDER / "ingest.json"), _queue(FOLDER / "queue.json"), _scale(FOLDER / "scale.json")]
     return head + mark + "\n\n" + "\n\n".join(part for part in parts if part) + "\n"
 
@@ -233,6 +234,59 @@ def _deidentification(path: Path) -> str:
             "the settings their documentation shows first.",
         ]
     )
+
+
+def _burned_in_text(path: Path) -> str:
+    result = _load(path)
+    if result is None:
+        return ""
+    parts = ["## Text in the pixels"]
+    if written := result.get("writing"):
+        shares = {"all": written["unreadable_after"], **written["by_place"], **written["by_kind"]}
+        rows = [[name, str(share["n"]), _percent(share)] for name, share in shares.items()]
+        seconds = written["processor_seconds_per_film"]
+        parts += [
+            "",
+            f"`python -m benchmarks.burned_in_text --part writing` · {written['films']} phantoms, one line over and one beside the hand, "
+            f"14 to 60 pixels, eight positions · {written['date']} · commit {written['commit']}",
+            "",
+            _table([["lines", "n", "unreadable afterwards (95 % interval)"], *rows]),
+            "",
+            f"Readable before: {written['lines_readable_before']} of {written['lines']}. Processor seconds a film: median "
+            f"{seconds['median']}, 95th percentile {seconds['p95']} (on a machine with other work on it).",
+        ]
+    if clean := result.get("clean"):
+        parts += [
+            "",
+            f"Phantoms without text: {clean['films']}; changed in the hand: {_percent(clean['changed_in_the_hand'])}.",
+        ]
+    for name, read in result.items():
+        if name.startswith("ages_"):
+            rows = [
+                [
+                    method,
+                    str(change["n"]),
+                    f"{change['mean']} ({change['interval_95_of_mean'][0]} to {change['interval_95_of_mean'][1]})",
+                    str(change["mean_absolute"]),
+                    str(read["change_by_noise_years"][method]["mean_absolute"]),
+                ]
+                for method, change in read["change_years"].items()
+            ]
+            head = [
+                "method",
+                "n",
+                "change by cleaning, y (95 %)",
+                "absolute, y",
+                "absolute by noise of one grey level, y",
+            ]
+            parts += ["", f"Real films ({read['folder']}), read before and after:", "", _table([head, *rows])]
+    return "\n".join(parts)
+
+
+def _percent(share: dict[str, Any]) -> str:
+    if share["value"] is None:
+        return ""
+    return f"{100 * share['value']:.1f} % ({100 * share['low']:.1f} to {100 * share['high']:.1f})"
 
 
 def _accuracy(path: Path) -> str:

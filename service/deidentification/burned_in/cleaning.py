@@ -16,11 +16,12 @@ from service.deidentification.burned_in.words import Words
 from service.errors import InvalidInstance
 
 REDUCED: Final = 0.5  # scale at which large writing is looked for
-# On 25 real films without writing over the hand, no place in the hand reaches these; see benchmarks/README.md.
+# Set on 25 real films without writing over the hand; see benchmarks/README.md.
 CERTAIN: Final = 0.65  # score from which on a place of the size of a line is text, whatever is read there
 TALL: Final = 96  # pixels: a larger place is text only if it can be read
 WRITING_CONFIDENCE: Final = 0.8  # from which on something read is text, whatever its score
 WRITING_CHARACTERS: Final = 2  # and at least as many letters and digits, or one ideograph
+BONES: Final = frozenset("一二三十口日业美")  # what a recogniser reads with confidence in bones and in a whole hand
 INSIDE: Final = 0.3  # part of a place that was not blanked
 CERTAINLY_READ: Final = 0.95  # no other position needs to be tried
 COVERED: Final = 0.85  # part of a line that lies in one already found: nothing is left of it to fill
@@ -260,7 +261,7 @@ def _read(picture: Grey, words: Words, recogniser: Recogniser) -> Text | None:
 
 
 def _is_writing(text: Text, words: Words) -> bool:
-    characters = sum(1 if c.isascii() else 2 for c in text.text if c.isalnum())
+    characters = sum(1 if c.isascii() else 2 for c in text.text if c.isalnum() and c not in BONES)
     return words.found_in(text.text) or (text.confidence >= WRITING_CONFIDENCE and characters >= WRITING_CHARACTERS)
 
 
