@@ -6,19 +6,23 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from pydicom import dcmread
 from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from models.reading import Reading
 from service import log
 from service.accounts import Accounts
+from service.deidentification.burned_in.recogniser import shared
 from service.deidentification.confidentiality import load
 from service.jobs import State
 from service.pipeline import Pipeline
 from service.pseudonyms import Pseudonyms
 from service.settings import Destination, WebSettings
 from service.tables import Heartbeat, Job, JobEvent
+from service.vault import Vault
 from service.web.app import create_app
 from service.web.credentials import Credentials
 from service.web.guard import COOKIE
@@ -30,10 +34,12 @@ from tests.service import readings
 from tests.service.seeded import Seeds, from_bytes, seed, to_bytes
 from tests.service.test_confidentiality import FRAME, IN_FILES
 from tests.service.test_pipeline import FakePacs, FakeReader
+from tests.writing import ink, write
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 # Where identity belongs: the received files, the results that go back, what cannot be used, the keys, and the database.
 IDENTIFIED = ("identified", "results", "quarantine", "keys", "carpus.sqlite")
+WRITTEN = "OUYANG 4711"  # in the pixels
 HASH = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAA"
 
 
@@ -47,7 +53,9 @@ def running(tmp_path: Path) -> Iterator[Running]:
 
 def seeded() -> tuple[Any, Seeds]:
     """Return a film with a marker in every attribute of the table, in private ones, an overlay and the file meta."""
-    ds = instance(kind="DX", picture=film(readings.ROWS, readings.COLUMNS))
+    picture = film(readings.ROWS, readings.COLUMNS)
+    write(picture, ink(WRITTEN, 24), 12, 12, 4095)
+    ds = instance(kind="DX", picture=picture)
     seeds = Seeds()
     seed(ds, IN_FILES, seeds, without=FRAME)
     ds.private_block(0x0009, "ACME", create=True).add_new(0x01, "LO", seeds.value(0x00090001, "LO"))
@@ -55,6 +63,13 @@ def seeded() -> tuple[Any, Seeds]:
     ds.add_new(0x60003000, "OW", seeds.value(0x60003000, "OW"))
     seeds.markers[0x00080018] = [str(ds.SOPInstanceUID).encode()]
     return from_bytes(to_bytes(ds)), seeds
+
+
+def written_on(ds: Any) -> bool:
+    """Whether the recogniser reads the line in the corner."""
+    corner = np.clip(ds.pixel_array[:60, :300] / 16, 0, 255).astype(np.uint8)
+    lines = [corner[y1:y2, x1:x2] for x1, y1, x2, y2 in (line.box for line in shared().find(corner))]
+    return any("4711" in text.text or "OUY" in text.text for line in lines for text in shared().read(line))
 
 
 def test_no_identifier_of_a_seeded_film_crosses_the_trust_boundary(running: Running, tmp_path: Path) -> None:
@@ -70,6 +85,7 @@ def test_no_identifier_of_a_seeded_film_crosses_the_trust_boundary(running: Runn
         running.stores,
         running.settings,
         pseudonyms=Pseudonyms.open(tmp_path),
+        vault=Vault(tmp_path / "keys" / "vault.sqlite", Pseudonyms.open(tmp_path)),
         reader=FakeReader(),  # type: ignore[arg-type]
         device_uid="2.25.1",
         send=pacs,
@@ -119,3 +135,7 @@ def test_no_identifier_of_a_seeded_film_crosses_the_trust_boundary(running: Runn
     }
     assert left == {"files": {}, "log": {}, "pages": {}, "rows": {}}
     assert captured.getvalue(), "nothing was logged"
+    assert len(seeds.left_in((tmp_path / "keys" / "vault.sqlite").read_bytes())) == 0
+    (copy,) = (running.stores.deidentified.path(name) for name in running.stores.deidentified.names())
+    assert written_on(ds)
+    assert not written_on(dcmread(copy))
