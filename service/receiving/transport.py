@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.transport import AssociationSocket
 
 from service.log import get_logger
@@ -192,6 +193,18 @@ class GuardedSocket(AssociationSocket):
                 self.event_queue.put("Evt19")  # PS3.8 9.2.2: invalid PDU; the state machine answers with A-ABORT
 
         return parse
+
+    def crossing(self, act: Callable[[str], None]) -> Callable[[str], None]:
+        """Wrap the state machine: an answer of ours that crosses an abort ends the association, not its thread."""
+
+        def do_action(event: str) -> None:
+            try:
+                act(event)
+            except InvalidEventError:
+                log.info("association ended while it was answered", peer=self._peer, event_code=event)
+                self.assoc._kill = self.assoc.dul._kill_thread = True
+
+        return do_action
 
     def rest(self) -> None:
         """Let the thread that waits for messages wait longer while the association is idle."""

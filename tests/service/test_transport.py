@@ -281,3 +281,16 @@ def test_all_peers_together_have_a_limit_of_what_is_under_way(tmp_path: Path) ->
 def test_the_longest_legal_request_is_within_the_limit() -> None:
     # PS3.8: 128 presentation contexts; ours lists 15 transfer syntaxes, each item 4 bytes and at most 64 characters.
     assert MAXIMUM_REQUEST_BYTES > 128 * (8 + 68 + 15 * 68)
+
+
+def test_an_answer_that_crosses_an_abort_ends_the_association_quietly(scp: Running) -> None:
+    """A release and garbage in one piece: the release is answered while the garbage has ended the association."""
+    with RawPeer(scp.port) as peer:
+        assert peer.associate((CR, IMPLICIT))[0] == 0x02
+        (association,) = scp.server.listener.server.active_associations
+        association.dul.state_machine.current_state = "Sta13"  # waits for the end of the connection (PS3.8 9.2)
+        association.dul.state_machine.do_action("Evt14")  # A-RELEASE response: not foreseen there
+        assert association.dul._kill_thread
+        assert peer.closed()
+    scp.wait_until_free()
+    assert scp.echo() == 0x0000
