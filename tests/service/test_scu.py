@@ -216,7 +216,7 @@ def test_each_answer_is_told_before_the_next_instance_goes_out(pacs: Callable[..
 
 def test_who_closes_the_gate_knows_whether_the_other_thread_has_passed() -> None:
     association = SimpleNamespace(_is_paused=True)
-    gate = scu._Gate(association)
+    gate = scu.Gate(association)
     assert gate.wait(0)
     assert association._is_paused is False  # with the library's event it would say "held" here, and take the response
     association._is_paused = True
