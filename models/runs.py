@@ -17,7 +17,9 @@ CONFIG_FILE: Final = "training.json"
 FREE: Final = frozenset(
     {"steps", "epochs", "minutes", "every", "patience", "threads", "workers", "device", "out", "weights", "films"}
 )
-_WHERE: Final = frozenset({"data", "out", "weights", "start"})  # places on one machine: they say nothing of the weights
+_WHERE: Final = frozenset(
+    {"data", "out", "weights", "start", "trunk"}
+)  # places on one machine: they say nothing of the weights
 
 
 class RunRefused(ValueError):
