@@ -105,7 +105,8 @@ def _sample(house: houses.House, elapsed: float, sent: int) -> dict[str, Any]:
     for child in psutil.Process(house.process.pid).children(recursive=False):
         try:
             words = child.cmdline()
-            name = "redis" if "redis" in words[0] else " ".join(word for word in words[2:5] if not word.startswith("-"))
+            named = [word for word in words[2:5] if not word.startswith(("-", "/"))]
+            name = "redis" if "redis" in words[0] else " ".join(named)
             with child.oneshot():
                 processes[name] = {"mib": child.memory_info().rss / 2**20, "files": child.num_fds()}
         except (psutil.Error, IndexError):

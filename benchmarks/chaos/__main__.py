@@ -46,7 +46,16 @@ def main() -> None:
     bad = False
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         for fault in faults:
-            run = one(fault, arguments.films, seed, logs=arguments.logs)
+            try:
+                run = one(fault, arguments.films, seed, logs=arguments.logs)
+            except RuntimeError as error:  # the installation did not start; the other faults are run all the same
+                run = {
+                    "fault": fault.name,
+                    "films": arguments.films,
+                    "seed": seed,
+                    "skipped": "",
+                    "wrong": [str(error)],
+                }
             runs.append(run)
             bad = bad or bool(run["wrong"])
             print(json.dumps(run), flush=True)

@@ -28,6 +28,7 @@ from service.tables import Job, ResultObject
 
 KINDS: Final = ("SR", "GSPS")  # a result set of two objects that are cheap to build
 READY_SECONDS: Final = 180
+ORPHAN_SECONDS: Final = 90.0
 
 
 @dataclass
@@ -95,7 +96,10 @@ class House:
             there = sorted(str(each.SOPInstanceUID) for each in kept.get(film.StudyInstanceUID, []))
             if sorted(row.SOPInstanceUID for row in rows) != there or len(there) != len(KINDS):
                 wrong.append(f"{name}: {len(rows)} results made, {len(there)} in the PACS, {len(KINDS)} wanted")
-        return wrong + self._orphans()
+        end = time.monotonic() + ORPHAN_SECONDS
+        while (orphans := self._orphans()) and time.monotonic() < end:
+            time.sleep(2)  # the receiver judges a file in doubt after a minute
+        return wrong + orphans
 
     def _orphans(self) -> list[str]:
         stores = Stores.open(self.settings.data_directory)

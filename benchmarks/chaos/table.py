@@ -57,7 +57,9 @@ def _series(series: dict[str, Any]) -> list[str]:
     for fault, runs in by_fault.items():
         done = [run for run in runs if "skipped" not in run]
         if not done:
-            lines.append(f"| {fault} | not run: {runs[0]['skipped']} |" + " |" * (len(HEAD) - 2))
+            lines.append(
+                f"| {fault} | not run: {runs[0]['skipped'] or runs[0]['wrong'][0][:80]} |" + " |" * (len(HEAD) - 2)
+            )
             continue
         recoveries = sorted(run["recovery_seconds"] for run in done if run["recovery_seconds"] is not None)
         recovery = f"{recoveries[len(recoveries) // 2]:.1f}, {recoveries[-1]:.1f}" if recoveries else "none"

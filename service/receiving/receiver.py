@@ -32,6 +32,7 @@ PRIORITIES: Final = {
     "MEDIUM": Priority.ROUTINE,
     "LOW": Priority.BACKFILL,
 }
+SETTLED_SECONDS: Final = 60.0  # by then the database has made or undone what a broken connection left
 
 log = get_logger()
 
@@ -51,6 +52,7 @@ class Receiver:
 
     def __init__(self, settings: Settings, stores: Stores, jobs: Jobs) -> None:
         self.limits = settings.limits
+        self._doubtful: dict[str, float] = {}  # files whose row may or may not have been written, and since when
         self.stores = stores
         self.jobs = jobs
         self.pressure = Pressure(settings.limits, stores.identified, jobs)
@@ -126,7 +128,7 @@ class Receiver:
             self.stores.identified.remove(stored.name)
             return self._same(other.instance_id, other.sha256, sha256), True
         except SQLAlchemyError:
-            self._withdraw(stored.name, header.SOPInstanceUID)
+            self._withdraw(stored.name)
             raise
 
     def _priority(self, received: ReceivedInstance, header: Header) -> Priority:
@@ -137,14 +139,33 @@ class Receiver:
         said = self._priorities.get(received.calling_ae_title)
         return Priority[said.upper()] if said else PRIORITIES.get(header.RequestedProcedurePriority, Priority.ROUTINE)
 
-    def _withdraw(self, name: str, sop_instance_uid: str) -> None:
-        """Remove a file whose row was not written; where even that cannot be known, the next start finds out."""
+    def _withdraw(self, name: str) -> None:
+        """Remove a file whose row was not written, now or, where the database cannot say so, once it has had time to."""
         try:
-            recorded = self.jobs.find_instance(sop_instance_uid) is not None
+            recorded = bool(self.jobs.known_names([name]))
         except SQLAlchemyError:
+            self._doubtful[name] = time.monotonic()
             return
         if not recorded:
             self.stores.identified.remove(name)
+
+    def settle(self, *, older_than_seconds: float = SETTLED_SECONDS) -> int:
+        """Remove files of refused instances that still have no row; return how many. What is younger is left alone.
+
+        A commit whose connection broke may yet have been made: its file is judged only when the database must have ended it.
+        """
+        before = time.monotonic() - older_than_seconds
+        due = [name for name, at in list(self._doubtful.items()) if at <= before]
+        if not due:
+            return 0
+        orphans = set(due) - self.jobs.known_names(due)
+        for name in due:
+            if name in orphans:
+                self.stores.identified.remove(name)
+            self._doubtful.pop(name, None)
+        if orphans:
+            log.warning("files of refused instances removed", count=len(orphans))
+        return len(orphans)
 
     def _same(self, instance_id: int, kept_sha256: str, sha256: str) -> int:
         if kept_sha256 != sha256:

@@ -231,6 +231,7 @@ def _receive(server: StorageServer, name: str) -> None:
         while not stop.is_set():
             try:
                 server.jobs.beat(name, server.receiver.pressure.flush())
+                server.receiver.settle()
             except SQLAlchemyError as error:
                 log.error("heartbeat failed", error=type(error).__name__)
             stop.wait(BEAT_SECONDS)

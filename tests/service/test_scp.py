@@ -10,6 +10,7 @@ import threading
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom.uid as uids
@@ -301,6 +302,34 @@ def test_without_a_database_the_film_is_to_be_sent_again_and_no_file_stays(
     assert list(scp.stores.identified.names()) == []
     monkeypatch.undo()
     assert scp.send(instance()) == [0x0000]
+
+
+def test_a_file_whose_row_is_in_doubt_is_judged_when_the_database_answers_again(
+    scp: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = Jobs.record_instance
+
+    def broken(*_: object, **__: object) -> int:
+        raise OperationalError("INSERT", {}, Exception("server closed the connection"))
+
+    def broken_after_the_commit(jobs: Jobs, *arguments: Any, **options: Any) -> int:
+        record(jobs, *arguments, **options)
+        return broken()
+
+    monkeypatch.setattr(Jobs, "known_names", broken)
+    monkeypatch.setattr(Jobs, "record_instance", broken)
+    assert scp.send(instance(seed=1)) == [0xA700]
+    monkeypatch.setattr(Jobs, "record_instance", broken_after_the_commit)
+    assert scp.send(instance(seed=2)) == [0xA700]
+    assert len(list(scp.stores.identified.names())) == 2
+    monkeypatch.undo()
+    receiver = scp.server.receiver
+    assert receiver.settle() == 0  # too early: a commit may be under way
+    assert len(list(scp.stores.identified.names())) == 2
+    assert receiver.settle(older_than_seconds=0) == 1
+    (kept,) = scp.stores.identified.names()
+    assert scp.jobs.known_names([kept]) == {kept}
+    assert receiver.settle(older_than_seconds=0) == 0
 
 
 def test_an_unexpected_error_is_a_processing_failure_and_the_log_holds_no_patient(
