@@ -17,10 +17,14 @@ from service.errors import InvalidInstance
 
 REDUCED: Final = 0.5  # scale at which large writing is looked for
 # Set on 25 real films without writing over the hand; see benchmarks/README.md.
-CERTAIN: Final = 0.65  # score from which on a place of the size of a line is text, whatever is read there
+CERTAIN: Final = 0.65  # score from which on a place of the size of a line is text, whatever is read there,
+GUESSED: Final = 0.3  # as long as something is read at all: in bones and in noise nothing is
+LONG: Final = 2.5  # times as long as wide: the shape of a line of writing, of which neither is asked
 TALL: Final = 96  # pixels: a larger place is text only if it can be read
+SMALL: Final = 32  # pixels: a larger sign that stands alone names nobody, and a bone often is one
+UNMISTAKABLE: Final = 0.85  # score from which on it is a sign all the same
 WRITING_CONFIDENCE: Final = 0.8  # from which on something read is text, whatever its score
-WRITING_CHARACTERS: Final = 2  # and at least as many letters and digits, or one ideograph
+WRITING_CHARACTERS: Final = 3  # and at least as many letters and digits, or two ideographs
 BONES: Final = frozenset("一二三十口日业美")  # what a recogniser reads with confidence in bones and in a whole hand
 INSIDE: Final = 0.3  # part of a place that was not blanked
 CERTAINLY_READ: Final = 0.95  # no other position needs to be tried
@@ -219,6 +223,9 @@ def _lines(grey: Grey, where: Mask, words: Words, recogniser: Recogniser) -> _Fo
         best = _read(part[y1:y2, x1:x2], words, recogniser) if found.read < MOST_LINES_READ else None
         found.read += 1
         plausible = score >= CERTAIN and not cut and min(x2 - x1, y2 - y1) <= TALL
+        if best is not None and max(x2 - x1, y2 - y1) < LONG * min(x2 - x1, y2 - y1):
+            alone = _characters(best) <= 1 and min(x2 - x1, y2 - y1) > SMALL and score < UNMISTAKABLE
+            plausible &= best.confidence >= GUESSED and not alone
         if plausible or (best is not None and _is_writing(best, words)):
             if not _covered(box, found.boxes, SAME):  # the same line, found at both sizes, counts once
                 found.lines += 1
@@ -261,8 +268,13 @@ def _read(picture: Grey, words: Words, recogniser: Recogniser) -> Text | None:
 
 
 def _is_writing(text: Text, words: Words) -> bool:
-    characters = sum(1 if c.isascii() else 2 for c in text.text if c.isalnum() and c not in BONES)
-    return words.found_in(text.text) or (text.confidence >= WRITING_CONFIDENCE and characters >= WRITING_CHARACTERS)
+    enough = _characters(text) >= WRITING_CHARACTERS
+    return words.found_in(text.text) or (text.confidence >= WRITING_CONFIDENCE and enough)
+
+
+def _characters(text: Text) -> int:
+    """Count letters and digits, ideographs twice, without those that bones look like."""
+    return sum(1 if c.isascii() else 2 for c in text.text if c.isalnum() and c not in BONES)
 
 
 def _left(
