@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import EncapsulatedPDFStorage, SecondaryCaptureImageStorage
 
 from models.reading import Reason
-from service.reporting import encapsulated_pdf, key_objects, results, source
+from service.reporting import encapsulated_pdf, growth, key_objects, results, source
 from service.reporting.history import Prior
 from service.reporting.results import ResultContext
 from tests.factories import CHINESE_CHILD, encoded
@@ -125,13 +125,22 @@ def prior(age: float, bone_age: float, *, comparable: bool = True) -> Prior:
 
 
 def test_the_growth_plot_moves_with_the_age_and_shows_the_earlier_ages_that_may_be_compared() -> None:
-    def page(age: float | None, *priors: Prior) -> bytes:
+    def marks(age: float | None, *priors: Prior) -> list[growth.Mark]:
         reading = readings.reading(chronological_age_years=age)
-        context = ResultContext("2.25.42", AT, priors=priors)
-        return page_of(encapsulated_pdf.build(film(), reading, context, readings.image()))
+        return growth.plot(reading, "en", 400, 300, size=10, priors=priors)
 
-    assert len({page(9.6), page(None), page(9.6, prior(8.5, 9.0))}) == 3
-    assert page(9.6) == page(9.6, prior(8.5, 9.0, comparable=False))
+    plain = marks(9.6)
+    assert marks(None) != plain
+    assert len(marks(9.6, prior(8.5, 9.0))) > len(plain)
+    assert marks(9.6, prior(8.5, 9.0, comparable=False)) == plain
+
+
+def test_the_page_says_that_an_earlier_age_cannot_be_compared(tmp_path: Path) -> None:
+    def page(*priors: Prior) -> str:
+        context = ResultContext("2.25.42", AT, priors=priors)
+        return text_of(encapsulated_pdf.build(film(), readings.reading(), context, readings.image()), tmp_path)
+
+    assert page() != page(prior(8.5, 9.0, comparable=False))
 
 
 def test_the_key_object_note_names_the_film_and_the_picture_that_is_sent() -> None:
