@@ -112,8 +112,18 @@ def _start_postgresql(scene: Scene) -> None:
     scene.machinery["server"].start()
 
 
+def _shrink_disk(scene: Scene) -> None:
+    """Leave room for a few films above the reserve."""
+    state = os.statvfs(scene.machinery["mount"])
+    used = (state.f_blocks - state.f_bfree) * state.f_frsize
+    _resize(scene, used + scene.machinery["reserve"] + scene.machinery["room"])
+
+
 def _enlarge_disk(scene: Scene) -> None:
-    size = scene.machinery["large"]
+    _resize(scene, scene.machinery["large"])
+
+
+def _resize(scene: Scene, size: int) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", str(scene.machinery["mount"])], check=True)
 
 
@@ -140,7 +150,7 @@ FAULTS: Final = (
     Fault("PACS aborts every association for 6 s", _mood("aborts"), _well, 6),
     Fault("PACS accepts and forgets for 4 s", _mood("forgets"), _well, 4, first=True),
     Fault("PACS never reports a commitment", _mood("never-commits"), first=True),
-    Fault("disk full, enlarged after 8 s", lambda _s: None, _enlarge_disk, 8, first=True, needs="small-disk"),
+    Fault("disk full, enlarged after 8 s", _shrink_disk, _enlarge_disk, 8, first=True, needs="small-disk"),
     Fault("clock jumps 2 h ahead, then back", _set_clock("7200"), _set_clock("0"), 4, needs="other-clock"),
     Fault("network to the PACS cut for 8 s", _link("down"), _link("up"), 8, needs="network"),
     Fault("every message delivered many times", _repeat_messages, first=True),
@@ -226,13 +236,13 @@ def _postgresql(folder: Path, _films: int, stack: ExitStack) -> dict[str, Any]:
 
 
 def _small_disk(folder: Path, films: int, stack: ExitStack) -> dict[str, Any]:
-    """Mount a tmpfs that holds about a third of the films, and the reserve that makes us refuse early."""
+    """Mount a tmpfs that can be made to hold about a quarter of the films, and set the reserve that makes us refuse early."""
     mount = folder / "small"
     mount.mkdir(parents=True)
-    film, reserve, fixed = 600_000, 8_000_000, 8_000_000
-    small = fixed + reserve + film * max(films // 3, 1)
+    film, reserve = 1_200_000, 8_000_000  # a film, its copy and its results; room to finish what was acknowledged
+    large = 4 * film * (films + 50)
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={small}", "tmpfs", str(mount)],
+        ["mount", "-t", "tmpfs", "-o", f"size={large}", "tmpfs", str(mount)],
         capture_output=True,
         text=True,
         check=False,
@@ -241,7 +251,8 @@ def _small_disk(folder: Path, films: int, stack: ExitStack) -> dict[str, Any]:
         raise Unavailable(f"no tmpfs can be mounted: {done.stderr.strip()}")
     stack.callback(subprocess.run, ["umount", "--lazy", str(mount)], check=False)
     limits = {"limits": {"minimum_free_disk_bytes": reserve}}
-    return {"mount": mount, "large": fixed + 4 * film * (films + 50), "data": mount / "data", "settings": limits}
+    sizes = {"large": large, "reserve": reserve, "room": film * max(films // 4, 1)}
+    return {"mount": mount, "data": mount / "data", "settings": limits, **sizes}
 
 
 def _other_clock(folder: Path, _films: int, _stack: ExitStack) -> dict[str, Any]:
