@@ -109,6 +109,10 @@ def _through(fault: Fault, scene: Scene, work: load.Load, films: list[load.Film]
             time.sleep(0.02)
         fault.begin(scene)
     time.sleep(fault.seconds)
+    end = time.monotonic() + patience
+    while house.pacs.met < fault.meets and time.monotonic() < end:
+        time.sleep(0.1)
+    met = house.pacs.met
     before = _confirmed(house)
     fault.end(scene)
     ended = time.monotonic()
@@ -124,6 +128,8 @@ def _through(fault: Fault, scene: Scene, work: load.Load, films: list[load.Film]
     complete = house.wait_confirmed(films, patience)
     drained = time.monotonic() - ended
     wrong = house.judge(films, set(work.acknowledged))
+    if met < fault.meets:
+        wrong.insert(0, f"the fault met {met} requests, {fault.meets} were wanted")
     if not complete:
         wrong.insert(0, f"not everything was confirmed within {patience:.0f} s")
     answers = [answer for each in work.answers.values() for answer in each]
@@ -134,6 +140,7 @@ def _through(fault: Fault, scene: Scene, work: load.Load, films: list[load.Film]
         "refused": sum(answer not in ("", "Success") for answer in answers),
         "confirmed": _confirmed(house),
         "objects_in_pacs": len(house.pacs.files()),
+        "requests_that_met_the_mood": met,
         "accepted_more_than_once": house.pacs.sent_again,
         "recovery_seconds": None if recovered is None else round(recovered, 2),
         "all_confirmed_after_seconds": round(drained, 2),

@@ -48,6 +48,8 @@ class Fault:
         Called after `seconds`.
     needs
         The set-up it runs in: plain, postgresql, small-disk, other-clock, network.
+    meets
+        It lasts on until so many requests have met the PACS in its mood.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Fault:
     seconds: float = 0.0
     first: bool = False
     needs: str = "plain"
+    meets: int = 0
 
 
 def _kill(name: str) -> Callable[[Scene], None]:
@@ -145,11 +148,11 @@ FAULTS: Final = (
     Fault("kill -9 Redis, its data wiped", _wipe_redis),
     Fault("kill -9 PostgreSQL, 3 s down", _kill_postgresql, _start_postgresql, 3, needs="postgresql"),
     Fault("PACS down for the whole burst", lambda s: s.house.pacs.down(), lambda s: s.house.pacs.up(), 8, first=True),
-    Fault("PACS answers 0xA700 for 6 s", _mood("a700"), _well, 6),
-    Fault("PACS answers 0x0110 for 6 s", _mood("0110"), _well, 6),
-    Fault("PACS aborts every association for 6 s", _mood("aborts"), _well, 6),
-    Fault("PACS accepts and forgets for 4 s", _mood("forgets"), _well, 4, first=True),
-    Fault("PACS never reports a commitment", _mood("never-commits"), first=True),
+    Fault("PACS answers 0xA700 for 6 s", _mood("a700"), _well, 6, meets=3),
+    Fault("PACS answers 0x0110 for 6 s", _mood("0110"), _well, 6, meets=3),
+    Fault("PACS aborts every association for 6 s", _mood("aborts"), _well, 6, meets=3),
+    Fault("PACS accepts and forgets for 4 s", _mood("forgets"), _well, 4, first=True, meets=6),
+    Fault("PACS never reports a commitment", _mood("never-commits"), first=True, meets=1),
     Fault("disk full, enlarged after 8 s", _shrink_disk, _enlarge_disk, 8, first=True, needs="small-disk"),
     Fault("clock jumps 2 h ahead, then back", _set_clock("7200"), _set_clock("0"), 4, needs="other-clock"),
     Fault("network to the PACS cut for 8 s", _link("down"), _link("up"), 8, needs="network"),

@@ -15,8 +15,10 @@ CLONE_NEWNET: Final = 0x40000000  # setns(2)
 class _Moody(StandInPacs):
     mood = ""
     accepted: Counter[str]
+    met = 0  # how many stores or commitment requests met the mood
 
     def _store(self, event: Any) -> int:
+        self.met += self.mood in ("a700", "0110", "aborts", "forgets")
         if self.mood == "a700":
             return 0xA700
         if self.mood == "0110":
@@ -31,6 +33,7 @@ class _Moody(StandInPacs):
 
     def _answered(self, association: Any) -> None:
         if self.mood == "never-commits":
+            self.met += 1
             self._asked.pop(association, None)
         else:
             super()._answered(association)
@@ -85,6 +88,11 @@ class Pacs:
         """Behave so from now on; "" is well."""
         if self._scp is not None:
             self._scp.mood = mood
+
+    @property
+    def met(self) -> int:
+        """How many requests met the present PACS in a bad mood."""
+        return self._scp.met if self._scp is not None else 0
 
     @property
     def sent_again(self) -> int:
