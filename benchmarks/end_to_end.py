@@ -92,7 +92,7 @@ def measure(folder: Path, stack: ExitStack, films: int, rows: int) -> dict[str, 
 def _name(process: psutil.Process) -> str:
     """Return the subcommand a process runs, or its program's name."""
     words = [word for word in process.cmdline()[3:] if not word.startswith("-") and "/" not in word]
-    return " ".join(words) or str(process.name())
+    return " ".join(words).strip() or str(process.name())
 
 
 def _film(number: int, rows: int) -> Any:
