@@ -94,3 +94,8 @@ def test_the_image_takes_neither_secrets_nor_state() -> None:
     assert "*" in ignored
     assert {line[1:] for line in ignored if line.startswith("!")} == copied
     assert "secret" not in dockerfile.lower().replace("no secret in the image", "")
+
+
+@pytest.mark.parametrize("name", ["intake", "delivery"])
+def test_who_opens_the_vault_may_write_where_it_lies(name: str) -> None:
+    assert "keys:/var/lib/carpus/keys" in OURS[name]["volumes"]
