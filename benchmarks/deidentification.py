@@ -29,7 +29,7 @@ from pydicom.uid import UID
 
 from service.deidentification.confidentiality import load
 from service.deidentification.deidentify import deidentify, for_inference
-from service.pseudonyms import Pseudonyms
+from service.trust.pseudonyms import Pseudonyms
 from tests.factories import instance
 from tests.service.seeded import Seeds, from_bytes, seed, to_bytes
 

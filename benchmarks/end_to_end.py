@@ -21,10 +21,11 @@ import psutil
 from models import phantom
 from models.engine import git_commit
 from models.regions import Sex
-from service import db, demo, log
-from service.demo_pacs import BuiltInPacs
-from service.jobs import Jobs
-from service.scu import Address
+from service import db, log
+from service.demo import run as demo
+from service.demo.pacs import BuiltInPacs
+from service.queue.jobs import Jobs
+from service.sending.scu import Address
 from service.settings import load
 from service.tables import Job
 from service.wrap import Patient, wrap

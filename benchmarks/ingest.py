@@ -32,8 +32,8 @@ from pydicom.uid import generate_uid
 
 from models import phantom
 from models.engine import git_commit
-from service.demo import free_ports
-from service.demo_pacs import find_orthanc
+from service.demo.pacs import find_orthanc
+from service.demo.run import free_ports
 from service.wrap import Patient, wrap
 
 ASSOCIATIONS: Final = (1, 4, 8)

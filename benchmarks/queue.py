@@ -31,10 +31,10 @@ from sqlalchemy.orm import Session
 
 from models.engine import git_commit
 from service import db, log, tasks
-from service.jobs import Claim, Jobs, ReceivedInstance, State
-from service.queues import DELIVERY, INFERENCE, Queues
+from service.queue.jobs import Claim, Jobs, ReceivedInstance, State
+from service.queue.queues import DELIVERY, INFERENCE, Queues
+from service.queue.steps import Steps
 from service.settings import Settings
-from service.steps import Steps
 from service.supervisor import redis
 from service.tables import Instance, Job, JobEvent
 from service.web.overview import Overview

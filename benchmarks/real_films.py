@@ -19,7 +19,8 @@ from models import pixels
 from models.engine import git_commit
 from models.metrics import ages, bootstrap
 from models.reading import Reading
-from service import demo, log
+from service import log
+from service.demo import run as demo
 from service.wrap import Patient, wrap
 
 

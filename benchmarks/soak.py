@@ -25,8 +25,9 @@ import psutil
 from benchmarks.chaos import house as houses
 from benchmarks.chaos import load
 from benchmarks.chaos.pacs import Pacs
-from service import log, scu
+from service import log
 from service.errors import CarpusError
+from service.sending import scu
 
 SAMPLES = 60  # at least, over the whole time
 BATCH = 20  # films written and sent over one association

@@ -12,7 +12,7 @@ from models import registry
 from models.reading import Reading, Stage
 from models.weights import WeightsRefused
 from service.errors import InvalidConfiguration, Permanent
-from service.jobs import Jobs
+from service.queue.jobs import Jobs
 from service.reporting import wording
 from service.reporting.amendment import Amendment, Predecessor
 from service.tables import Job, ResultState

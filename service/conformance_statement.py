@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator
 
 from pydicom.uid import UID
 
-from service.commitment import INVALID_ARGUMENT, NOT_AUTHORISED, PROCESSING_FAILURE, PUSH_MODEL, SUCCESS
-from service.confirmation import BATCH, REASONS
 from service.conformance import (
     REFUSED_TRANSFER_SYNTAXES,
     REJECTIONS,
@@ -20,18 +18,20 @@ from service.conformance import (
     TRANSFER_SYNTAXES,
     VERIFICATION,
 )
-from service.query import STUDY_ROOT_FIND
 from service.receiving.commitments import MAXIMUM_ANSWERS
 from service.receiving.places import ECHO_RESERVE, INSTANCES_UNDER_WAY, MAXIMUM_PENDING
 from service.receiving.transport import MAXIMUM_REQUEST_BYTES
 from service.reporting.codes import PRIVATE_SCHEME
 from service.reporting.source import PATIENT, REQUIRED, TYPE_2, TYPE_3
 from service.result_profile import BUILT_IN, SERIES
-from service.retrieval import GET, MAXIMUM_INSTANCES, MOVE, REPORTS
 from service.routing import RULES, Outcome
-from service.scu import PERMANENT_RANGES, PERMANENT_STATUSES
+from service.sending.commitment import INVALID_ARGUMENT, NOT_AUTHORISED, PROCESSING_FAILURE, PUSH_MODEL, SUCCESS
+from service.sending.confirmation import BATCH, REASONS
+from service.sending.query import STUDY_ROOT_FIND
+from service.sending.retrieval import GET, MAXIMUM_INSTANCES, MOVE, REPORTS
+from service.sending.scu import PERMANENT_RANGES, PERMANENT_STATUSES
 from service.settings import ConfirmationSettings, Limits, PriorSettings, Settings
-from service.tls import SUITES
+from service.trust.tls import SUITES
 
 _FATE = {Outcome.FILTER: "filtered: nothing is sent", Outcome.REJECT: "rejected: the reason is sent as a report"}
 

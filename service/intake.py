@@ -13,9 +13,9 @@ from typing import Final, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.causes import decide
-from service.jobs import Jobs, LeaseLost
 from service.log import get_logger, whereabouts
+from service.queue.causes import decide
+from service.queue.jobs import Jobs, LeaseLost
 from service.settings import Settings
 from service.storage import DiskFull, Stores
 

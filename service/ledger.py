@@ -1,6 +1,6 @@
 """Read the record of jobs: what waits, what happened to one job, who is alive.
 
-The base of the repository `service.jobs.Jobs`: it holds the engine and the clock, and asks without changing a job.
+The base of the repository `service.queue.jobs.Jobs`: it holds the engine and the clock, and asks without changing a job.
 """
 
 import datetime as dt

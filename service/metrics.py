@@ -14,11 +14,13 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service import certificates, proof_metrics, queue_metrics
-from service.jobs import Jobs
+from service.queue import queue_metrics
+from service.queue.jobs import Jobs
+from service.sending import proof_metrics
 from service.settings import Settings
 from service.storage import Store
 from service.tables import Instance, Quarantined, ResultObject
+from service.trust import certificates
 
 _PROCESS_ID = re.compile(r"[\s:/-]*\d+$")
 

@@ -19,27 +19,28 @@ from models import pixels
 from models.reader import Reader
 from models.reading import Reading, Reason, Verdict
 from models.regions import Sex
-from service import priors, scu
+from service import priors
 from service.amendments import amendment_of
-from service.breakers import Breakers
 from service.deidentification.burned_in.cleaning import clean_instance
 from service.deidentification.deidentify import age_days, for_inference, patient_of
 from service.errors import CarpusError, InvalidInstance, Permanent, Postponed, Retryable
 from service.film_file import read_film
-from service.jobs import WAITS_FOR_EARLIER, Claim, Jobs, ResultState, State
-from service.negotiation import Negotiation, Plan, Probe, plan
 from service.profiles import Profiles
-from service.pseudonyms import Pseudonyms
+from service.queue.breakers import Breakers
+from service.queue.jobs import WAITS_FOR_EARLIER, Claim, Jobs, ResultState, State
+from service.queue.sendings import TO_SEND
 from service.reporting import result_set, secondary_capture, source, sr, wording
 from service.reporting.history import Prior
 from service.reporting.results import ResultContext
 from service.result_profile import ResultKind, ResultProfile
 from service.routing import Outcome, route
-from service.sendings import TO_SEND
+from service.sending import scu
+from service.sending.negotiation import Negotiation, Plan, Probe, plan
 from service.settings import Destination, PriorSettings, Settings
 from service.storage import Stores
 from service.tables import Job, ResultObject
-from service.vault import Vault
+from service.trust.pseudonyms import Pseudonyms
+from service.trust.vault import Vault
 
 DAYS_PER_YEAR: Final = 365.25
 EARLIER_SECONDS: Final = (

@@ -22,9 +22,9 @@ from service.errors import CarpusError, InvalidInstance
 from service.reporting import codes
 from service.reporting.history import DAYS_PER_YEAR, Prior, Remark, parse_date, study_date
 from service.reporting.source import Source
-from service.retrieval import Archive, Found
 from service.routing import route
-from service.scu import Address
+from service.sending.retrieval import Archive, Found
+from service.sending.scu import Address
 from service.settings import PriorSettings
 
 METHODS: Final = {concept.value: name for name, concept in codes.METHODS.items()}

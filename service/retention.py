@@ -20,13 +20,13 @@ from sqlalchemy import and_, delete, or_, select, update
 from service.auditing.messages import APPLICATION_ROLE, AuditMessage, Event, Participant
 from service.auditing.trail import Trail
 from service.errors import Permanent
-from service.jobs import Jobs
 from service.ledger import Ledger
 from service.log import get_logger, whereabouts
+from service.queue.jobs import Jobs
 from service.settings import Settings
 from service.storage import Store, Stores
 from service.tables import Instance, Job, LegalHold, Quarantined, ResultObject
-from service.vault import Vault
+from service.trust.vault import Vault
 
 log = get_logger()
 

@@ -20,8 +20,8 @@ from types import FrameType
 from typing import Final
 
 from service.errors import InvalidConfiguration, Permanent
-from service.jobs import Jobs
 from service.log import get_logger
+from service.queue.jobs import Jobs
 from service.settings import Settings
 
 log = get_logger()

@@ -188,7 +188,7 @@ class Job(Table):
     peer: Mapped[str] = mapped_column(default="", server_default="")  # AE title that sent the film
     turn: Mapped[int] = mapped_column(
         BigInteger, default=0, server_default="0"
-    )  # within a priority: see `service.turns`
+    )  # within a priority: see `service.queue.turns`
     subject: Mapped[str | None]  # pseudonym of the patient: results of one patient leave in order
     state: Mapped[str]
     resume_state: Mapped[str | None]  # the state a retry goes back to

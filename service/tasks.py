@@ -17,13 +17,13 @@ from celery import Celery, signals
 from kombu.entity import Queue
 from kombu.exceptions import KombuError, OperationalError
 
-from service.jobs import Jobs, State
 from service.log import get_logger
-from service.queues import DELIVERY, INFERENCE
+from service.queue.jobs import Jobs, State
+from service.queue.queues import DELIVERY, INFERENCE
+from service.queue.steps import Steps
+from service.queue.sweeper import BROKER_EMPTY_AFTER
+from service.queue.watchdog import Watchdog
 from service.settings import Settings
-from service.steps import Steps
-from service.sweeper import BROKER_EMPTY_AFTER
-from service.watchdog import Watchdog
 
 log = get_logger()
 

@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from service import certificates
 from service.settings import DicomTls
-from service.tls import ClientTls
+from service.trust import certificates
+from service.trust.tls import ClientTls
 
 LOOPBACK = ("127.0.0.1", "localhost")
 

@@ -9,10 +9,10 @@ from typing import Any
 from pydicom import Dataset
 from pynetdicom import AE, evt
 
-from service import query
 from service.conformance import STORAGE_CLASSES, TRANSFER_SYNTAXES
-from service.retrieval import GET, MOVE, NATIVE, REPORTS
-from service.scu import Address
+from service.sending import query
+from service.sending.retrieval import GET, MOVE, NATIVE, REPORTS
+from service.sending.scu import Address
 
 
 class FakeArchive(AbstractContextManager["FakeArchive"]):

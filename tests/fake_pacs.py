@@ -11,10 +11,10 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.transport import ThreadedAssociationServer
 
-from service import commitment, query
 from service.conformance import STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION
-from service.scu import Address
-from service.stand_in_pacs import RESULT_CLASSES
+from service.demo.stand_in_pacs import RESULT_CLASSES
+from service.sending import commitment, query
+from service.sending.scu import Address
 
 Behaviour = Callable[[Any], int]
 

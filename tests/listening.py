@@ -10,7 +10,7 @@ from pynetdicom import AE
 
 from service import db
 from service.conformance import VERIFICATION
-from service.jobs import Jobs
+from service.queue.jobs import Jobs
 from service.receiving.scp import StorageServer
 from service.settings import Limits, Peer, Settings
 from service.storage import Stores

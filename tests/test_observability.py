@@ -44,8 +44,8 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[tuple[str,
 
 
 def _open_a_breaker(made: Installation) -> None:
-    from service.breakers import Breakers
     from service.errors import Retryable
+    from service.queue.breakers import Breakers
 
     for _ in range(5):
         Breakers(made.jobs, BreakerSettings()).failed("archive", Retryable("away"))

@@ -16,9 +16,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from benchmarks.attacks.house import House
 from benchmarks.fuzz import seeds
-from service import certificates
 from service.errors import CarpusError
-from service.tls import ClientTls
+from service.trust import certificates
+from service.trust.tls import ClientTls
 from tests import raw_peer
 from tests.certificates import client_hello
 from tests.raw_peer import IMPLICIT, RawPeer, associate_rq, c_store_rq, p_data

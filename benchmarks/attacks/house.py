@@ -15,11 +15,12 @@ import psutil
 from argon2 import PasswordHasher
 
 from benchmarks.fuzz.receiver import Scp
-from service import db, scu
-from service.accounts import Accounts, Role
-from service.demo import free_ports
+from service import db
+from service.demo.run import free_ports
+from service.sending import scu
 from service.settings import load
-from service.tls import ClientTls
+from service.trust.accounts import Accounts, Role
+from service.trust.tls import ClientTls
 from tests import raw_peer
 
 PASSWORD = "correct horse battery staple"  # noqa: S105 - of an installation that lives for a minute

@@ -13,7 +13,8 @@ from sqlalchemy import inspect
 from benchmarks.attacks.dicom import Succeeded
 from benchmarks.attacks.house import PASSWORD, House
 from models import phantom
-from service import db, scu
+from service import db
+from service.sending import scu
 from service.settings import load
 from service.wrap import Patient, wrap
 from tests.raw_peer import RawPeer

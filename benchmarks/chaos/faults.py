@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from benchmarks.chaos.house import House
 from service import tasks
-from service.jobs import State
+from service.queue.jobs import State
 
 RELAPSE_SECONDS: Final = 1.0
 

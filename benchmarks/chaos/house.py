@@ -20,8 +20,8 @@ from sqlalchemy.orm import Session
 from benchmarks.chaos.load import Film
 from benchmarks.chaos.pacs import Pacs
 from service import db
-from service.demo import free_ports
-from service.jobs import Jobs, State
+from service.demo.run import free_ports
+from service.queue.jobs import Jobs, State
 from service.settings import Settings, load
 from service.storage import PART, Store, Stores
 from service.tables import Job, ResultObject

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
-from service.stand_in_pacs import StandInPacs
+from service.demo.stand_in_pacs import StandInPacs
 
 CLONE_NEWNET: Final = 0x40000000  # setns(2)
 

@@ -27,8 +27,8 @@ from models import pixels
 from service.deidentification.deidentify import for_inference
 from service.errors import CarpusError
 from service.film_file import read_film
-from service.pseudonyms import Pseudonyms
 from service.routing import Outcome, route
+from service.trust.pseudonyms import Pseudonyms
 
 STEP_SECONDS = 60.0  # a film that takes longer hangs
 MEMORY_BYTES = 6 * 1024**3  # of address space: an allocation beyond it is an error, not the end of the machine

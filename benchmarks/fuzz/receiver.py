@@ -20,8 +20,8 @@ import yaml
 from benchmarks.fuzz.finding import Finding
 from benchmarks.fuzz.mutations import Program, mutated
 from benchmarks.fuzz.seeds import LONGEST_SENT, Seed
-from service import certificates
-from service.demo import free_ports
+from service.demo.run import free_ports
+from service.trust import certificates
 from tests import raw_peer
 from tests.certificates import client_hello
 from tests.raw_peer import IMPLICIT, VERIFICATION, RawPeer, associate_rq, c_store_rq, command_set, p_data

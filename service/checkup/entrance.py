@@ -7,11 +7,11 @@ from typing import Final
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service import scu
 from service.checkup.finding import Finding, Verdict, failed, good, skipped
 from service.errors import CarpusError, Permanent
-from service.jobs import Jobs
-from service.scu import Address
+from service.queue.jobs import Jobs
+from service.sending import scu
+from service.sending.scu import Address
 from service.settings import Settings
 from service.tables import Instance
 

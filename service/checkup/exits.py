@@ -13,14 +13,14 @@ from typing import Final
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-from service import commitment, query, scu
 from service.checkup.finding import Finding, Verdict, failed, good, skipped
-from service.confirmer import record_of, taker
 from service.conformance import RESULT_CLASSES
 from service.errors import CarpusError
-from service.jobs import Jobs
-from service.negotiation import plan
+from service.queue.jobs import Jobs
 from service.result_profile import ResultKind, ResultProfile
+from service.sending import commitment, query, scu
+from service.sending.confirmer import record_of, taker
+from service.sending.negotiation import plan
 from service.settings import Destination, Settings
 
 REPORT_SECONDS: Final = 15.0  # that a commitment report on the test objects is awaited

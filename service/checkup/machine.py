@@ -16,10 +16,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from models import registry
 from models.weights import WeightsRefused
 from service import db, metrics, tasks
-from service.certificates import in_use
 from service.checkup.finding import Finding, Verdict, good, skipped
-from service.jobs import Jobs, State
+from service.queue.jobs import Jobs, State
 from service.settings import Settings
+from service.trust.certificates import in_use
 
 PLACE: Final = "this machine"
 SLOW_FLUSH_SECONDS: Final = 0.1

@@ -11,8 +11,8 @@ from service import installation
 from service.checkup import entrance, exits, machine, samples
 from service.checkup.finding import Finding, Verdict
 from service.errors import CarpusError
-from service.jobs import Jobs
 from service.profiles import Profiles
+from service.queue.jobs import Jobs
 from service.result_profile import ResultProfile
 from service.settings import Settings
 

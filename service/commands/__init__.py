@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from service.auditing.messages import Event
-    from service.jobs import Jobs
+    from service.queue.jobs import Jobs
     from service.settings import Settings
 
 config_option = click.option(
@@ -26,7 +26,7 @@ config_option = click.option(
 def opened(config: Path | None, process: str) -> "tuple[Settings, Jobs]":
     """Load the settings, set up logging, bring the database to the present version."""
     from service import db, log, settings
-    from service.jobs import Jobs
+    from service.queue.jobs import Jobs
 
     loaded = settings.load(config)
     log.configure(loaded.log_level, as_json=loaded.log_json)

@@ -41,7 +41,7 @@ def audit_list(
     from service.auditing.messages import AuditMessage, Event, Participant
     from service.auditing.trail import Trail
     from service.deidentification.deidentify import patient_key
-    from service.pseudonyms import Pseudonyms
+    from service.trust.pseudonyms import Pseudonyms
 
     settings, jobs = opened(config, "carpus audit")
     trail = Trail(jobs.engine)
@@ -72,7 +72,7 @@ def audit_list(
 def audit_verify(config: Path | None) -> None:
     """Walk the whole chain and its seals; exit status 1 when a record was changed, put in or removed."""
     from service.auditing.trail import Trail
-    from service.pseudonyms import Pseudonyms
+    from service.trust.pseudonyms import Pseudonyms
 
     settings, jobs = opened(config, "carpus audit")
     verdict = Trail(jobs.engine).verify(Pseudonyms.of(settings).digest("audit", "seal"))

@@ -36,8 +36,8 @@ def deidentify(
     from service.deidentification import confidentiality
     from service.deidentification.folder import copy_files, files_of
     from service.deidentification.statement import statement
-    from service.pseudonyms import Pseudonyms
-    from service.vault import Vault
+    from service.trust.pseudonyms import Pseudonyms
+    from service.trust.vault import Vault
 
     profile = confidentiality.load(profile_path)
     if retain_device_identity:

@@ -15,8 +15,8 @@ from service.errors import CarpusError
 @click.option("--built-in-pacs", is_flag=True, help="Do not use Orthanc even where it is installed.")
 def demo(film: Path | None, sex: Sex | None, output: Path, built_in_pacs: bool) -> None:
     """Do the main job on this machine: films in from a PACS, reports back into it."""
-    from service import demo as demonstration
     from service import log
+    from service.demo import run as demonstration
 
     log.configure("WARNING", as_json=False)
     films = demonstration.own_film(film, sex) if film else demonstration.phantom_films()

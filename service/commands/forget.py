@@ -20,10 +20,10 @@ def forget(patient: str, issuer: str, even_unconfirmed: bool, yes: bool, config:
     """
     from service.auditing.trail import Trail
     from service.deidentification.deidentify import patient_key
-    from service.pseudonyms import Pseudonyms
     from service.retention import Retention
     from service.storage import Stores
-    from service.vault import Vault
+    from service.trust.pseudonyms import Pseudonyms
+    from service.trust.vault import Vault
 
     settings, jobs = opened(config, "carpus forget")
     if not yes:

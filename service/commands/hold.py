@@ -38,7 +38,7 @@ def hold_list(config: Path | None) -> None:
 def hold_place(patient: str | None, issuer: str, study: str | None, reason: str, config: Path | None) -> None:
     """Place a hold on a patient or a study."""
     from service.deidentification.deidentify import patient_key
-    from service.pseudonyms import Pseudonyms
+    from service.trust.pseudonyms import Pseudonyms
 
     if (patient is None) == (study is None):
         raise click.UsageError("name either --patient or --study")

@@ -18,12 +18,12 @@ def intake(config: Path | None) -> None:
     from service.auditing.trail import Trail
     from service.intake import Intake, stop_on_signal
     from service.pipeline import Pipeline
-    from service.pseudonyms import Pseudonyms
+    from service.queue.steps import Steps
+    from service.queue.sweeper import Sweeper
     from service.retention import Retention
-    from service.steps import Steps
     from service.storage import Stores
-    from service.sweeper import Sweeper
-    from service.vault import Vault
+    from service.trust.pseudonyms import Pseudonyms
+    from service.trust.vault import Vault
 
     settings, jobs = opened(config, "intake")
     stores = Stores.open(settings.data_directory)

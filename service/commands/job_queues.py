@@ -10,8 +10,8 @@ import click
 from service.commands import audited, config_option, opened, user_at_terminal
 
 if TYPE_CHECKING:
-    from service.jobs import Jobs
-    from service.queues import Queues
+    from service.queue.jobs import Jobs
+    from service.queue.queues import Queues
     from service.settings import Settings
     from service.tables import QueueMode
 
@@ -101,7 +101,7 @@ def _empty(control: "Queues", names: tuple[str, ...]) -> bool:
 
 
 def _open(config: Path | None) -> "tuple[Settings, Jobs, Queues]":
-    from service.queues import Queues
+    from service.queue.queues import Queues
 
     settings, repository = opened(config, "carpus jobs")
     return settings, repository, Queues(repository.engine)
@@ -110,8 +110,8 @@ def _open(config: Path | None) -> "tuple[Settings, Jobs, Queues]":
 def _show(settings: "Settings", repository: "Jobs", control: "Queues", as_json: bool) -> None:
     from rich.console import Console
 
-    from service import job_listing
-    from service.breakers import Breakers
+    from service.queue import job_listing
+    from service.queue.breakers import Breakers
 
     found, breakers = control.all(), Breakers(repository, settings.breaker).all()
     if not as_json:

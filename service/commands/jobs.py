@@ -14,7 +14,7 @@ from service.commands import config_option, opened
 from service.commands.job_queues import drain, pause, queues, resume
 
 if TYPE_CHECKING:
-    from service.jobs import Jobs
+    from service.queue.jobs import Jobs
 
 PRIORITIES = ("stat", "routine", "backfill")
 EXPORTED_AT_ONCE = 1_000
@@ -82,7 +82,7 @@ def jobs_list(
     """List jobs, newest first, with cause and next action."""
     from rich.console import Console
 
-    from service import job_listing
+    from service.queue import job_listing
 
     _, repository = opened(config, "carpus jobs")
     found = repository.list(
@@ -103,7 +103,7 @@ def jobs_show(job_id: int, as_json: bool, config: Path | None) -> None:
     """Show one job: its timeline, its results, its cause and what to do about it."""
     from rich.console import Console
 
-    from service import job_listing
+    from service.queue import job_listing
 
     _, repository = opened(config, "carpus jobs")
     job = repository.get(job_id)
@@ -127,7 +127,7 @@ def jobs_show(job_id: int, as_json: bool, config: Path | None) -> None:
 @config_option
 def jobs_retry(job_ids: tuple[int, ...], cause: str | None, as_json: bool, config: Path | None) -> None:
     """Try failed or cancelled jobs again, from the step they left; what was refused is offered again."""
-    from service.jobs import State
+    from service.queue.jobs import State
 
     if bool(job_ids) == (cause is not None):
         raise click.UsageError("name jobs, or a --cause")
@@ -204,7 +204,7 @@ def jobs_export(
 
 
 def _exported(repository: "Jobs", state: str | None, since: datetime | None) -> Iterable[dict[str, Any]]:
-    from service import job_listing
+    from service.queue import job_listing
 
     before = None
     while found := repository.list(state=_state(state), since=_utc(since), limit=EXPORTED_AT_ONCE, before_id=before):
@@ -233,7 +233,7 @@ def _write(rows: Iterable[dict[str, Any]], file: Any, as_json: bool) -> int:
 
 
 def _state(name: str | None) -> Any:
-    from service.jobs import State
+    from service.queue.jobs import State
 
     if name is not None and name.upper() not in State.__members__:
         raise click.UsageError(f"there is no state {name!r}: {', '.join(State)}")

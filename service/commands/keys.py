@@ -17,9 +17,9 @@ def keys() -> None:
 def list_(config: Path | None) -> None:
     """Name the keys and say what they hold; no key is printed."""
     from service import settings
-    from service.keys import name_of, source_of
-    from service.pseudonyms import Pseudonyms
-    from service.vault import Vault
+    from service.trust.keys import name_of, source_of
+    from service.trust.pseudonyms import Pseudonyms
+    from service.trust.vault import Vault
 
     loaded = settings.load(config)
     source = source_of(loaded)
@@ -42,7 +42,7 @@ def list_(config: Path | None) -> None:
 def rotate(print_only: bool, config: Path | None) -> None:
     """Add a new sealing key, which seals from now on; old ones still open. Running processes need no restart."""
     from service import settings
-    from service.keys import name_of, source_of
+    from service.trust.keys import name_of, source_of
 
     source = source_of(settings.load(config))
     fresh = source.read().rotated()
@@ -60,9 +60,9 @@ def rewrap(drop_old: bool, config: Path | None) -> None:
     """Seal the data key of every patient anew under the newest sealing key."""
     from service import settings
     from service.errors import Permanent
-    from service.keys import source_of
-    from service.pseudonyms import Pseudonyms
-    from service.vault import Vault
+    from service.trust.keys import source_of
+    from service.trust.pseudonyms import Pseudonyms
+    from service.trust.vault import Vault
 
     loaded = settings.load(config)
     source = source_of(loaded)

@@ -71,8 +71,8 @@ def use(destination: str, name: str | None, config: Path | None) -> None:
 @config_option
 def probe(destination: str, config: Path | None) -> None:
     """Ask DESTINATION which SOP classes it accepts, and say what of its profile it would get."""
-    from service.negotiation import Negotiation, plan
     from service.profiles import Profiles
+    from service.sending.negotiation import Negotiation, plan
 
     settings, jobs = opened(config, "carpus profiles")
     known = Profiles(jobs.engine, settings)

@@ -15,7 +15,7 @@ def scp(config: Path | None) -> None:
     One process of `carpus serve`, which starts it by itself. Needs the data directory and the database, nothing else.
     """
     from service import db, log, settings
-    from service.jobs import Jobs
+    from service.queue.jobs import Jobs
     from service.receiving.scp import serve
     from service.storage import Stores
 

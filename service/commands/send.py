@@ -13,8 +13,8 @@ from service.errors import CarpusError, Permanent
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    from service.scu import Address, Sent
-    from service.tls import ClientTls
+    from service.sending.scu import Address, Sent
+    from service.trust.tls import ClientTls
     from service.wrap import Patient
 
 _PEM: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -59,7 +59,7 @@ def tls_options(command: Callable[..., None]) -> Callable[..., None]:
         certificate_name: str | None,
         **others: object,
     ) -> None:
-        from service.tls import ClientTls
+        from service.trust.tls import ClientTls
 
         if (authorities or certificate or key or certificate_name) and not tls:
             raise click.UsageError("--authorities, --certificate, --key and --certificate-name need --tls")
@@ -81,7 +81,7 @@ def tls_options(command: Callable[..., None]) -> Callable[..., None]:
 @tls_options
 def echo(to: tuple[str, int], called: str, calling: str, timeout: float, tls: "ClientTls | None") -> None:
     """Send C-ECHO to HOST:PORT and say how long the answer took, or why there was none."""
-    from service import scu
+    from service.sending import scu
 
     milliseconds = scu.echo(_address(to, called, tls), calling_ae_title=calling, timeout_seconds=timeout)
     over = " over TLS" if tls else ""
@@ -134,7 +134,7 @@ def send(
 
 
 def _store(films: "list[tuple[Path, Dataset]]", address: "Address", calling: str, timeout: float) -> "list[Sent]":
-    from service import scu
+    from service.sending import scu
 
     datasets = [ds for _, ds in films]
     return scu.store(address, datasets, calling_ae_title=calling, timeout_seconds=timeout) if datasets else []
@@ -185,6 +185,6 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _address(to: tuple[str, int], called: str, tls: "ClientTls | None") -> "Address":
-    from service.scu import Address
+    from service.sending.scu import Address
 
     return Address(called, *to, tls)

@@ -7,7 +7,7 @@ import click
 
 from service import installation
 from service.commands import config_option, opened
-from service.jobs import Jobs
+from service.queue.jobs import Jobs
 from service.settings import Settings
 from service.supervisor import Child, Supervisor, children_of
 

@@ -22,7 +22,7 @@ def make(folder: Path, names: tuple[str, ...], hosts: tuple[str, ...], days: int
 
     The authority is made at the first call. It is meant for trials: its key lies beside it.
     """
-    from service import certificates
+    from service.trust import certificates
 
     for name, made in certificates.make(folder, names, days=days, hosts=hosts).items():
         found = certificates.Certificate.read(made.certificate)
@@ -34,7 +34,7 @@ def make(folder: Path, names: tuple[str, ...], hosts: tuple[str, ...], days: int
 @click.argument("files", type=click.Path(exists=True, dir_okay=False, path_type=Path), nargs=-1, required=True)
 def show(files: tuple[Path, ...]) -> None:
     """Print the names, the issuer, the last day and the SHA-256 of certificates in PEM."""
-    from service.certificates import Certificate
+    from service.trust.certificates import Certificate
 
     for file in files:
         found = Certificate.read(file)

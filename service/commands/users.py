@@ -8,15 +8,15 @@ import click
 from service.commands import audited, config_option, opened
 
 if TYPE_CHECKING:
-    from service.accounts import Accounts
+    from service.trust.accounts import Accounts
 
 _ROLES = ("viewer", "radiologist", "administrator", "service")
 
 
 def _accounts(config: Path | None, change: str = "") -> "Accounts":
     """Open the table of users; a change is told to the audit trail."""
-    from service.accounts import Accounts
     from service.auditing.messages import Event
+    from service.trust.accounts import Accounts
 
     settings, jobs = opened(config, "users")
     if change:
@@ -49,7 +49,7 @@ def users() -> None:
 @config_option
 def add(name: str, role: str, observer: str, generate: bool, config: Path | None) -> None:
     """Add a user; of a service the token is printed, once."""
-    from service.accounts import Role
+    from service.trust.accounts import Role
 
     password = None if role == "service" else _password(generate)
     token = _accounts(config, f"add {name} as {role}").add(name, Role(role), password=password, observer_name=observer)
@@ -71,7 +71,7 @@ def list_users(config: Path | None) -> None:
 @config_option
 def passwd(name: str, generate: bool, config: Path | None) -> None:
     """Change a password, or give a service a new token; sessions of this user end."""
-    from service.accounts import Role, UnknownUser
+    from service.trust.accounts import Role, UnknownUser
 
     accounts = _accounts(config, f"password of {name}")
     user = accounts.find(name)
@@ -88,7 +88,7 @@ def passwd(name: str, generate: bool, config: Path | None) -> None:
 @config_option
 def role(name: str, role: str, observer: str | None, config: Path | None) -> None:
     """Give a person another role; sessions of this user end."""
-    from service.accounts import Role
+    from service.trust.accounts import Role
 
     _accounts(config, f"role of {name}: {role}").set_role(name, Role(role), observer)
     click.echo(f"{name} is {role} now")

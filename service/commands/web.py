@@ -24,8 +24,8 @@ def web(config: Path | None, hash_password: bool) -> None:
     from argon2 import PasswordHasher
 
     from service import db, log, settings
-    from service.jobs import Jobs
-    from service.tls import web_context
+    from service.queue.jobs import Jobs
+    from service.trust.tls import web_context
     from service.web.app import create_app
     from service.web.credentials import Credentials
 

@@ -17,11 +17,11 @@ def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
     import threading
 
     from service import installation, tasks
-    from service.confirmer import Confirmer, record_of
     from service.pipeline import Pipeline
-    from service.probing import Prober
-    from service.queues import INFERENCE
-    from service.steps import Steps
+    from service.queue.queues import INFERENCE
+    from service.queue.steps import Steps
+    from service.sending.confirmer import Confirmer, record_of
+    from service.sending.probing import Prober
     from service.storage import Stores
 
     settings, jobs = opened(config, f"worker {queue}")
@@ -47,8 +47,8 @@ def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
         from functools import cache
 
         from models import registry
-        from service.pseudonyms import Pseudonyms
-        from service.vault import Vault
+        from service.trust.pseudonyms import Pseudonyms
+        from service.trust.vault import Vault
 
         pipeline = Pipeline(
             jobs,

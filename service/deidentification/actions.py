@@ -21,7 +21,7 @@ from service.deidentification.confidentiality import TEXT, Profile, Rule
 from service.deidentification.identifiers import Identifiers
 from service.deidentification.native_pixels import PIXEL_KEYWORDS, little_endian
 from service.film_file import MALFORMED
-from service.pseudonyms import Pseudonyms
+from service.trust.pseudonyms import Pseudonyms
 
 REMOVED: Final = "removed"
 # A valid value of each representation that says nothing about anybody (action D).

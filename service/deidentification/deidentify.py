@@ -22,7 +22,7 @@ from service.deidentification.identifiers import Identifiers
 from service.deidentification.native_pixels import copy_pixels, has_pixels
 from service.errors import InvalidInstance
 from service.film_file import MALFORMED
-from service.pseudonyms import Pseudonyms
+from service.trust.pseudonyms import Pseudonyms
 
 __all__ = ["Action", "age_days", "deidentify", "for_inference", "patient_of"]
 

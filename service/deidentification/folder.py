@@ -17,8 +17,8 @@ from service.deidentification.burned_in.cleaning import clean_instance
 from service.deidentification.confidentiality import Profile
 from service.deidentification.deidentify import Action, deidentify, patient_of
 from service.errors import Permanent
-from service.pseudonyms import Pseudonyms
-from service.vault import Vault
+from service.trust.pseudonyms import Pseudonyms
+from service.trust.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)

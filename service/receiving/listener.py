@@ -31,7 +31,7 @@ from service.receiving.transport import (
     GuardedSocket,
 )
 from service.settings import Limits
-from service.tls import HANDSHAKE_RECORD, ServerTls, Shown
+from service.trust.tls import HANDSHAKE_RECORD, ServerTls, Shown
 
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
 

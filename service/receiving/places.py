@@ -11,7 +11,7 @@ from typing import Final
 from service.conformance import VERIFICATION
 from service.receiving.siblings import Siblings, mark
 from service.settings import Limits
-from service.tls import Shown
+from service.trust.tls import Shown
 
 MAXIMUM_PENDING: Final = 64  # connections that have not sent their A-ASSOCIATE-RQ
 ECHO_RESERVE: Final = 8  # associations beyond the limit for peers that ask for Verification alone

@@ -14,9 +14,9 @@ from typing import Any, Final
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.errors import Retryable
-from service.jobs import Jobs, State
 from service.log import get_logger
-from service.queues import INTAKE, Queues
+from service.queue.jobs import Jobs, State
+from service.queue.queues import INTAKE, Queues
 from service.settings import Limits
 from service.storage import Store
 from service.tables import QueueMode

@@ -15,8 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.conformance import FAILURE, OTHER_BYTES, OUT_OF_RESOURCES, STORED, Status
 from service.errors import Retryable
-from service.jobs import DuplicateInstance, Jobs, ReceivedInstance
 from service.log import get_logger, whereabouts
+from service.queue.jobs import DuplicateInstance, Jobs, ReceivedInstance
 from service.receiving.header import Header, Unusable, inspect
 from service.receiving.pressure import Pressure
 from service.settings import Settings

@@ -16,8 +16,6 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from sqlalchemy.exc import SQLAlchemyError
 
-from service import confirmer
-from service.commitment import PUSH_MODEL
 from service.conformance import (
     ADDRESS_UNKNOWN,
     CALLED_UNKNOWN,
@@ -31,18 +29,20 @@ from service.conformance import (
     Rejection,
 )
 from service.errors import Permanent
-from service.jobs import Jobs
 from service.log import get_logger
+from service.queue.jobs import Jobs
 from service.receiving import prefork
 from service.receiving.commitments import Commitments
 from service.receiving.listener import Listener
 from service.receiving.places import Caller, Places
 from service.receiving.receiver import Receiver
 from service.receiving.siblings import Siblings
-from service.safekeeping import Safekeeping
+from service.sending import confirmer
+from service.sending.commitment import PUSH_MODEL
+from service.sending.safekeeping import Safekeeping
 from service.settings import Settings
 from service.storage import Stores
-from service.tls import EXPIRY_WARNING_DAYS, ServerTls
+from service.trust.tls import EXPIRY_WARNING_DAYS, ServerTls
 
 BEAT_SECONDS: Final = 5.0
 

@@ -19,7 +19,7 @@ from pynetdicom.transport import AssociationSocket
 
 from service.log import get_logger
 from service.receiving.places import INSTANCES_UNDER_WAY, Places
-from service.scu import Gate
+from service.sending.scu import Gate
 
 # 128 presentation contexts of 15 transfer syntaxes each make 140 kB (PS3.8 9.3.2).
 MAXIMUM_REQUEST_BYTES: Final = 512 * 1024

@@ -16,12 +16,12 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
-from service.accounts import Accounts, Lockout
 from service.auditing.trail import Trail
-from service.jobs import Jobs, UnknownJob
 from service.log import get_logger
+from service.queue.jobs import Jobs, UnknownJob
 from service.settings import Settings
 from service.storage import Store
+from service.trust.accounts import Accounts, Lockout
 from service.web.audited import Audited
 from service.web.correction import CorrectionPage
 from service.web.credentials import Credentials, first_administrator

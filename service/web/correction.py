@@ -14,7 +14,7 @@ from models.regions import RUS
 from service.amendments import Amendments
 from service.auditing.messages import Event
 from service.errors import Permanent
-from service.jobs import UnknownJob
+from service.queue.jobs import UnknownJob
 from service.tables import Job
 from service.web.guard import require_own_form
 from service.web.overview import LARGEST_NUMBER, reading_of

@@ -5,10 +5,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Self
 
-from service.accounts import Accounts, Role, UnknownUser
 from service.errors import InvalidConfiguration
-from service.keys import write_private
 from service.settings import Settings
+from service.trust.accounts import Accounts, Role, UnknownUser
+from service.trust.keys import write_private
 
 HASH_COMMAND: Final = "carpus web --hash-password"
 

@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.accounts import Accounts, Role, User
+from service.trust.accounts import Accounts, Role, User
 from service.web.permissions import may
 from service.web.sessions import Session, Sessions
 

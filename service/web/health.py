@@ -8,11 +8,12 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from service import certificates, db, metrics
-from service.jobs import Jobs
+from service import db, metrics
+from service.queue.jobs import Jobs
 from service.settings import Settings
 from service.storage import Store
 from service.tables import Heartbeat
+from service.trust import certificates
 from service.web import display
 
 OLDEST_HEARTBEAT_SECONDS: Final = 60

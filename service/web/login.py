@@ -8,9 +8,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from service.accounts import Accounts, Lockout, UnknownUser, User
 from service.auditing.messages import Event
 from service.settings import WebSettings
+from service.trust.accounts import Accounts, Lockout, UnknownUser, User
 from service.web.audited import Audited
 from service.web.guard import COOKIE, LOGIN_COOKIE, OIDC_COOKIE, require_own_form, safe_path
 from service.web.oidc import Provider, Refused

@@ -4,7 +4,7 @@ import base64
 import hashlib
 from dataclasses import dataclass
 
-from service.accounts import Role
+from service.trust.accounts import Role
 from service.web.permissions import sees_identity
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from service.accounts import Role
 from service.errors import InvalidConfiguration, Permanent
 from service.settings import OidcSettings, WebSettings
+from service.trust.accounts import Role
 
 CALLBACK: Final = "/login/oidc/callback"
 PENDING_SECONDS: Final = 600

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from models.reading import MethodResult, Reading, Stage
 from models.regions import RUS
-from service.jobs import FINAL, Jobs
+from service.queue.jobs import FINAL, Jobs
 from service.tables import AmendedJob, Instance, Job, JobEvent, Quarantined, ResultObject, ResultState, State
 
 PAGE: Final = 50

@@ -20,7 +20,7 @@ from models import overlay, pixels
 from service import metrics
 from service.auditing.messages import Event
 from service.errors import Permanent
-from service.jobs import Jobs, UnknownJob
+from service.queue.jobs import Jobs, UnknownJob
 from service.settings import Settings
 from service.storage import Store
 from service.tables import State

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from service.accounts import Role
+from service.trust.accounts import Role
 
 EVERYBODY: Final = frozenset({Role.VIEWER, Role.RADIOLOGIST, Role.ADMINISTRATOR})
 ADMINISTRATORS: Final = frozenset({Role.ADMINISTRATOR})

@@ -9,8 +9,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from service.breakers import Breakers
-from service.queues import QUEUES, Queue, Queues
+from service.queue.breakers import Breakers
+from service.queue.queues import QUEUES, Queue, Queues
 from service.tables import Breaker, QueueMode, Refusal
 from service.web.guard import require_own_form
 from service.web.health import refusing

@@ -12,8 +12,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.reading import Bundle
-from service.jobs import Jobs
 from service.profiles import Profiles
+from service.queue.jobs import Jobs
 from service.settings import Destination, Settings
 from service.storage import Store
 from service.tables import Heartbeat, Job

@@ -9,7 +9,7 @@ from pathlib import Path
 from service import tasks
 from service.commands import opened
 from service.pipeline import Pipeline
-from service.steps import Steps
+from service.queue.steps import Steps
 from service.storage import Stores
 from tests.service.test_pipeline import FakeReader
 

@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 
 from service import db
-from service.jobs import Jobs
+from service.demo.stand_in_pacs import StandInPacs
+from service.queue.jobs import Jobs
 from service.settings import Settings, load
-from service.stand_in_pacs import StandInPacs
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 120

@@ -14,9 +14,9 @@ from typing import Any
 from celery import signals
 
 from service import db, log, tasks
-from service.jobs import Claim, Jobs, State
+from service.queue.jobs import Claim, Jobs, State
+from service.queue.steps import Steps
 from service.settings import Settings, WorkerSettings
-from service.steps import Steps
 
 
 class MarkingPipeline:

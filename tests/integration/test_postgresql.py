@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from service import db
-from service.jobs import DuplicateInstance, Jobs, LeaseLost, State
+from service.queue.jobs import DuplicateInstance, Jobs, LeaseLost, State
 from service.tables import Table
 from tests.service import test_jobs as sqlite
 from tests.service import test_turns as turns

@@ -16,7 +16,7 @@ from pydicom import Dataset
 from pynetdicom import AE
 
 from service import db
-from service.jobs import Jobs
+from service.queue.jobs import Jobs
 from tests.factories import instance
 from tests.integration.serving import ROOT, free_ports
 

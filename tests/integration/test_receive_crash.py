@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from service import db, scu
+from service import db
 from service.errors import CarpusError
-from service.jobs import Jobs
+from service.queue.jobs import Jobs
+from service.sending import scu
 from service.storage import Stores
 from tests import raw_peer
 from tests.factories import instance

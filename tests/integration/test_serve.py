@@ -10,8 +10,8 @@ import psutil
 import pytest
 from pydicom import Dataset, dcmread
 
-from service.jobs import Jobs, State
-from service.scu import Address, store
+from service.queue.jobs import Jobs, State
+from service.sending.scu import Address, store
 from tests.integration.serving import Installation, serving
 from tests.service.test_pipeline import hand
 

@@ -14,15 +14,15 @@ from starlette.testclient import TestClient
 
 from models.reading import Reading
 from service import log
-from service.accounts import Accounts
 from service.deidentification.burned_in.recogniser import shared
 from service.deidentification.confidentiality import load
-from service.jobs import State
 from service.pipeline import Pipeline
-from service.pseudonyms import Pseudonyms
+from service.queue.jobs import State
 from service.settings import Destination, WebSettings
 from service.tables import Heartbeat, Job, JobEvent
-from service.vault import Vault
+from service.trust.accounts import Accounts
+from service.trust.pseudonyms import Pseudonyms
+from service.trust.vault import Vault
 from service.web.app import create_app
 from service.web.credentials import Credentials
 from service.web.guard import COOKIE

@@ -14,7 +14,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGLSLossless
 
 from models.phantom import draw, draw_other
-from service.jobs import State
+from service.queue.jobs import State
 from service.wrap import Patient, wrap
 from tests.integration.serving import ROOT, Installation, serving
 from tests.integration.test_serve import send, wait_for

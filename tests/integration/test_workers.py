@@ -16,12 +16,12 @@ import pytest
 from redis import Redis
 
 from service import db, tasks
-from service.jobs import Jobs, State
+from service.queue.jobs import Jobs, State
+from service.queue.sweeper import Sweeper
+from service.queue.watchdog import STALLED
 from service.settings import Settings
 from service.supervisor import redis
-from service.sweeper import Sweeper
 from service.tables import Priority
-from service.watchdog import STALLED
 from tests.integration.serving import free_ports
 from tests.service.test_jobs import film
 

@@ -11,11 +11,11 @@ from models.image import Image
 from models.reading import Reading
 from service import db
 from service.deidentification.deidentify import for_inference
-from service.jobs import Jobs, ReceivedInstance, State
-from service.pseudonyms import Pseudonyms
+from service.queue.jobs import Jobs, ReceivedInstance, State
 from service.settings import Destination, Peer, Settings
 from service.storage import Store
 from service.tables import Job, ResultState
+from service.trust.pseudonyms import Pseudonyms
 from service.wrap import Patient, wrap
 from tests.service import readings
 

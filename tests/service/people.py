@@ -9,8 +9,8 @@ from argon2 import PasswordHasher
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from service.accounts import Accounts, Role
 from service.settings import WebSettings
+from service.trust.accounts import Accounts, Role
 from service.web.app import create_app
 from service.web.credentials import Credentials
 from tests.service.installation import Installation

@@ -11,10 +11,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.__main__ import cli
-from service.accounts import FAILURES_ALLOWED, LOCK, Accounts, Lockout, Role, UnknownUser
 from service.db import connect
 from service.settings import load
 from service.tables import Account, LoginFailure
+from service.trust.accounts import FAILURES_ALLOWED, LOCK, Accounts, Lockout, Role, UnknownUser
 from tests.service.installation import Clock, Installation
 
 PASSWORD = "a long enough password"

@@ -20,11 +20,11 @@ from service import db
 from service.__main__ import cli
 from service.amendments import Amendments, InvalidAmendment, describe, parse_stages, person_name
 from service.errors import CarpusError, Permanent
-from service.jobs import State, UnknownJob
-from service.negotiation import plan
 from service.pipeline import _encoded
+from service.queue.jobs import State, UnknownJob
 from service.reporting import results, source, sr
 from service.result_profile import BUILT_IN
+from service.sending.negotiation import plan
 from service.wrap import Patient
 from tests.service import readings
 from tests.service.test_pipeline import PACS, House, hand

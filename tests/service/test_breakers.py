@@ -3,11 +3,11 @@
 import pytest
 from sqlalchemy import Engine
 
-from service.breakers import Breakers
 from service.errors import CarpusError, Permanent, Postponed, Retryable
-from service.jobs import Jobs, State
-from service.probing import Prober
-from service.scu import Address
+from service.queue.breakers import Breakers
+from service.queue.jobs import Jobs, State
+from service.sending.probing import Prober
+from service.sending.scu import Address
 from service.settings import BreakerSettings, Destination, Settings
 from tests.service.test_jobs import Clock, advanced, received
 

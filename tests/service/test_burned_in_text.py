@@ -17,7 +17,7 @@ from service.deidentification.burned_in.words import Words
 from service.deidentification.deidentify import deidentify, for_inference
 from service.deidentification.native_pixels import copy_pixels
 from service.errors import InvalidInstance
-from service.pseudonyms import Pseudonyms
+from service.trust.pseudonyms import Pseudonyms
 from service.wrap import Patient
 from tests.factories import instance
 from tests.service.seeded import from_bytes, to_bytes

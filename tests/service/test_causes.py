@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from pydicom.uid import ComprehensiveSRStorage
 
-from service import scu
-from service.causes import POISON_AFTER, POLICIES, Kind, decide, policy_of
 from service.errors import CarpusError, Permanent, Postponed, Retryable
+from service.queue.causes import POISON_AFTER, POLICIES, Kind, decide, policy_of
+from service.sending import scu
 from service.settings import RetrySettings
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

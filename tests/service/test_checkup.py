@@ -21,13 +21,13 @@ from sqlalchemy import Engine
 from service.__main__ import cli
 from service.checkup import entrance, exits, machine, samples
 from service.checkup.finding import Finding, Verdict, table
-from service.jobs import Jobs
+from service.demo.stand_in_pacs import StandInPacs
 from service.ledger import utc_now
+from service.queue.jobs import Jobs
 from service.receiving.scp import StorageServer
 from service.result_profile import ResultProfile
-from service.scu import Address
+from service.sending.scu import Address
 from service.settings import ConfirmationSettings, Destination, Limits, Peer, Settings
-from service.stand_in_pacs import StandInPacs
 from service.storage import Stores
 from tests.factories import encoded
 from tests.fake_pacs import FakePacs, forgets

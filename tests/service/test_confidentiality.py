@@ -20,7 +20,7 @@ from service.deidentification.actions import DUMMIES, ENUMERATED, HANDLERS
 from service.deidentification.burned_in.cleaning import clean_instance
 from service.deidentification.confidentiality import ADDED_2026C, EDITION_2024E, listed, load, table
 from service.deidentification.deidentify import deidentify, for_inference
-from service.pseudonyms import Pseudonyms
+from service.trust.pseudonyms import Pseudonyms
 from tests.factories import instance
 from tests.service.seeded import UNSEARCHABLE, Seeds, elements, from_bytes, seed, to_bytes
 

@@ -11,11 +11,11 @@ from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage, 
 from sqlalchemy import Engine
 
 from models.reading import Reason, Verdict
-from service import scu
-from service.confirmation import Confirmations, Failure
-from service.confirmer import Confirmer, record_of
-from service.jobs import Jobs, ResultState, State
+from service.queue.jobs import Jobs, ResultState, State
 from service.receiving.scp import StorageServer
+from service.sending import scu
+from service.sending.confirmation import Confirmations, Failure
+from service.sending.confirmer import Confirmer, record_of
 from service.settings import ConfirmationSettings, Destination, Limits, Peer, Settings
 from service.tables import ResultObject
 from tests.factories import instance
@@ -353,7 +353,7 @@ def test_we_commit_to_what_we_keep_and_to_nothing_else(ward: Callable[..., Ward]
     film = instance(kind="CR")
     address = scu.Address("CARPUS", "127.0.0.1", place.listener.port)
     assert scu.store(address, [film], calling_ae_title="STRANGER")[0].accepted
-    from service import commitment
+    from service.sending import commitment
 
     reports: list[commitment.Report] = []
 

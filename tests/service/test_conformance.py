@@ -2,7 +2,7 @@ from pathlib import Path
 
 from service.conformance import REJECTIONS, RESULT_CLASSES, STATUSES, STORAGE_CLASSES
 from service.conformance_statement import statement
-from service.stand_in_pacs import RESULT_CLASSES as KEPT_BY_THE_STAND_IN
+from service.demo.stand_in_pacs import RESULT_CLASSES as KEPT_BY_THE_STAND_IN
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance_statement.md"
 

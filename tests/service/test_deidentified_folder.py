@@ -11,8 +11,8 @@ from service.__main__ import cli
 from service.deidentification.actions import HANDLERS
 from service.deidentification.confidentiality import load
 from service.deidentification.statement import statement
-from service.pseudonyms import Pseudonyms
-from service.vault import Vault
+from service.trust.pseudonyms import Pseudonyms
+from service.trust.vault import Vault
 from service.wrap import save
 from tests.factories import CHILD, CHINESE_CHILD, instance
 

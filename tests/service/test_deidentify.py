@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, JPEGLossless, JPE
 
 from service.deidentification.deidentify import INFERENCE, deidentify, for_inference, patient_of
 from service.errors import InvalidInstance
-from service.pseudonyms import Pseudonyms
+from service.trust.pseudonyms import Pseudonyms
 from tests.factories import CHILD, CHINESE_CHILD, instance
 
 PSEUDONYMS = Pseudonyms(b"k" * 32)

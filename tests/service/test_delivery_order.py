@@ -10,10 +10,10 @@ from sqlalchemy import Engine
 
 from models.reading import Reason, Verdict
 from service.errors import Permanent, Postponed, Retryable
-from service.jobs import ResultState, State
-from service.scu import Address, Sent
+from service.queue.jobs import ResultState, State
+from service.queue.steps import Steps
+from service.sending.scu import Address, Sent
 from service.settings import Destination, Settings
-from service.steps import Steps
 from tests.factories import instance
 from tests.service.test_pipeline import PACS, House
 
@@ -138,7 +138,7 @@ def test_a_pacs_that_is_away_for_the_whole_burst_is_tried_a_few_times_and_then_l
     assert {job.cause_code for job in left} == {"destination-unavailable"}
     assert {job.attempts for job in left} == {0}
     setup.network.errors.clear()
-    from service.probing import Prober
+    from service.sending.probing import Prober
 
     setup.clock.pass_seconds(setup.settings.breaker.probe_seconds)
     assert Prober(setup.jobs, setup.settings, echo=lambda *_, **__: 1.0).round() == ["pacs"]
@@ -217,7 +217,7 @@ def test_a_postponed_delivery_is_an_error_of_its_own(setup: Setup) -> None:
     for seed in range(1, 5):
         setup.read(seed, patient=f"P{seed}")
     setup.work()
-    from service.breakers import Breakers
+    from service.queue.breakers import Breakers
 
     (row,) = Breakers(setup.jobs, setup.settings.breaker).all()
     assert (row.destination, row.failures) == ("pacs", setup.settings.breaker.failures)

@@ -4,7 +4,7 @@ import pytest
 from pydicom.uid import ComputedRadiographyImageStorage
 
 from service.errors import Permanent, Retryable
-from service.scu import Address, Sent, store
+from service.sending.scu import Address, Sent, store
 from tests import fake_pacs
 from tests.factories import instance
 from tests.fake_pacs import FakePacs, SilentPort

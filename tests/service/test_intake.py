@@ -8,10 +8,10 @@ from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
 from service import db
-from service.causes import POISON_AFTER
 from service.errors import Permanent, Retryable
 from service.intake import Intake
-from service.jobs import Jobs, ReceivedInstance, State
+from service.queue.causes import POISON_AFTER
+from service.queue.jobs import Jobs, ReceivedInstance, State
 from service.settings import Settings
 from service.storage import Stores
 from tests.factories import encoded, instance

@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from service import db
-from service.causes import Decision
-from service.jobs import DuplicateInstance, Jobs, LeaseLost, ReceivedInstance, ResultState, State, UnknownJob
+from service.queue.causes import Decision
+from service.queue.jobs import DuplicateInstance, Jobs, LeaseLost, ReceivedInstance, ResultState, State, UnknownJob
 from service.tables import Table
 
 

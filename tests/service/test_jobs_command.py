@@ -14,9 +14,9 @@ from click.testing import CliRunner
 
 from service import db
 from service.__main__ import cli
-from service.breakers import Breakers
 from service.errors import Retryable
-from service.jobs import Jobs, State
+from service.queue.breakers import Breakers
+from service.queue.jobs import Jobs, State
 from service.settings import BreakerSettings
 from tests.service.test_jobs import advanced, film
 

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from service import metrics
-from service.jobs import Jobs
+from service.queue.jobs import Jobs
 from service.settings import Limits, WebSettings
 from service.web.app import create_app
 from service.web.credentials import Credentials

@@ -18,8 +18,8 @@ from joserfc.jwk import ECKey, OctKey
 from pydantic import ValidationError
 from starlette.testclient import TestClient
 
-from service.accounts import Role
 from service.settings import OidcSettings, WebSettings
+from service.trust.accounts import Role
 from service.web import guard
 from tests.service.installation import Installation
 from tests.service.people import House, token

@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from service.accounts import Role
-from service.jobs import State
+from service.queue.jobs import State
+from service.trust.accounts import Role
 from service.web.guard import COOKIE
 from service.web.permissions import PERMISSIONS, may
 from tests.service.installation import Installation

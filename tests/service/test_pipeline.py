@@ -16,14 +16,14 @@ from models.image import Image
 from models.reading import Reading, Reason, Verdict
 from models.regions import Sex
 from service.errors import InvalidInstance, Permanent, Retryable
-from service.jobs import Jobs, ReceivedInstance, ResultState, State
-from service.negotiation import EVERY_CLASS
 from service.pipeline import Pipeline
-from service.pseudonyms import Pseudonyms
-from service.scu import Address, Sent
+from service.queue.jobs import Jobs, ReceivedInstance, ResultState, State
+from service.sending.negotiation import EVERY_CLASS
+from service.sending.scu import Address, Sent
 from service.settings import Destination, Settings
 from service.storage import Stores
-from service.vault import Vault
+from service.trust.pseudonyms import Pseudonyms
+from service.trust.vault import Vault
 from tests.factories import CHILD, CHINESE_CHILD, encoded, instance
 from tests.service import readings
 from tests.service.test_jobs import Clock

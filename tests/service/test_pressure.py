@@ -10,8 +10,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from service.errors import Retryable
-from service.jobs import Jobs
-from service.queues import Queues
+from service.queue.jobs import Jobs
+from service.queue.queues import Queues
 from service.receiving import pressure
 from service.receiving.pressure import Pressure
 from service.settings import Limits, Peer

@@ -15,15 +15,16 @@ from sqlalchemy import Engine
 
 from models.image import Image
 from models.reading import Reading
-from service import db, priors, scu
+from service import db, priors
 from service.errors import InvalidInstance, Retryable
-from service.jobs import State
+from service.queue.jobs import State
 from service.reporting import source, sr
 from service.reporting.amendment import Amendment, Predecessor
 from service.reporting.history import Prior, study_date, velocities
 from service.reporting.results import ResultContext
 from service.reporting.source import Source
-from service.retrieval import GET, MOVE
+from service.sending import scu
+from service.sending.retrieval import GET, MOVE
 from service.settings import Destination, PriorSettings
 from service.wrap import Patient
 from tests.factories import encoded, instance

@@ -8,16 +8,17 @@ from click.testing import CliRunner
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage, SegmentationStorage
 from sqlalchemy import Engine
 
-from service import db, scu, settings
+from service import db, settings
 from service.__main__ import cli
 from service.conformance import RESULT_CLASSES, RESULT_OBJECTS
 from service.errors import InvalidConfiguration, Permanent
-from service.jobs import ResultState, State
-from service.negotiation import EVERY_CLASS, Negotiation, plan
 from service.profiles import Profiles
+from service.queue.jobs import ResultState, State
 from service.reporting import result_set, results
 from service.reporting.results import ResultContext
 from service.result_profile import BUILT_IN, SERIES, ResultKind, ResultProfile
+from service.sending import scu
+from service.sending.negotiation import EVERY_CLASS, Negotiation, plan
 from service.settings import Destination, Settings
 from service.tables import ProfileChoice
 from tests.fake_pacs import FakePacs as DicomPacs

@@ -5,8 +5,8 @@ import pytest
 from pydicom.uid import UID
 
 from service.errors import InvalidConfiguration, Permanent
-from service.keys import Keys
-from service.pseudonyms import Pseudonyms
+from service.trust.keys import Keys
+from service.trust.pseudonyms import Pseudonyms
 
 KEY = b"a secret of exactly 32 bytes ...".ljust(32)
 OTHER = b"another secret of 32 bytes .....".ljust(32)

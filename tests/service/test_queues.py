@@ -3,8 +3,8 @@
 import pytest
 from sqlalchemy import Engine
 
-from service.jobs import Jobs, State
-from service.queues import DELIVERY, INFERENCE, INTAKE, Queues, UnknownQueue
+from service.queue.jobs import Jobs, State
+from service.queue.queues import DELIVERY, INFERENCE, INTAKE, Queues, UnknownQueue
 from service.tables import QueueMode
 from tests.service.test_jobs import Clock, advanced, film
 

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from service.jobs import FINAL, State
-from service.reliability import PAGE, render
+from service.queue.jobs import FINAL, State
+from service.queue.reliability import PAGE, render
 from service.web.display import STATES
 
 ROOT = PAGE.parents[1]
@@ -24,7 +24,7 @@ def rows() -> dict[int, list[str]]:
 
 def test_the_generated_tables_are_what_the_code_says() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert render(page) == page, "renew them: python -m service.reliability"
+    assert render(page) == page, "renew them: python -m service.queue.reliability"
 
 
 def test_every_field_lesson_names_a_test_that_exists() -> None:

@@ -10,13 +10,13 @@ from sqlalchemy import update
 from service.__main__ import cli
 from service.auditing.trail import Trail
 from service.deidentification.deidentify import patient_key
-from service.jobs import State
 from service.ledger import UnknownJob
-from service.pseudonyms import Pseudonyms
+from service.queue.jobs import State
 from service.retention import Held, Retention, Unconfirmed
 from service.settings import RetentionSettings
 from service.storage import Stores
 from service.tables import Instance, Job
+from service.trust.pseudonyms import Pseudonyms
 from service.wrap import wrap
 from tests.service.installation import PATIENT, Installation
 

@@ -31,7 +31,7 @@ from service.conformance import (
     TRANSFER_SYNTAXES,
     Rejection,
 )
-from service.jobs import Jobs
+from service.queue.jobs import Jobs
 from service.settings import Peer
 from service.storage import Store
 from service.wrap import Kind

@@ -16,9 +16,9 @@ from pydicom.uid import (
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification
 
-from service import scu
 from service.errors import Permanent, Retryable
-from service.scu import Address, echo, failure, store
+from service.sending import scu
+from service.sending.scu import Address, echo, failure, store
 from tests.factories import instance
 
 Handler = Callable[[Any], Any]

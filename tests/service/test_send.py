@@ -6,7 +6,7 @@ from PIL import Image
 from pydicom import dcmread
 
 from service.__main__ import cli
-from service.stand_in_pacs import StandInPacs
+from service.demo.stand_in_pacs import StandInPacs
 from service.wrap import save
 from tests.factories import film, instance
 from tests.listening import Running

@@ -5,9 +5,9 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComprehensiveSRStorage, ExplicitVRLittleEndian
 
-from service import scu
+from service.demo.stand_in_pacs import RESULT_CLASSES, StandInPacs
 from service.errors import Permanent
-from service.stand_in_pacs import RESULT_CLASSES, StandInPacs
+from service.sending import scu
 from tests import raw_peer
 from tests.factories import instance
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from service.causes import Decision, backoff
 from service.errors import Permanent, Retryable
-from service.jobs import Claim, Jobs, State
+from service.queue.causes import Decision, backoff
+from service.queue.jobs import Claim, Jobs, State
+from service.queue.steps import Steps
+from service.queue.sweeper import Sweeper
 from service.settings import RetrySettings, Settings
-from service.steps import Steps
-from service.sweeper import Sweeper
 from service.tasks import Publisher, create_app
 from tests.service.test_jobs import Clock, film
 

@@ -18,13 +18,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from pydantic import ValidationError
 from structlog.testing import capture_logs
 
-from service import certificates, scu, tls
 from service.__main__ import cli
 from service.conformance import CERTIFICATE_UNKNOWN, TLS_WANTED
 from service.errors import InvalidConfiguration, Permanent, Retryable
 from service.receiving.places import MAXIMUM_PENDING, Places
+from service.sending import scu
 from service.settings import Destination, DestinationTls, DicomTls, Limits, Peer, Settings
-from service.tls import ClientTls, ServerTls
+from service.trust import certificates, tls
+from service.trust.tls import ClientTls, ServerTls
 from tests import raw_peer
 from tests.certificates import client_context, client_hello, expired, folder, ours, strangers, theirs
 from tests.factories import instance

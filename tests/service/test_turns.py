@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Engine
 
-from service.jobs import Jobs, State, UnknownJob
+from service.queue.jobs import Jobs, State, UnknownJob
 from service.tables import Priority
 from tests.service.test_jobs import Clock, advanced, film
 

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from service import settings
 from service.commands.keys import keys as command
 from service.errors import InvalidConfiguration, Permanent, Retryable
-from service.keys import KeyCommand, KeyFile, Keys, KeyValue, name_of, source_of
-from service.pseudonyms import Pseudonyms
 from service.settings import KeySettings
-from service.vault import Vault
+from service.trust.keys import KeyCommand, KeyFile, Keys, KeyValue, name_of, source_of
+from service.trust.pseudonyms import Pseudonyms
+from service.trust.vault import Vault
 
 KEY = b"a secret of exactly 32 bytes ...".ljust(32)
 OTHER = b"another secret of 32 bytes .....".ljust(32)

@@ -2,8 +2,8 @@
 
 import pytest
 
+from service.queue.watchdog import STALLED, STUCK, Watchdog
 from service.settings import WorkerSettings
-from service.watchdog import STALLED, STUCK, Watchdog
 
 LIMITS = WorkerSettings(stall_seconds=60, step_seconds=600, maximum_steps=5, maximum_resident_bytes=1000)
 

@@ -12,10 +12,10 @@ from sqlalchemy import text as sql
 from starlette.testclient import TestClient
 
 from models.reading import Reason, Verdict
-from service.accounts import LOCK, Accounts
 from service.errors import InvalidConfiguration
-from service.jobs import State
+from service.queue.jobs import State
 from service.settings import WebSettings
+from service.trust.accounts import LOCK, Accounts
 from service.web import guard, sessions
 from service.web.app import create_app
 from service.web.credentials import Credentials

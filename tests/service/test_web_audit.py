@@ -6,9 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from service.__main__ import cli
-from service.accounts import Role
 from service.auditing.trail import Trail
 from service.tables import AuditRecord
+from service.trust.accounts import Role
 from tests.service.installation import Installation
 from tests.service.people import PASSWORD, House, token
 

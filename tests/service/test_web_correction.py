@@ -8,8 +8,8 @@ import pytest
 
 from models import standards
 from service import amendments
-from service.accounts import Role
-from service.jobs import State
+from service.queue.jobs import State
+from service.trust.accounts import Role
 from tests.service import readings
 from tests.service.installation import Installation
 from tests.service.people import House, token

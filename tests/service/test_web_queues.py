@@ -5,9 +5,9 @@ import re
 import pytest
 from starlette.testclient import TestClient
 
-from service.breakers import Breakers
 from service.errors import Retryable
-from service.queues import Queues
+from service.queue.breakers import Breakers
+from service.queue.queues import Queues
 from service.settings import BreakerSettings
 from service.tables import QueueMode
 from tests.service.installation import Installation

@@ -9,12 +9,12 @@ from sqlalchemy import Engine
 from service import db
 from service.checkup.exits import Exit
 from service.checkup.finding import Finding, Verdict
-from service.demo import free_ports
-from service.demo_pacs import AE_TITLE, OrthancPacs, find_orthanc
-from service.jobs import Jobs
+from service.demo.pacs import AE_TITLE, OrthancPacs, find_orthanc
+from service.demo.run import free_ports
+from service.queue.jobs import Jobs
 from service.receiving.scp import StorageServer
 from service.result_profile import ResultProfile
-from service.scu import Address
+from service.sending.scu import Address
 from service.settings import Destination, Limits, Peer, Settings
 from service.storage import Stores
 from tests.service.test_checkup import made

@@ -10,8 +10,8 @@ from pathlib import Path
 import pydicom.uid as uids
 import pytest
 
-from service import scu
 from service.errors import CarpusError, Permanent
+from service.sending import scu
 from service.wrap import Kind, save
 from tests.certificates import folder, ours, theirs
 from tests.factories import CHINESE_CHILD, instance

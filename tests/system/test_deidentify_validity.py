@@ -8,7 +8,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from service.deidentification.deidentify import deidentify
-from service.pseudonyms import Pseudonyms
+from service.trust.pseudonyms import Pseudonyms
 from tests.factories import instance
 from tests.service.seeded import from_bytes, to_bytes
 

@@ -26,7 +26,7 @@ from pydicom import Dataset, dcmread
 from models.phantom import Phantom, draw
 from models.reading import Box, Reading
 from models.regions import RUS
-from service.demo_pacs import find_orthanc, stop, wait_until
+from service.demo.pacs import find_orthanc, stop, wait_until
 from service.reporting import result_set, source
 from service.reporting.results import ResultContext
 from service.result_profile import BUILT_IN

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from service import demo
-from service.demo_pacs import find_orthanc
+from service.demo import run as demo
+from service.demo.pacs import find_orthanc
 from service.reporting import sr_html
 from tests.system.tools import tool
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from service import certificates, scu
-from service.demo_pacs import find_orthanc
+from service.demo.pacs import find_orthanc
 from service.errors import CarpusError
+from service.sending import scu
 from service.settings import DicomTls, Peer
-from service.tls import ClientTls
+from service.trust import certificates
+from service.trust.tls import ClientTls
 from tests.factories import instance
 from tests.integration.serving import free_ports
 from tests.listening import Running, start

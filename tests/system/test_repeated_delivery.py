@@ -13,10 +13,11 @@ import pytest
 from pydicom import Dataset, dcmread
 from sqlalchemy import Engine
 
-from service import db, scu
-from service.demo_pacs import find_orthanc, stop, wait_until
-from service.jobs import State
-from service.scu import Address
+from service import db
+from service.demo.pacs import find_orthanc, stop, wait_until
+from service.queue.jobs import State
+from service.sending import scu
+from service.sending.scu import Address
 from service.settings import Destination, PriorSettings, Settings
 from tests.factories import instance
 from tests.integration.serving import free_ports

@@ -18,9 +18,9 @@ from typing import Any, Protocol, Self
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from service.demo.stand_in_pacs import StandInPacs
 from service.errors import Permanent, Retryable
-from service.scu import Address, store
-from service.stand_in_pacs import StandInPacs
+from service.sending.scu import Address, store
 
 AE_TITLE = "DEMOPACS"
 ROUTE = """

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from service.breakers import Breakers
-from service.jobs import Jobs
-from service.queues import Queues
+from service.queue.breakers import Breakers
+from service.queue.jobs import Jobs
+from service.queue.queues import Queues
 from service.settings import BreakerSettings
 from service.tables import BreakerState, QueueMode
 

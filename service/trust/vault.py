@@ -16,9 +16,9 @@ from typing import Final, Self
 
 from cryptography.exceptions import InvalidTag
 
-from service.keys import KEY_BYTES
-from service.pseudonyms import Pseudonyms, broken, sealed, unsealed
 from service.settings import Settings
+from service.trust.keys import KEY_BYTES
+from service.trust.pseudonyms import Pseudonyms, broken, sealed, unsealed
 
 FILE: Final = "vault.sqlite"
 _TABLES: Final = """

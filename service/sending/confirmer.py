@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from service import commitment, query, scu
-from service.commitment import INVALID_ARGUMENT, NOT_AUTHORISED, PROCESSING_FAILURE, SUCCESS, Report
-from service.confirmation import Confirmations, Failure, Unproved
 from service.errors import CarpusError, Permanent, Retryable
-from service.jobs import Jobs
 from service.log import get_logger
+from service.queue.jobs import Jobs
+from service.sending import commitment, query, scu
+from service.sending.commitment import INVALID_ARGUMENT, NOT_AUTHORISED, PROCESSING_FAILURE, SUCCESS, Report
+from service.sending.confirmation import Confirmations, Failure, Unproved
 from service.settings import Destination, Settings
 
 PROMOTE_SECONDS: Final = 30.0

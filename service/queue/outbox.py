@@ -5,7 +5,7 @@ from typing import Final
 
 from sqlalchemy import and_, select, update
 
-from service.leases import Leases
+from service.queue.leases import Leases
 from service.tables import Job, State
 
 PUBLISHED_STATES: Final = (State.PREPARED, State.INFERRED)  # the next step of these is started by a message

@@ -12,13 +12,13 @@ from typing import Any, Final
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from service.causes import Decision
-from service.leases import Claim, LeaseLost, Sweep
 from service.ledger import DEADLINES, FINAL, UnknownJob
-from service.reception import DuplicateInstance, ReceivedInstance
-from service.sendings import Sendings
+from service.queue.causes import Decision
+from service.queue.leases import Claim, LeaseLost, Sweep
+from service.queue.reception import DuplicateInstance, ReceivedInstance
+from service.queue.sendings import Sendings
+from service.queue.turns import next_turn
 from service.tables import AmendedJob, Instance, Job, JobPriors, Priority, Quarantined, ResultObject, ResultState, State
-from service.turns import next_turn
 
 __all__ = [
     "FINAL",

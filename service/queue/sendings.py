@@ -5,8 +5,8 @@ from typing import Any
 
 from sqlalchemy import and_, delete, exists, select, update
 
-from service.leases import Claim
-from service.outbox import Outbox
+from service.queue.leases import Claim
+from service.queue.outbox import Outbox
 from service.tables import Job, ResultObject, ResultState, State
 
 TO_SEND = (ResultState.BUILT, ResultState.MISSING)

@@ -5,9 +5,9 @@ import threading
 import time
 from typing import Final, Protocol
 
-from service.jobs import Jobs, State
 from service.log import get_logger
-from service.steps import MESSAGE_STATES
+from service.queue.jobs import Jobs, State
+from service.queue.steps import MESSAGE_STATES
 
 log = get_logger()
 

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from service.errors import InvalidConfiguration
-from service.keys import write_private
 from service.settings import Settings
-from service.tls import EXPIRY_WARNING_DAYS
+from service.trust.keys import write_private
+from service.trust.tls import EXPIRY_WARNING_DAYS
 
 AUTHORITY: Final = "authority"
 LONGEST_NAME: Final = 64  # RFC 5280 A.1: ub-common-name

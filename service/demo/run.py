@@ -29,11 +29,11 @@ from models.image import Image
 from models.reading import MethodResult, Reading
 from models.regions import Sex
 from service import db
-from service.demo_pacs import BuiltInPacs, DemoPacs, OrthancPacs, find_orthanc, stop, wait_until
+from service.demo.pacs import BuiltInPacs, DemoPacs, OrthancPacs, find_orthanc, stop, wait_until
 from service.errors import Permanent
-from service.jobs import Jobs
+from service.queue.jobs import Jobs
 from service.reporting import sr_html
-from service.scu import Address
+from service.sending.scu import Address
 from service.settings import load
 from service.tables import Job, State
 from service.wrap import Patient, wrap

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from service.queues import Queue
+from service.queue.queues import Queue
 from service.tables import Breaker, BreakerState, Instance, Job, JobEvent, Priority, ResultObject, State
 
 COLORS: Final = {

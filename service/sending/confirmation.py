@@ -15,7 +15,7 @@ from sqlalchemy import Engine, and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from service import uids
-from service.jobs import Jobs
+from service.queue.jobs import Jobs
 from service.tables import Commitment, CommitmentState, Instance, Job, ResultObject, ResultState, State
 
 CLAIM: Final = dt.timedelta(minutes=2)  # how long whoever took objects to confirm them may work before another one does

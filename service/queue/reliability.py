@@ -1,6 +1,6 @@
 """Write the tables of `docs/reliability.md` that say what the code does: deadlines of the states, what follows each cause.
 
-    python -m service.reliability
+    python -m service.queue.reliability
 
 The rest of the page is written by hand; a test holds it together with the code.
 """
@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from service.causes import POISON_AFTER, POLICIES, Kind
 from service.ledger import DEADLINES, FINAL
+from service.queue.causes import POISON_AFTER, POLICIES, Kind
 from service.settings import BreakerSettings, Limits, RetrySettings, WorkerSettings
 from service.tables import State
 
-PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "reliability.md"
+PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- generated: {} -->", "<!-- end: {} -->"
 
 

@@ -29,7 +29,6 @@ from pydicom.uid import (
 from pynetdicom import AE, evt
 from pynetdicom.dsutils import encode_file_meta
 
-from service import commitment, query
 from service.conformance import (
     CALLED_UNKNOWN,
     CANNOT_PARSE,
@@ -42,6 +41,7 @@ from service.errors import CarpusError
 from service.receiving.header import Unusable, inspect
 from service.receiving.listener import Listener
 from service.receiving.places import Caller
+from service.sending import commitment, query
 from service.settings import Limits
 
 RESULT_CLASSES: Final[tuple[UID, ...]] = (

@@ -14,12 +14,12 @@ from pydicom.uid import UID
 from sqlalchemy import Engine, delete
 from sqlalchemy.orm import Session
 
-from service import scu
 from service.conformance import RESULT_CLASSES, SR_CLASSES
 from service.errors import Permanent
 from service.ledger import utc_now
 from service.log import get_logger
 from service.result_profile import ResultKind, ResultProfile
+from service.sending import scu
 from service.settings import Destination, Settings
 from service.tables import Negotiated
 

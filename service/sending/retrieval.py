@@ -26,10 +26,10 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from service import query
 from service.conformance import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from service.errors import Permanent, Retryable
-from service.scu import Address, associate
+from service.sending import query
+from service.sending.scu import Address, associate
 from service.settings import PriorSettings
 
 GET: Final = UID(StudyRootQueryRetrieveInformationModelGet)

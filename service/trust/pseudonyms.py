@@ -16,8 +16,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from service.errors import InvalidConfiguration, Permanent
-from service.keys import KEY_BYTES, Keys, KeySource, in_data_directory, source_of
 from service.settings import Settings
+from service.trust.keys import KEY_BYTES, Keys, KeySource, in_data_directory, source_of
 
 NONCE_BYTES = 12  # NIST SP 800-38D 5.2.1.1: 96 bits, drawn afresh for every record
 PSEUDONYM_CHARACTERS = 12  # 60 bits of base32; with a prefix of two it fits SH (16 characters, PS3.5 6.2)

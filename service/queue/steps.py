@@ -7,10 +7,10 @@ from typing import Any, Final, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.causes import decide
 from service.errors import Postponed
-from service.jobs import Claim, Jobs, LeaseLost, State
 from service.log import about, get_logger
+from service.queue.causes import decide
+from service.queue.jobs import Claim, Jobs, LeaseLost, State
 from service.settings import RetrySettings, Settings
 
 log = get_logger()

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from service import scu
-from service.breakers import Breakers
 from service.errors import CarpusError, Permanent, Retryable
-from service.jobs import Jobs, State
+from service.queue.breakers import Breakers
+from service.queue.jobs import Jobs, State
+from service.sending import scu
 from service.settings import Settings
 
 

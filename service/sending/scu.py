@@ -23,7 +23,7 @@ from pynetdicom.transport import AssociationSocket
 
 from service.errors import CarpusError, Permanent, Retryable
 from service.settings import Destination, Settings
-from service.tls import ClientTls, explain
+from service.trust.tls import ClientTls, explain
 
 MAXIMUM_CONTEXTS: Final = 128  # PS3.8 9.3.2.2: odd identifiers 1..255
 

@@ -8,8 +8,8 @@ from sqlalchemy.exc import IntegrityError
 
 from service.errors import CarpusError
 from service.ledger import DEADLINES, Ledger
+from service.queue.turns import next_turn
 from service.tables import Instance, Job, Priority, Quarantined, Refusal, State
-from service.turns import next_turn
 
 
 class DuplicateInstance(CarpusError):

@@ -2,7 +2,7 @@
 
 A step is claimed by a conditional UPDATE that hands out a lease token, and every later write of the step names the token: a
 message delivered twice, two workers, or a worker that was thought dead change nothing. Jobs are taken by priority, within it by
-their turn (`service.turns`); on PostgreSQL takers pass over rows that another one holds (`FOR UPDATE SKIP LOCKED`).
+their turn (`service.queue.turns`); on PostgreSQL takers pass over rows that another one holds (`FOR UPDATE SKIP LOCKED`).
 """
 
 import datetime as dt
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, and_, exists, or_, select, update
 from sqlalchemy.orm import Session
 
-from service.causes import POISON_AFTER, POLICIES
 from service.errors import CarpusError
 from service.ledger import FINAL
-from service.queues import held
-from service.reception import Reception
+from service.queue.causes import POISON_AFTER, POLICIES
+from service.queue.queues import held
+from service.queue.reception import Reception
 from service.tables import Job, State
 
 UNPARKED_AT_ONCE = 500
