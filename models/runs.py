@@ -18,7 +18,7 @@ FREE: Final = frozenset(
     {"steps", "epochs", "minutes", "every", "patience", "threads", "workers", "device", "out", "weights", "films"}
 )
 _WHERE: Final = frozenset(
-    {"data", "out", "weights", "start", "trunk"}
+    {"data", "out", "weights", "start", "trunk", "phantom_cache", "teacher"}
 )  # places on one machine: they say nothing of the weights
 
 

@@ -34,9 +34,9 @@ class Template:
     Parameters
     ----------
     points
-        (64, 2) x y.
+        (89, 2) x y.
     spread
-        (64,) standard deviation of each point about it after a similarity fit.
+        (89,) standard deviation of each point about it after a similarity fit.
     """
 
     points: NDArray[np.float64]
@@ -98,7 +98,7 @@ class Pose:
 
 
 def pose(template: Template, points: NDArray[np.float64], usable: NDArray[np.bool_]) -> Pose | None:
-    """Fit the template to the (64, 2) points that are usable; None where fewer than six are, or they are no hand.
+    """Fit the template to the (89, 2) points that are usable; None where fewer than six are, or they are no hand.
 
     A film that lost its aspect ratio (a thumbnail, a careless export) is recognised by a hand too broad or too slender, and
     fitted as it was before.
@@ -169,9 +169,9 @@ def out_of_order(upright: NDArray[np.float64], found: NDArray[np.bool_]) -> tupl
     Parameters
     ----------
     upright
-        (64, 2) points in the canonical view: a left hand, thumb to the right, y down.
+        (89, 2) points in the canonical view: a left hand, thumb to the right, y down.
     found
-        (64,) which of them were found.
+        (89,) which of them were found.
     """
     wrong: list[str] = []
 

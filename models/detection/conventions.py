@@ -1,9 +1,11 @@
 """Bring each annotation set to its own channels: what one set calls a centre is not what another does.
 
-The network predicts three families of points. *Regions* are the product's own 22: the middle of the epiphysis, a little
-distal of the joint line. *Joints* are the 21 points of the `handpose` set, of which `joints13` and the tight finger boxes
-of `ossification16` state a part. *Loose* are the centres of the 21 loose boxes of `epiphyses21`, which reach far along
-the finger. A film supervises the channels its own annotations state, and the regions that follow from them by anatomy.
+The network predicts five families of points. *Regions* are the product's own 22: the middle of the epiphysis, a little
+distal of the joint line. *Joints* are the 21 points of the `handpose` set. *Loose* are the centres of the 21 loose boxes of
+`epiphyses21`, which reach far along the finger. *Tight* are the centres of the finger boxes of `ossification16`, *spots* the
+points of `joints13`: both name joints too, but at the knuckles they lie 1 to 2 % of the hand's length from those of
+`handpose` (measured on films with two sets, `benchmarks/accuracy/detection_readers.json`). A film supervises the channels its
+own annotations state, and the regions that follow from them by anatomy.
 """
 
 import csv
@@ -30,7 +32,10 @@ JOINTS: Final = (
     "wrist",
 )
 LOOSE: Final = tuple(f"loose {name}" for name in REGIONS if name != "carpus")
-CHANNELS: Final = (*REGIONS, *JOINTS, *LOOSE)
+TIGHT: Final = tuple(f"tight {name}" for name in JOINTS if name[:3] in ("dip", "ip1", "pip", "mcp"))
+SPOTS: Final = tuple(f"spot {name}" for name in JOINTS if name[:3] in ("ip1", "pip", "mcp", "cmc"))
+FAMILIES: Final = {"regions": REGIONS, "joints": JOINTS, "loose": LOOSE, "tight": TIGHT, "spots": SPOTS}
+CHANNELS: Final = (*REGIONS, *JOINTS, *LOOSE, *TIGHT, *SPOTS)
 CHANNEL: Final = {name: index for index, name in enumerate(CHANNELS)}
 FINGERS: Final = {"thumb": 1, "forefinger": 2, "middle_finger": 3, "ring_finger": 4, "pinky_finger": 5}
 
@@ -43,8 +48,9 @@ _HANDPOSE: Final = {
     },
 }
 _JOINTS13: Final = {
-    "0_mcp_ip": "ip1", "1_pip_2": "pip2", "2_pip_3": "pip3", "3_pip_4": "pip4", "4_pip_5": "pip5", "5_mcp_1": "mcp1",
-    "6_mcp_2": "mcp2", "7_mcp_3": "mcp3", "8_mcp_4": "mcp4", "9_mcp_5": "mcp5", "w1": "cmc1",
+    "0_mcp_ip": "spot ip1", "1_pip_2": "spot pip2", "2_pip_3": "spot pip3", "3_pip_4": "spot pip4", "4_pip_5": "spot pip5",
+    "5_mcp_1": "spot mcp1", "6_mcp_2": "spot mcp2", "7_mcp_3": "spot mcp3", "8_mcp_4": "spot mcp4", "9_mcp_5": "spot mcp5",
+    "w1": "spot cmc1",
 }  # fmt: skip
 _EPIPHYSES21: Final = {
     "DistalPhalanx": ("dp1", "dp2", "dp3", "dp4", "dp5"),
@@ -56,9 +62,9 @@ _EPIPHYSES21: Final = {
     "Ulna": ("ulna",),
 }
 _OSSIFICATION16: Final = {
-    "DIP": ("dip2", "dip3", "dip4", "dip5"),
-    "PIP": ("ip1", "pip2", "pip3", "pip4", "pip5"),
-    "MCP": ("mcp1", "mcp2", "mcp3", "mcp4", "mcp5"),
+    "DIP": ("tight dip2", "tight dip3", "tight dip4", "tight dip5"),
+    "PIP": ("tight ip1", "tight pip2", "tight pip3", "tight pip4", "tight pip5"),
+    "MCP": ("tight mcp1", "tight mcp2", "tight mcp3", "tight mcp4", "tight mcp5"),
     "Radius": ("radius",),
     "Ulna": ("ulna",),
     "Wrist": ("carpus",),
@@ -75,6 +81,15 @@ _REGION_FROM_JOINTS: Final = {
     "mc1": ("cmc1", "mcp1", 0.0),
     **{f"mc{ray}": (f"mcp{ray}", f"pip{ray}", -0.20) for ray in range(2, 6)},
 }
+# Which region a joint stands for: the epiphysis just past it.
+REGION_OF_JOINT: Final = {
+    "ip1": "dp1", "cmc1": "mc1",
+    **{f"dip{ray}": f"dp{ray}" for ray in range(2, 6)},
+    **{f"pip{ray}": f"mp{ray}" for ray in range(2, 6)},
+    **{f"mcp{ray}": f"pp{ray}" for ray in range(1, 6)},
+}  # fmt: skip
+# The other two sets agree with `handpose` at the last two joints of a finger, and state those regions alone.
+_AGREED: Final = ("ip1", "dip", "pip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +141,23 @@ def _record(origin: str, film: int, group: list[dict[str, str]]) -> Annotated | 
     return Annotated(film, origin, columns / rows, points, sizes)
 
 
+def joint_of(channel: str) -> str | None:
+    """Return the joint that a channel names in the convention of any set; None for regions and loose boxes."""
+    joint = channel.removeprefix("tight ").removeprefix("spot ")
+    return joint if joint in JOINTS else None
+
+
 def regions_from_joints(points: Points) -> None:
     """Fill, in place, the regions that follow from stated joints and are not stated themselves."""
     for region, (joint, following, part) in _REGION_FROM_JOINTS.items():
         start, end = points[CHANNEL[joint]], points[CHANNEL[following]]
         if np.isnan(points[CHANNEL[region], 0]) and not np.isnan(start[0] + end[0]):
             points[CHANNEL[region]] = start + part * (end - start)
+    for region, (joint, _, _) in _REGION_FROM_JOINTS.items():
+        for family in ("tight", "spot") if joint[:3] in _AGREED else ():
+            stated = points[CHANNEL[name]] if (name := f"{family} {joint}") in CHANNEL else None
+            if stated is not None and np.isnan(points[CHANNEL[region], 0]) and not np.isnan(stated[0]):
+                points[CHANNEL[region]] = stated
 
 
 def _one_each(

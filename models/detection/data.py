@@ -50,8 +50,8 @@ class View:
     """What the network is shown and what it should say."""
 
     pixels: Levels  # (2, s, s)
-    points: NDArray[np.float32]  # (64, 2) pixels of the view; NaN: no statement
-    present: NDArray[np.int8]  # (64,) 1 in view, 0 absent, -1 no statement
+    points: NDArray[np.float32]  # (89, 2) pixels of the view; NaN: no statement
+    present: NDArray[np.int8]  # (89,) 1 in view, 0 absent, -1 no statement
     sizes: NDArray[np.float32]  # (22, 2) pixels of the view; NaN: no statement
     facts: NDArray[np.int8]  # (3,) hand, bone bright, more than one hand; -1 no statement
 
@@ -71,14 +71,14 @@ class Views:
     def draw(self) -> View:
         """Draw one view: mostly one hand, sometimes two, sometimes none."""
         chance = self.rng.random()
-        if chance < 0.06:
+        if chance < 0.09:
             return self._two_hands()
-        if chance < 0.16:
+        if chance < 0.17:
             return self._no_hand()
         film = self.hands[self.rng.integers(len(self.hands))]
         canonical = self.rng.random() < 0.45
         matrix = self._canonical_matrix(film) if canonical else self._scene_matrix(film)
-        return self._finish(*self._look(film, matrix, sizes=canonical), cut=self.rng.random() < 0.15)
+        return self._finish(*self._look(film, matrix, sizes=canonical), cut=self.rng.random() < 0.2)
 
     def _true(self, film: Film) -> NDArray[np.float64]:
         """Points in a plane without squash: fractions of the rows."""
@@ -151,9 +151,16 @@ class Views:
         stated = np.ones(len(points), np.bool_) if not hand else ~np.isnan(points[:, 0])
         with np.errstate(invalid="ignore"):
             inside: NDArray[np.bool_] = np.all((points > 1) & (points < size - 2), axis=1)
+        covered = np.zeros(mask.shape, np.bool_)
         if hand and not two and cut:
-            inside &= _cut(rng, mask, points)
+            covered, kept = _line(rng, size, points)
+            inside &= kept
+        open_ended = rng.random() < 0.5  # the film ends there; else it goes on, shielded or unexposed
+        if open_ended:
+            mask = np.where(covered, np.float32(0), mask)
         grey = _spoil(rng, grey, mask, points[inside])
+        if not open_ended:
+            grey[covered] = rng.choice([0.0, 1.0])
         bright = rng.random() >= 0.25
         if not bright:
             grey = (1 - grey) * mask
@@ -195,7 +202,13 @@ class Views:
         other = parts[1][0][0]
         columns = np.arange(size)
         outside = (columns < low) | (columns >= high)
-        view[:, :, outside] = other[:, :, outside]
+        if rng.random() < 0.5:  # two films side by side, or scanned on one sheet
+            view[:, :, outside] = other[:, :, outside]
+        else:  # one exposure: no seam, fingers may reach over
+            soft = np.clip((columns - (low if low else high)) / (0.12 * size), -0.5, 0.5) + 0.5
+            own = (soft if low else 1 - soft).astype(np.float32)
+            view = view * own + other * (1 - own)
+            view[1] = np.maximum(parts[0][0][0][1], other[1])
         return self._finish(view, points, boxes, hand, two=True)
 
     def _no_hand(self) -> View:
@@ -253,17 +266,18 @@ def _about_middle(
     return np.hstack([linear, (middle - linear @ (middle + shift))[:, None]])
 
 
-def _cut(rng: np.random.Generator, mask: Levels, points: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Cut the film off along a line, in place, and say which points are left."""
-    size = mask.shape[0]
+def _line(
+    rng: np.random.Generator, size: int, points: NDArray[np.float32]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Draw a line through a view; return the pixels beyond it and which points are left."""
     angle = rng.uniform(0, 2 * np.pi)
     normal = np.array([np.cos(angle), np.sin(angle)])
     offset = rng.uniform(0.05, 0.38) * size
     grid = np.arange(size) - (size - 1) / 2
-    mask *= (normal[0] * grid[None, :] + normal[1] * grid[:, None] < offset).astype(np.float32)
+    beyond: NDArray[np.bool_] = normal[0] * grid[None, :] + normal[1] * grid[:, None] >= offset
     with np.errstate(invalid="ignore"):
         kept: NDArray[np.bool_] = (points - (size - 1) / 2) @ normal < offset - 1
-    return kept
+    return beyond, kept
 
 
 def _spoil(rng: np.random.Generator, grey: Levels, mask: Levels, points: NDArray[np.float32]) -> Levels:
@@ -288,7 +302,7 @@ def _spoil(rng: np.random.Generator, grey: Levels, mask: Levels, points: NDArray
     grey = np.array(grey, np.float32)
     if rng.random() < 0.3:
         _markers(rng, grey)
-    if rng.random() < 0.3 and len(points):
+    if rng.random() < 0.35 and len(points):
         _frame(rng, grey, mask, points)
     return np.clip(grey, 0, 1)
 
@@ -320,7 +334,7 @@ def _frame(rng: np.random.Generator, grey: Levels, mask: Levels, points: NDArray
             if rng.random() < 0.7:
                 edge = (sign * along[:, axis]).max() + size * rng.uniform(0.06, 0.2)
                 outside |= sign * grid[..., axis] > edge
-    level = rng.choice([0.0, 0.0, 1.0, float(rng.random())])
+    level = rng.choice([0.0, 1.0, float(rng.random())])
     rim = (
         ndimage.binary_dilation(outside, iterations=int(rng.integers(1, 4))) & ~outside if rng.random() < 0.4 else None
     )

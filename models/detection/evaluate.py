@@ -7,7 +7,7 @@ Three readings of one error are kept apart, because the sets mean different plac
 - *as delivered*: the region's centre against the label, nothing corrected;
 - *shifted*: the region's centre moved by the constant distance, in the frame of the hand, between the two conventions
   (taken from the template, which was measured on the training films);
-- *own head*: the network's channel for that set.
+- *own head*: the network's channel for that set; where weights have none of their own for it, that of `handpose`.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from models import engine, phantom, pixels, transforms, weights
 from models.detection import rsna
-from models.detection.conventions import CHANNEL, CHANNELS, JOINTS, LOOSE, Annotated
+from models.detection.conventions import CHANNEL, CHANNELS, LOOSE, REGION_OF_JOINT, Annotated, joint_of
 from models.detection.phantoms import region_boxes
 from models.detection.predict import Detection, Detector
 from models.image import Image
@@ -35,13 +35,6 @@ from models.metrics.overlap import box_iou
 from models.regions import REGIONS
 
 LIMIT_PERCENT = 2.5  # of the hand's length, tip of the middle finger to wrist
-# Which region a joint stands for: the epiphysis just past it.
-REGION_OF_JOINT = {
-    "ip1": "dp1", "cmc1": "mc1",
-    **{f"dip{ray}": f"dp{ray}" for ray in range(2, 6)},
-    **{f"pip{ray}": f"mp{ray}" for ray in range(2, 6)},
-    **{f"mcp{ray}": f"pp{ray}" for ray in range(1, 6)},
-}  # fmt: skip
 NOT_FOUND = 1e6
 RCNN = "faster-rcnn-resnet101"  # measured by the same script; it has no joints of its own
 
@@ -94,7 +87,8 @@ def set_errors(detector: Detector, record: Annotated, image: Image) -> dict[str,
     errors: dict[str, list[float]] = {"as delivered": [], "shifted": [], "own head": []}
     for i in stated:
         name = CHANNELS[i]
-        region = REGION_OF_JOINT.get(name) if name in JOINTS else name.removeprefix("loose ") if name in LOOSE else None
+        joint = joint_of(name)
+        region = REGION_OF_JOINT.get(joint) if joint else name.removeprefix("loose ") if name in LOOSE else None
         if record.origin == "ossification16" and name in ("radius", "ulna", "carpus"):
             region = name
         if region is None:
@@ -103,7 +97,7 @@ def set_errors(detector: Detector, record: Annotated, image: Image) -> dict[str,
         for kind, place in (
             ("as delivered", regions.get(region)),
             ("shifted", regions[region] + shift if region in regions else None),
-            ("own head", points.get(name)),
+            ("own head", points.get(name, points.get(joint) if joint else None)),
         ):
             errors[kind].append(NOT_FOUND if place is None else float(np.hypot(*(place - true[i])) / length * 100))
     return errors

@@ -1,4 +1,4 @@
-"""Find 64 points of a hand in one view: a narrow encoder with a decoder to a quarter of the view's resolution.
+"""Find the points of a hand in one view: a narrow encoder with a decoder to a quarter of the view's resolution.
 
 For each channel the network gives a map of logits over the cells of the view and one logit for "not in this view"; a
 softmax over both says where the point is, or that it is absent. Sizes of boxes are read at the point.
@@ -9,19 +9,20 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.detection.conventions import CHANNELS
+from models.detection.conventions import CHANNELS, JOINTS, LOOSE
 from models.regions import REGIONS
 
 STRIDE: Final = 4
 SIZE_UNIT: Final = 16.0  # pixels of the view; box sizes are predicted as log(size / unit)
+FIRST: Final = len(REGIONS) + len(JOINTS) + len(LOOSE)  # channels of weights that do not say how many they have
 WINDOW: Final = 2  # cells on each side of the peak over which its place is averaged
 
 
 class Output(NamedTuple):
-    """What the network says of a batch of n views of s x s pixels; g = s / 4."""
+    """What the network says of a batch of n views of s x s pixels; g = s / 4, c channels: the first c of `CHANNELS`."""
 
-    places: Tensor  # (n, 64, g, g) logits
-    absent: Tensor  # (n, 64) logit of "not in this view", on the scale of `places`
+    places: Tensor  # (n, c, g, g) logits
+    absent: Tensor  # (n, c) logit of "not in this view", on the scale of `places`
     sizes: Tensor  # (n, 44, g, g) log width and log height of the 22 boxes
     facts: Tensor  # (n, 3) logits: a hand; bone is bright; more than one hand
 
@@ -95,9 +96,9 @@ def _twice(x: Tensor) -> Tensor:
 class Found(NamedTuple):
     """Points of a batch of views."""
 
-    points: Tensor  # (n, 64, 2) x y in pixels of the view
-    presence: Tensor  # (n, 64) probability that the point lies in the view
-    focus: Tensor  # (n, 64) share of the map's mass within the window about its peak
+    points: Tensor  # (n, c, 2) x y in pixels of the view
+    presence: Tensor  # (n, c) probability that the point lies in the view
+    focus: Tensor  # (n, c) share of the map's mass within the window about its peak
     sizes: Tensor  # (n, 22, 2) width and height of the boxes in pixels of the view
 
 
@@ -129,4 +130,4 @@ def decode(output: Output) -> Found:
 
 def build(hyperparameters: dict[str, Any]) -> HandNet:
     """Build the network that weights were trained for."""
-    return HandNet(width=int(hyperparameters["width"]))
+    return HandNet(width=int(hyperparameters["width"]), channels=int(hyperparameters.get("channels", FIRST)))

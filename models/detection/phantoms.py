@@ -26,6 +26,7 @@ TOWARDS_SHAFT: Final = {
 }  # fmt: skip
 OTHERS: Final[tuple[phantom.others.Kind, ...]] = ("chest", "foot", "blank")
 OTHER_SHARE: Final = 0.12  # pictures of something else for each hand
+YOUNG_SHARE: Final = 5  # one of so many hands is that of a child under three, whose centres are mostly not there yet
 
 
 def region_boxes(drawn: phantom.Phantom) -> dict[str, Box]:
@@ -37,10 +38,11 @@ def region_boxes(drawn: phantom.Phantom) -> dict[str, Box]:
     return boxes
 
 
-def film(seed: int) -> Film:
-    """Draw one hand; its regions are stated, its joints are not."""
+def film(seed: int, *, young: bool = False) -> Film:
+    """Draw one hand, of a child under three when asked; its regions are stated, its joints are not."""
     rng = np.random.default_rng((seed, 22))
-    drawn = phantom.draw(seed, rows=ROWS, columns=COLUMNS, low_contrast=bool(rng.random() < 0.2))
+    low_contrast, age = bool(rng.random() < 0.2), float(rng.uniform(0, 3))
+    drawn = phantom.draw(seed, rows=ROWS, columns=COLUMNS, low_contrast=low_contrast, age_years=age if young else None)
     stated = region_boxes(drawn)
     boxes = np.array([stated[name] for name in REGIONS])
     points = np.full((len(CHANNELS), 2), np.nan, np.float32)
@@ -64,11 +66,11 @@ def films(count: int, seed: int, cache: Path | None) -> list[Film]:
     kept = None
     if cache is not None and count:
         recipe = f"{count} {seed} {ROWS} {COLUMNS} {OTHER_SHARE} {sorted(BOX_SHIFT.items())} {sorted(BOX_SIDE.items())}"
-        recipe += f" {sorted(TOWARDS_SHAFT.items())}"
+        recipe += f" {sorted(TOWARDS_SHAFT.items())} {YOUNG_SHARE}"
         kept = cache / f"phantoms-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}.npz"
         if kept.exists():
             return _read(kept)
-    drawn = [film(seed * 10_000 + k) for k in range(count)]
+    drawn = [film(seed * 10_000 + k, young=k % YOUNG_SHARE == 0) for k in range(count)]
     drawn += [other(seed * 10_000 + k) for k in range(int(OTHER_SHARE * count))]
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,7 @@ class Detection:
 class _Look:
     """One pass of the network, points in pixels of the film."""
 
-    points: NDArray[np.float64]  # (64, 2)
+    points: NDArray[np.float64]  # (89, 2)
     presence: NDArray[np.float64]
     focus: NDArray[np.float64]
     sizes: NDArray[np.float64]  # (22, 2) pixels of the view
@@ -121,9 +121,9 @@ class Detector:
             facts = torch.sigmoid(output.facts.float())[0].numpy()
         to_film = transforms.unshrink(matrix, block)
         return _Look(
-            transforms.apply(to_film, found.points[0].numpy()),
-            found.presence[0].numpy().astype(np.float64),
-            found.focus[0].numpy().astype(np.float64),
+            transforms.apply(to_film, _for_all(found.points[0])),
+            _for_all(found.presence[0]),
+            _for_all(found.focus[0]),
             found.sizes[0].numpy().astype(np.float64),
             facts.astype(np.float64),
         )
@@ -211,6 +211,13 @@ class Detector:
         if verdict.accepted:
             verdict = Verdict(False, (Reason("not-a-hand", "no hand could be pieced together from what was seen"),))
         return Detection((), facts, verdict)
+
+
+def _for_all(values: torch.Tensor) -> NDArray[np.float64]:
+    """Give every channel a value: weights of an earlier day know fewer, and see nothing of the rest."""
+    filled = np.zeros((len(CHANNELS), *values.shape[1:]))
+    filled[: len(values)] = values.numpy()
+    return filled
 
 
 def _log_odds(probability: float) -> float:

@@ -5,10 +5,9 @@ films a step are enough to learn from random weights. It knows boxes alone: side
 a hand, and what needs the network's other statements (polarity, two hands) is left as the header has it.
 """
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -88,6 +87,18 @@ def film_tensor(pixels: NDArray[np.float32]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels))[None].expand(3, -1, -1)
 
 
+def best_boxes(found: Mapping[str, Tensor]) -> dict[str, tuple[float, float, float, float, float]]:
+    """Return the surest box of each region that has one, and its score; pixel edges of the film that was given."""
+    best = {}
+    for index, name in enumerate(REGIONS):
+        scores = found["scores"] * (found["labels"] == index + 1)
+        if len(scores) and float(scores.max()) > 0:
+            place = int(scores.argmax())
+            x1, y1, x2, y2 = (float(v) for v in found["boxes"][place])
+            best[name] = (x1, y1, x2, y2, float(scores[place]))
+    return best
+
+
 class RcnnDetector:
     """Finds the regions with one weights folder of this architecture."""
 
@@ -112,14 +123,10 @@ class RcnnDetector:
             found = self.network([film_tensor(transforms.stretch(small))])[0]
         points = np.full((len(CHANNELS), 2), np.nan)
         regions: list[Region] = []
-        for index, name in enumerate(REGIONS):
-            scores = found["scores"] * (found["labels"] == index + 1)
-            if not len(scores) or float(scores.max()) <= 0:
-                continue
-            best = int(scores.argmax())
-            x1, y1, x2, y2 = ((float(v) - 0.5) * block + (block - 1) / 2 for v in found["boxes"][best])
-            points[index] = (x1 + x2) / 2, (y1 + y2) / 2
-            regions.append(Region(name, (x1, y1, x2, y2), round(float(scores[best]), 4)))
+        for name, (*box, score) in best_boxes(found).items():
+            x1, y1, x2, y2 = ((v - 0.5) * block + (block - 1) / 2 for v in box)
+            points[REGIONS.index(name)] = (x1 + x2) / 2, (y1 + y2) / 2
+            regions.append(Region(name, (x1, y1, x2, y2), round(score, 4)))
         seen = ~np.isnan(points[:, 0])
         pose = anatomy.pose(self.template, np.nan_to_num(points), seen)
         wrong: tuple[str, ...] = ()
@@ -152,21 +159,3 @@ class RcnnDetector:
             for region in regions
         )
         return Detection(flagged, facts, judge(image, facts, evidence), pose.matrix if pose else None, {})
-
-
-def stepped(
-    net: FasterRCNN, optimizer: torch.optim.Optimizer
-) -> Callable[[list[Tensor], list[dict[str, Tensor]]], float]:
-    """Return a function that takes one step of training and gives the loss."""
-    return partial(_step, net, optimizer)
-
-
-def _step(
-    net: FasterRCNN, optimizer: torch.optim.Optimizer, films: list[Tensor], targets: list[dict[str, Tensor]]
-) -> float:
-    total = cast("Tensor", sum(losses(net, films, targets).values()))
-    optimizer.zero_grad(set_to_none=True)
-    total.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-    optimizer.step()
-    return float(total.detach())

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from models import engine, phantom, pixels, transforms, weights
 from models.detection import rsna
-from models.detection.conventions import CHANNELS, JOINTS
+from models.detection.conventions import CHANNELS, SPOTS, joint_of
 from models.detection.phantoms import region_boxes
 from models.detection.predict import Detector
 from models.image import Image
@@ -51,7 +51,10 @@ class Subject:
         if self.regions:
             places = {r.name: np.array([r.box[0] + r.box[2], r.box[1] + r.box[3]]) / 2 for r in found.regions}
         else:
-            places = {name: np.array(xy) for name, xy in (found.points or {}).items()}
+            seen = found.points or {}
+            # Weights without a head of their own for this set are measured by their joints.
+            named = {name: seen.get(name, seen.get(joint_of(name) or "")) for name in self.points}
+            places = {name: np.array(xy) for name, xy in named.items() if xy is not None}
         scale = float(np.sqrt(abs(np.linalg.det(step.moves[:, :2]))))
         row = []
         for name, xy in self.points.items():
@@ -176,7 +179,7 @@ def real(data: Path, split: Path, detector: Detector, number: int) -> list[Subje
         }
         known = [i for i in range(len(CHANNELS)) if not np.isnan(whole[i, 0])]
         fit = transforms.Similarity.fit(detector.template.points[known], transforms.apply(back, whole[known]))
-        points = {name: xy for name, xy in stated.items() if name in JOINTS}
+        points = {name: xy for name, xy in stated.items() if name in SPOTS}
         seen = transforms.sample(small, inner, SIDE)[0]
         subjects.append(Subject(seen, points, fit.scale * detector.template.hand_length, False))
         if len(subjects) == number:

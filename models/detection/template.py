@@ -1,7 +1,8 @@
 """Measure the mean hand: python -m models.detection.template --data ../shared/data/rsna.
 
 Annotated films of the training split are laid over one another by similarities (generalised Procrustes analysis with
-missing points: no set states all 64). The result, proportions alone, ships as `template.json`.
+missing points: no set states all 89). Sets that name joints by another convention are laid by them as if it were that of
+`handpose`, and measured as their own. The result, proportions alone, ships as `template.json`.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from models import transforms
 from models.detection import rsna
-from models.detection.conventions import CHANNEL, CHANNELS
+from models.detection.conventions import CHANNEL, CHANNELS, joint_of
 
 ROUNDS = 8
 OUTLIER = 0.14  # of the hand's length, root mean square: such a film is annotated beside its hand
@@ -38,18 +39,31 @@ def upright(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return turned
 
 
+def _by_joints(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return points in which any set's joint stands in for that of `handpose`."""
+    filled = points.copy()
+    for channel, name in enumerate(CHANNELS):
+        joint = joint_of(name)
+        if joint is not None and np.isnan(filled[CHANNEL[joint], 0]):
+            filled[CHANNEL[joint]] = points[channel]
+    return filled
+
+
 def measure(films: list[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and spread of (64, 2) points with gaps; the first film, a left hand, must state tip and wrist."""
+    """Mean and spread of (89, 2) points with gaps; the first film, a left hand, must state tip and wrist."""
     mean, spread = upright(films[0]), np.zeros(len(CHANNELS))
     for _ in range(ROUNDS):
         laid: list[list[NDArray[np.float64]]] = [[] for _ in CHANNELS]
         for points in films:
-            shared = ~np.isnan(points[:, 0]) & ~np.isnan(mean[:, 0])
+            known = _by_joints(points)
+            shared = ~np.isnan(known[:, 0]) & ~np.isnan(mean[:, 0])
             if shared.sum() < 8:
                 continue
-            placed = transforms.apply(transforms.Similarity.fit(points[shared], mean[shared]).matrix, points)
-            if np.sqrt(np.mean(np.sum((placed[shared] - mean[shared]) ** 2, axis=1))) > OUTLIER:
+            fit = transforms.Similarity.fit(known[shared], mean[shared]).matrix
+            away = transforms.apply(fit, known[shared]) - mean[shared]
+            if np.sqrt(np.mean(np.sum(away**2, axis=1))) > OUTLIER:
                 continue
+            placed = transforms.apply(fit, points)
             for channel in np.flatnonzero(~np.isnan(points[:, 0])):
                 laid[channel].append(placed[channel])
         mean = np.array([np.median(p, axis=0) if p else np.full(2, np.nan) for p in laid])

@@ -6,8 +6,8 @@ from models.detection.anatomy import Template
 from models.detection.conventions import CHANNELS
 from models.detection.data import Film, Views
 from models.detection.evaluate import average_precision
+from models.detection.learning_views import collate, losses, targets
 from models.detection.network import SIZE_UNIT, HandNet, Output, decode
-from models.detection.train import collate, losses, targets
 from models.regions import REGIONS
 
 CELLS = 24
@@ -83,7 +83,7 @@ def test_drawn_views_keep_points_on_the_hand_and_say_which_left_it() -> None:
         here = view.points[view.present == 1]
         assert ((here > 0) & (here < 95)).all()
     batch = collate(drawn[:4])
-    assert [tuple(t.shape) for t in batch] == [(4, 2, 96, 96), (4, 64, 2), (4, 64), (4, 22, 2), (4, 3)]
+    assert [tuple(t.shape) for t in batch] == [(4, 2, 96, 96), (4, 89, 2), (4, 89), (4, 22, 2), (4, 3)]
 
 
 def test_average_precision_is_arithmetic() -> None:

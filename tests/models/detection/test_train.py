@@ -1,9 +1,22 @@
+"""The trainings of this problem's networks, in a few small steps."""
+
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 
+import models
+from models import weights
 from models.detection import phantoms
-from models.detection.network import HandNet
-from models.detection.train import validate
+from models.detection.conventions import CHANNEL, CHANNELS
+from models.detection.learning_views import grown, validate
+from models.detection.network import FIRST, HandNet
+from models.detection.predict import Detector
+from models.detection.train import main
+from models.runs import RunRefused
+
+FOLDER = Path(models.__file__).parent / "bundles" / "detection" / "handnet-closer"
 
 
 def test_a_film_without_a_hand_does_not_end_the_validation() -> None:
@@ -12,3 +25,52 @@ def test_a_film_without_a_hand_does_not_end_the_validation() -> None:
     measured = validate(network, [phantoms.other(1), phantoms.film(2)], 96)
     assert set(measured) == {"regions_median", "regions_within"}
     assert np.isfinite(measured["regions_median"])
+
+
+def test_a_run_is_begun_resumed_and_kept(tmp_path: Path) -> None:
+    options = ["--phantoms", "4", "--width", "8", "--size", "64", "--batch", "2", "--every", "2", "--precision", "fp32"]
+    options += ["--out", str(tmp_path), "--phantom-cache", str(tmp_path / "cache")]
+    main([*options, "--steps", "2"])
+    main([*options, "--steps", "4"])
+    steps = [line.split(",")[0] for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    assert steps[-1] == '{"step": 4'
+    metadata = weights.Metadata.read(tmp_path / "weights")
+    assert metadata.hyperparameters["channels"] == len(CHANNELS)
+    assert metadata.terms == weights.FREE_TERMS
+    assert Detector(tmp_path / "weights").size == 64
+
+
+def test_weights_of_fewer_channels_are_grown_by_the_joint_each_names() -> None:
+    old = HandNet(width=8, channels=FIRST).state_dict()
+    new = HandNet(width=8, channels=len(CHANNELS))
+    new.load_state_dict(grown(old, len(CHANNELS)))
+    bias = new.state_dict()["places.bias"]
+    assert torch.equal(bias[:FIRST], old["places.bias"])
+    assert float(bias[CHANNEL["tight mcp3"]]) == float(bias[CHANNEL["mcp3"]]) == float(bias[CHANNEL["spot mcp3"]])
+
+
+def test_a_closer_look_completes_a_detector_and_leaves_the_rest_of_it_as_it_was(tmp_path: Path) -> None:
+    options = [
+        "--architecture",
+        "closer",
+        "--phantoms",
+        "2",
+        "--batch",
+        "4",
+        "--steps",
+        "2",
+        "--every",
+        "2",
+        "--out",
+        str(tmp_path),
+    ]
+    options += ["--precision", "fp32"]
+    with pytest.raises(RunRefused, match="--start"):
+        main(options)
+    main([*options, "--start", str(FOLDER)])
+    state, metadata = weights.load(tmp_path / "weights", problem="detection", architectures=("handnet",))
+    before, base = weights.load(FOLDER, problem="detection", architectures=("handnet",))
+    assert state.keys() == before.keys()
+    assert torch.equal(state["places.weight"], before["places.weight"])
+    assert not torch.equal(state["closer.head.weight"], before["closer.head.weight"])
+    assert metadata.terms == base.terms
