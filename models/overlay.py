@@ -32,13 +32,15 @@ UNGRADED: Final = (170, 170, 170)
 OUTLINES: Final = {"radius": (255, 140, 90), "ulna": (110, 205, 255)}
 
 
-def draw(image: Image, reading: Reading, *, height: int = 1200) -> NDArray[np.uint8]:
+def draw(image: Image, reading: Reading, *, height: int = 1200, footer: bool = True) -> NDArray[np.uint8]:
     """Return the film with its findings, (height, columns, 3) RGB, aspect kept, bone bright.
 
     Parameters
     ----------
     height
         Rows of the result; text and lines keep their size on it whatever the size of the film.
+    footer
+        Whether the film says what it is not for; left out where words beside it do.
     """
     scale = height / image.rows
     columns = max(1, round(image.columns * scale))
@@ -55,8 +57,9 @@ def draw(image: Image, reading: Reading, *, height: int = 1200) -> NDArray[np.ui
     # What carries a stage is labelled first and so has the better place.
     for region in sorted(reading.regions, key=lambda region: (region.stage is None, region.box[1])):
         _label(pen, region, scale, small if region.stage is None else font, canvas.size, taken)
-    footer = FOOTER if reading.verdict.accepted else f"not read - {FOOTER}"
-    _text(pen, (size // 2, height - round(1.8 * size)), footer, font, (255, 255, 255))
+    if footer:
+        said = FOOTER if reading.verdict.accepted else f"not read - {FOOTER}"
+        _text(pen, (size // 2, height - round(1.8 * size)), said, font, (255, 255, 255))
     return np.asarray(canvas, dtype=np.uint8)
 
 

@@ -13,7 +13,6 @@ from io import BytesIO
 from typing import Any, Final, Protocol, cast
 
 from pydicom import Dataset
-from pydicom.uid import ComputedRadiographyImageStorage
 
 from models import pixels
 from models.reader import Reader
@@ -29,7 +28,7 @@ from service.profiles import Profiles
 from service.queue.breakers import Breakers
 from service.queue.jobs import WAITS_FOR_EARLIER, Claim, Jobs, ResultState, State
 from service.queue.sendings import TO_SEND
-from service.reporting import result_set, secondary_capture, source, sr, wording
+from service.reporting import result_set, source, wording
 from service.reporting.history import Prior
 from service.reporting.results import ResultContext
 from service.result_profile import ResultKind, ResultProfile
@@ -178,20 +177,6 @@ class Pipeline:
         why = {"cause_code": reasons[0]["code"], "cause_text": "; ".join(reason["text"] for reason in reasons)}
         why["next_action"] = wording.ADVICE.get(reasons[0]["code"], wording.DEFAULT_ADVICE).text("en")
         return self.jobs.advance(claim, State.REJECTED, why["cause_text"], timings_ms=timings, **why)
-
-    def warm_up(self) -> None:
-        """Build a report and a picture that nobody will see: the first film must not wait for tables and fonts to load."""
-        header = Dataset()
-        header.SOPClassUID = ComputedRadiographyImageStorage
-        header.SOPInstanceUID = header.StudyInstanceUID = header.SeriesInstanceUID = self.device_uid
-        context = ResultContext(device_uid=self.device_uid, created_at=self.jobs.now())
-        verdict = Verdict(False, (Reason("not-a-hand", "warm-up"),))
-        film = source.normalise(header)
-        for ds in (
-            sr.build_rejection(film, verdict, context),
-            secondary_capture.build_rejection(film, verdict, context),
-        ):
-            _encoded(ds)
 
     def _reject(self, claim: Claim, reasons: Sequence[Reason], timings: Mapping[str, float], **fields: Any) -> None:
         listed = [{"code": reason.code, "text": reason.text} for reason in reasons]

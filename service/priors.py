@@ -21,7 +21,7 @@ from service.deidentification.deidentify import age_days
 from service.errors import CarpusError, InvalidInstance
 from service.reporting import codes
 from service.reporting.history import DAYS_PER_YEAR, Prior, Remark, parse_date, study_date
-from service.reporting.source import Source
+from service.reporting.source import Source, shown
 from service.routing import route
 from service.sending.retrieval import Archive, Found
 from service.sending.scu import Address
@@ -240,7 +240,7 @@ def _is(ds: Dataset, study: str) -> bool:
 
 
 def _text(film: Source, keyword: str) -> str:
-    return str(film.identity.get(keyword, "") or "").strip()
+    return shown(film, keyword)[0].strip()
 
 
 def _date(ds: Dataset) -> dt.date | None:

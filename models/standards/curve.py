@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from scipy.interpolate import PchipInterpolator
+
+if TYPE_CHECKING:
+    from scipy.interpolate import PchipInterpolator
 
 Qualifier = Literal["mature", "below range"]
 
@@ -54,7 +57,13 @@ class Curve:
             raise ValueError("a curve needs at least two pairs whose ages and scores both increase")
         self.ages: tuple[float, ...] = tuple(ages.tolist())
         self.scores: tuple[float, ...] = tuple(scores.tolist())
-        self._age = PchipInterpolator(scores, ages, extrapolate=False)
+
+    @cached_property
+    def _age(self) -> "PchipInterpolator":
+        # Imported when an age is first read from a score: a process that only shows ages (the delivery) is spared 40 MB.
+        from scipy.interpolate import PchipInterpolator
+
+        return PchipInterpolator(self.scores, self.ages, extrapolate=False)
 
     def age(self, score: float) -> Age:
         """Read the age at a score.

@@ -47,6 +47,7 @@ def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
         from functools import cache
 
         from models import registry
+        from service.reporting import result_set
         from service.trust.pseudonyms import Pseudonyms
         from service.trust.vault import Vault
 
@@ -60,7 +61,7 @@ def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
             # Loaded only where an earlier film is read again (priors.reread of a destination).
             load_reader=cache(lambda: registry.load(settings.bundle)),
         )
-        pipeline.warm_up()
+        result_set.warm_up(device_uid)
         rounds = Prober(jobs, settings).round
         Confirmer(record_of(settings, jobs), settings).start(threading.Event())
     app = tasks.create_app(settings)

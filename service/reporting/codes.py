@@ -169,10 +169,10 @@ DIFFERENCE: Final = _private("AGEDIFF", "Bone age minus chronological age", "骨
 INTERVAL_LOW: Final = _private("INTERVALLOW", "Lower limit of the prediction interval", "预测区间下限")
 INTERVAL_HIGH: Final = _private("INTERVALHIGH", "Upper limit of the prediction interval", "预测区间上限")
 STAGE: Final = _private("STAGE", "Skeletal maturity stage", "骨成熟度分期")
-RUNNER_UP: Final = _private("RUNNERUP", "Second most probable stage", "次可能分期")
+RUNNER_UP: Final = _private("RUNNERUP", "Second most probable stage", "概率次高的分期")
 STAGE_PROBABILITY: Final = _private("STAGEPROB", "Probability of the stage", "分期概率")
 RUNNER_UP_PROBABILITY: Final = _private(
-    "RUNNERUPPROB", "Probability of the second most probable stage", "次可能分期概率"
+    "RUNNERUPPROB", "Probability of the second most probable stage", "概率次高分期的概率"
 )
 STAGE_DOWN: Final = _private("STAGEDOWN", "Change of bone age if one stage lower", "降一期时骨龄变化")
 STAGE_UP: Final = _private("STAGEUP", "Change of bone age if one stage higher", "升一期时骨龄变化")
@@ -230,6 +230,7 @@ COMPARABILITIES: Final = {
 }
 VELOCITY: Final = _private("AGEVELOCITY", "Growth velocity of bone age", "骨龄增长速度")
 YEARS_PER_YEAR: Final = Concept("a/a", "UCUM", "years per year", "岁/年")
+MONTH: Final = Concept("mo", "UCUM", "month", "个月")
 ELAPSED: Final = _private("ELAPSED", "Time since the earlier film", "距既往影像的时间")
 
 # Over the whole film.

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from models.image import Image
 from models.reading import Reading
-from service.reporting import codes, overview, report_page, results, wording
+from service.reporting import codes, report_page, result_tables, results, wording
 from service.reporting.codes import Language
 from service.reporting.history import study_date
 from service.reporting.results import ResultContext
@@ -24,30 +23,17 @@ from service.reporting.source import Source, shown
 _SEXES: Final = {"F": ("female", "女"), "M": ("male", "男"), "O": ("other", "其他")}
 
 
-def build(
-    source: Source, reading: Reading, context: ResultContext, image: Image, *, drawn: NDArray[np.uint8] | None = None
-) -> Dataset:
+def build(source: Source, reading: Reading, context: ResultContext, drawn: NDArray[np.uint8]) -> Dataset:
     """Return the page of a film that was read.
 
     Parameters
     ----------
-    image
-        The film as `models.pixels` loads it.
     drawn
-        The film with its regions, as `overview.film` draws it; drawn here where it is None.
-
-    Raises
-    ------
-    ValueError
-        When the image and the reading are of different sizes.
+        The film with its regions, from `overview.film`.
     """
-    if (image.rows, image.columns) != (reading.image.rows, reading.image.columns):
-        raise ValueError(
-            f"the film has {image.rows} x {image.columns} pixels, the reading {reading.image.rows} x {reading.image.columns}"
-        )
     language = results.language_for(source, context)
     page = report_page.render(
-        overview.film(image, reading) if drawn is None else drawn,
+        drawn,
         reading,
         language,
         identity=list(_identity(source, language)),
@@ -71,7 +57,7 @@ def build(
     origin.ReferencedSOPClassUID = source.header.SOPClassUID
     origin.ReferencedSOPInstanceUID = source.SOPInstanceUID
     document.SourceInstanceSequence = [origin]
-    document.DocumentTitle = "骨龄报告" if language == "zh" else "Bone age report"
+    document.DocumentTitle = result_tables.word("report", language)
     title = Dataset()
     named = codes.DOCUMENT_TITLE.code(language)
     title.CodeValue, title.CodingSchemeDesignator, title.CodeMeaning = (

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from models.reading import MethodResult, Reading
 from models.regions import Sex
 from models.standards import greulich_pyle
-from service.reporting import wording
+from service.reporting import result_tables, wording
 from service.reporting.codes import Language
 from service.reporting.history import Prior
 
@@ -72,7 +72,9 @@ _WORDS: Final = {
     ),
     "no band": ("No reference band: the sex is unknown", "性别未知，不绘参考带"),
     "no age": ("The chronological age is unknown", "生活年龄未知"),
-    "other": ("Rings: the other methods", "空心圈：其他方法"),
+    "age": ("Upright line: chronological age", "竖线：生活年龄"),
+    "other": ("rings: the other methods", "空心圈：其他方法"),
+    "prior": ("small dots: earlier films", "小圆点：既往影像"),
 }
 
 
@@ -94,7 +96,7 @@ def plot(
         marks += _band(area, reading.sex)
     marks += _axes(area, language, size)
     marks += _positions(area, reading, language, size, priors)
-    marks += _captions(area, reading, language, size)
+    marks += _captions(area, reading, language, size, priors)
     return marks
 
 
@@ -145,7 +147,7 @@ def _positions(
 ) -> Iterator[Mark]:
     """Yield the methods at the chronological age; without one only the height at which the default method lies."""
     methods = [method for method in wording.in_order(reading) if method.bone_age_years is not None]
-    default = [method for method in methods if method.name == reading.default_method] or methods[:1]
+    default = [method for method in result_tables.headline(reading) if method.bone_age_years is not None] or methods[:1]
     age = reading.chronological_age_years
     if age is None:
         for method in default:
@@ -156,12 +158,7 @@ def _positions(
     x, _ = area.at(age, 0)
     yield Line(((x, area.top), (x, area.bottom)), "age", 1.0)
     for method in default:
-        before = [
-            area.at(prior.chronological_age_years, prior.bone_age_years)
-            for prior in priors
-            if prior.comparable and prior.method == method.name and prior.sex == method.sex
-            if prior.chronological_age_years is not None
-        ]
+        before = [area.at(*place) for place in _earlier(method, priors)]
         if before:
             yield Line((*before, area.at(age, _years(method))), "prior", 1.5)
         for px, py in before:
@@ -179,7 +176,19 @@ def _positions(
         yield Label(place, py + 0.4 * size, _shown(method), 1.15 * size, "point", "right" if to_the_left else "left")
 
 
-def _captions(area: _Area, reading: Reading, language: Language, size: float) -> Iterator[Mark]:
+def _earlier(method: MethodResult, priors: Sequence[Prior]) -> list[tuple[float, float]]:
+    """Return (chronological age, bone age) of the earlier films that may be compared with a method."""
+    return [
+        (prior.chronological_age_years, prior.bone_age_years)
+        for prior in priors
+        if prior.comparable and (prior.method, prior.sex) == (method.name, method.sex)
+        if prior.chronological_age_years is not None
+    ]
+
+
+def _captions(
+    area: _Area, reading: Reading, language: Language, size: float, priors: Sequence[Prior]
+) -> Iterator[Mark]:
     zh = language == "zh"
     if reading.sex is None:
         lines = [_WORDS["no band"][zh]]
@@ -188,8 +197,13 @@ def _captions(area: _Area, reading: Reading, language: Language, size: float) ->
         lines = _WORDS["band"][zh].format(curve=curve).split("\n")
     if reading.chronological_age_years is None:
         lines.append(_WORDS["no age"][zh])
-    elif sum(method.bone_age_years is not None for method in reading.methods) > 1:
-        lines.append(_WORDS["other"][zh])
+    else:
+        keys = ["age"]
+        if sum(method.bone_age_years is not None for method in reading.methods) > 1:
+            keys.append("other")
+        if any(_earlier(method, priors) for method in result_tables.headline(reading)):
+            keys.append("prior")
+        lines.append(("；" if zh else "; ").join(_WORDS[key][zh] for key in keys))
     for row, line in enumerate(lines):
         yield Label(area.left - 3.4 * size, area.bottom + (3.9 + 1.25 * row) * size, line, 0.85 * size, "faint")
 

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from models.reading import MethodResult, Reading
 from models.regions import Sex
 from service.errors import InvalidInstance
-from service.reporting.source import Source
+from service.reporting.source import Source, shown
 
 DAYS_PER_YEAR: Final = 365.25
 # Over a shorter time the reading error of two films (about a year each) outweighs any growth.
@@ -100,7 +100,7 @@ def velocities(reading: Reading, priors: Sequence[Prior], study_date: dt.date | 
 
 def study_date(film: Source) -> dt.date | None:
     """Return when a film was made, None where its header does not say."""
-    return parse_date(str(film.identity.get("StudyDate", "") or ""))
+    return parse_date(shown(film, "StudyDate")[0])
 
 
 def parse_date(text: str) -> dt.date | None:

@@ -18,7 +18,7 @@ def of_method(
     for velocity in velocities(reading, context.priors, study_date(source)):
         if velocity.method is method:
             ends = [
-                number(codes.ELAPSED, velocity.elapsed_years, codes.YEAR, language, relationship=PROPERTY),
+                number(codes.ELAPSED, 12 * velocity.elapsed_years, codes.MONTH, language, relationship=PROPERTY),
                 number(codes.EARLIER_AGE, velocity.prior.bone_age_years, codes.YEAR, language, relationship=PROPERTY),
             ]
             return [number(codes.VELOCITY, velocity.per_year, codes.YEARS_PER_YEAR, language, children=ends)]

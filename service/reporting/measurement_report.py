@@ -193,7 +193,7 @@ def assemble(
     Parameters
     ----------
     earlier
-        The earlier bone ages of the patient; stands after the conclusion.
+        The earlier bone ages of the patient; stands after the measurements.
     """
     language = results.language_for(source, context)
     amendment = context.amendment
@@ -238,7 +238,7 @@ def assemble(
     first_container = next(i for i, item in enumerate(report.ContentSequence) if item.ValueType == "CONTAINER")
     report.ContentSequence.insert(first_container, conclusions)
     if earlier is not None:
-        report.ContentSequence.insert(first_container + 1, earlier)
+        report.ContentSequence.append(earlier)
     separate(report)
     for observer in report.get("VerifyingObserverSequence", ()):
         observer.VerificationDateTime = f"{results.local_time(source, context):%Y%m%d%H%M%S.%f%z}"

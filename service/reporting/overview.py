@@ -16,12 +16,12 @@ from PIL import ImageDraw, ImageFont
 
 from models import overlay
 from models.image import Image
-from models.reading import MethodResult, Reading, Reason, Stage
-from models.regions import RUS
-from service.reporting import codes, growth, wording
+from models.reading import Reading, Reason
+from service.reporting import growth, result_tables, wording
 from service.reporting.amendment import Amendment
 from service.reporting.codes import Language
 from service.reporting.history import Prior
+from service.reporting.result_tables import MethodRow, word
 from service.reporting.results import DISCLAIMER
 from service.reporting.typesetting import CHINESE_FONT, runs, wrap
 
@@ -52,48 +52,19 @@ MARKS: Final[dict[growth.Role, Colour]] = {
     **{"mean": (96, 140, 190), "point": INK, "other": FAINT, "prior": (150, 200, 240), "age": AGE_LINE},
 }
 
-_LABELS: Final = {
-    "title": ("Bone age", "骨龄"),
-    "position": ("Position of the bone age", "骨龄位置"),
-    "notes": ("To check", "核对要点"),
-    "by hand": ("reader", "人工"),
-    "own": ("AI: {}", "AI：{}"),
-    "corrected": ("Corrected by a person, not verified.", "经人工修改，未经医师审核。"),
-    "not read": ("Bone age not read", "未判读骨龄"),
-    "method": ("Method", "方法"),
-    "interval": ("90 % interval", "90%区间"),
-    "score": ("Score", "总分"),
-    "bone": ("Bone", "骨"),
-    "stage": ("RUS-CHN stage (TW3)", "RUS-CHN分期（TW3）"),
-    "probability": ("Probability", "概率"),
-    "runner-up": ("Runner-up", "次可能"),
-    "one stage": ("Stage -1/+1, years", "降/升一期（岁）"),
-    "chronological": ("chronological age", "生活年龄"),
-    "no age": ("no result", "无结果"),
-    "no methods": ("No method gave a bone age.", "没有方法给出骨龄。"),
-    "unverified": ("Automatic result, not verified by a radiologist.", "自动判读结果，未经医师审核。"),
-    "models": ("Models", "模型"),
-    "years": ("years", "岁"),
-    "note": ("Note", "提示"),
-    "absent": ("not found", "未检出"),
-}
-
-
-def draw(
-    image: Image,
-    reading: Reading,
-    language: Language,
-    *,
-    priors: Sequence[Prior] = (),
-    amendment: Amendment | None = None,
-) -> NDArray[np.uint8]:
-    """Return the overview of a film that was read, (rows, columns, 3) RGB; see `beside`."""
-    return beside(film(image, reading), reading, language, priors=priors, amendment=amendment)
-
 
 def film(image: Image, reading: Reading) -> NDArray[np.uint8]:
-    """Draw the film with its regions, (HEIGHT, columns, 3) RGB; the page shows the same picture."""
-    return overlay.draw(image, reading, height=HEIGHT)
+    """Draw the film with its regions, (HEIGHT, columns, 3) RGB, for the picture and for the page.
+
+    Raises
+    ------
+    ValueError
+        When the image and the reading are of different sizes.
+    """
+    stated = (reading.image.rows, reading.image.columns)
+    if (image.rows, image.columns) != stated:
+        raise ValueError(f"the film has {image.rows} x {image.columns} pixels, the reading {stated[0]} x {stated[1]}")
+    return overlay.draw(image, reading, height=HEIGHT, footer=False)  # the words beside it say so in their language
 
 
 def beside(
@@ -104,10 +75,12 @@ def beside(
     priors: Sequence[Prior] = (),
     amendment: Amendment | None = None,
 ) -> NDArray[np.uint8]:
-    """Return the overview with the film drawn already.
+    """Return the overview of a film that was read, (HEIGHT, columns, 3) RGB.
 
     Parameters
     ----------
+    drawn
+        From `film`.
     priors
         Earlier bone ages of the patient, for the plot.
     amendment
@@ -154,18 +127,14 @@ class _Panel:
         return np.asarray(self.canvas, dtype=np.uint8)
 
     def label(self, key: str) -> str:
-        return _LABELS[key][self.language == "zh"]
+        return word(key, self.language)
 
     def result(self, reading: Reading, priors: Sequence[Prior], amendment: Amendment | None) -> None:
-        methods = wording.in_order(reading)
-        self.headline(reading, methods)
-        self.chart(reading, methods)
+        self.headline(reading)
+        self.chart(reading)
         self.agreement(reading)
-        self.bones(reading, methods, amendment)
-        self.footer(
-            f"{self.label('models')}: {reading.bundle.name} {reading.bundle.version} ({reading.bundle.sha256[:12]})",
-            amendment,
-        )
+        self.bones(reading, amendment)
+        self.footer(wording.made_by(reading, self.language, amendment))
         self.x, self.right, self.y = float(COLUMN_WIDTH), float(PANEL_WIDTH - MARGIN), float(MARGIN)
         self.position(reading, priors)
         self.notes(reading, amendment)
@@ -176,45 +145,39 @@ class _Panel:
         for line in wording.rejection(reasons, self.language).split("\n")[1:-1]:  # between headline and disclaimer
             self.paragraph(line, 28, INK)
             self.y += 12
-        self.footer("", None)
+        self.footer("")
 
-    def headline(self, reading: Reading, methods: Sequence[MethodResult]) -> None:
+    def headline(self, reading: Reading) -> None:
         """Write the default method large, on each curve that was used, then the age it is to be compared with."""
         self.text(MARGIN, self.y, self.label("title"), 24, FAINT)
         self.y += 36
-        shown = [m for m in methods if m.name == reading.default_method] or list(methods[:1])
-        shown = [m for m in shown if m.bone_age_years is not None or m.qualifier]
+        shown = result_tables.headline(reading)
         if not shown:
             self.text(MARGIN, self.y, self.label("no methods"), 30, ALARM)
             self.y += 56
         x = float(MARGIN)
         for method in shown:
-            big = (
-                f"{method.bone_age_years:.1f} {self.label('years')}"
-                if method.bone_age_years is not None
-                else self._why(method)
-            )
-            size = 68 if method.bone_age_years is not None else 26
-            self.text(x, self.y, big, size, INK)
-            name, curve = wording.method_name(method.name, self.language), wording.curve(method.sex, self.language)
-            under = f"{name}（{curve}）" if self.language == "zh" else f"{name}, {curve}"
-            if method.interval_years is not None:
-                under += f", {method.interval_years[0]:.1f} - {method.interval_years[1]:.1f} (90 %)"
-            self.text(x, self.y + 84, under, 20, FAINT)
+            age = method.bone_age_years
+            if age is None:
+                self.text(x, self.y, wording.age_with_interval(method, self.language), 26, INK)
+            else:
+                self.text(x, self.y, wording.years(age, self.language), 68, INK)
+            self.text(x, self.y + 84, result_tables.under_headline(method, self.language), 22, FAINT)
             x += (self.right - self.x) / len(shown)
         if shown:
-            self.y += 118
-        self.paragraph(wording.age_sentence(reading, self.language), 20, AGE_LINE)
+            self.y += 124
+        self.paragraph(wording.age_sentence(reading, self.language), 22, AGE_LINE)
         self.rule()
 
-    def chart(self, reading: Reading, methods: Sequence[MethodResult]) -> None:
+    def chart(self, reading: Reading) -> None:
         """Draw one row a method: name, age, interval and score, on an axis of years that all rows share.
 
         A method without a result stands below the axis with its reason.
         """
-        columns = (MARGIN, MARGIN + 240, MARGIN + 310, MARGIN + 420, COLUMN_WIDTH - MARGIN - 50)
-        with_age = [method for method in methods if method.bone_age_years is not None]
-        size, step = (19, 32) if len(methods) <= 6 else (16, 23)
+        rows = list(result_tables.method_rows(reading, self.language))
+        columns = (MARGIN, MARGIN + 250, MARGIN + 315, MARGIN + 430, COLUMN_WIDTH - MARGIN - 50)
+        with_age = [row for row in rows if not row.why]
+        size, step = (21, 35) if len(rows) <= 6 else (17, 24)
         if with_age:
             for x, key in zip(columns, ("method", "years", "interval", "", "score"), strict=True):
                 self.text(x, self.y, self.label(key) if key else "", size - 3, FAINT)
@@ -226,35 +189,26 @@ class _Panel:
             return left + (years - low) / (high - low) * (right - left)
 
         top = self.y
-        for method in with_age:
-            self.row(method, reading, columns, size, at)
+        for row in with_age:
+            self.row(row, columns, size, at)
             self.y += step
         if with_age:
             self.axis(reading, low, high, at, top)
-        for method in methods:
-            if method.bone_age_years is None:
-                self.paragraph(f"{self.name(method, reading)}: {self._why(method)}", size - 3, FAINT)
+        for row in rows:
+            if row.why:
+                self.paragraph(f"{row.name}{'：' if self.language == 'zh' else ': '}{row.why}", size - 3, FAINT)
 
-    def row(
-        self,
-        method: MethodResult,
-        reading: Reading,
-        columns: Sequence[float],
-        size: int,
-        at: Callable[[float], float],
-    ) -> None:
-        age, middle = method.bone_age_years, self.y + size * 0.62
-        if age is None:
-            return
-        self.text(columns[0], self.y, self.name(method, reading), size, INK)
-        self.text(columns[1], self.y, f"{age:.1f}", size, INK)
-        if method.interval_years is not None:
-            low, high = method.interval_years
-            self.text(columns[2], self.y, f"{low:.1f} - {high:.1f}", size, FAINT)
+    def row(self, row: MethodRow, columns: Sequence[float], size: int, at: Callable[[float], float]) -> None:
+        middle = self.y + size * 0.62
+        cells = ((row.name, INK), (row.years, INK), (row.interval, FAINT), ("", INK), (row.score, INK))
+        for x, (text, colour) in zip(columns, cells, strict=True):
+            self.text(x, self.y, text, size, colour)
+        if row.result.interval_years is not None:
+            low, high = row.result.interval_years
             self.pen.line((at(low), middle, at(high), middle), FAINT, 5)
-        self.pen.ellipse((at(age) - 6, middle - 6, at(age) + 6, middle + 6), fill=INK)
-        if method.score is not None:
-            self.text(columns[4], self.y, f"{method.score:.0f}", size, INK)
+        if row.result.bone_age_years is not None:
+            x = at(row.result.bone_age_years)
+            self.pen.ellipse((x - 6, middle - 6, x + 6, middle + 6), fill=INK)
 
     def axis(self, reading: Reading, low: float, high: float, at: Callable[[float], float], top: float) -> None:
         """Draw the years under the rows, and the chronological age through them."""
@@ -269,64 +223,38 @@ class _Panel:
             self.text(x, self.y + 26, self.label("chronological"), 14, AGE_LINE, anchor="middle")
         self.y += 54
 
-    def name(self, method: MethodResult, reading: Reading) -> str:
-        """Return a method's name, with the curve where both are shown."""
-        name = wording.method_name(method.name, self.language)
-        return name if reading.sex else f"{name} ({codes.CURVES[method.sex].code(self.language).meaning})"
-
     def agreement(self, reading: Reading) -> None:
         sentence = wording.agreement_sentence(reading, self.language)
         if sentence:
             self.paragraph(sentence, 20, ALARM if reading.agreement.alarm else GOOD)
         self.rule()
 
-    def bones(self, reading: Reading, methods: Sequence[MethodResult], amendment: Amendment | None) -> None:
-        """Write one row a bone: stage in its colour, probability, runner-up, and the age one stage down or up."""
-        x = (MARGIN, MARGIN + 215, MARGIN + 420, MARGIN + 515, MARGIN + 605)
-        for place, key in zip(x, ("bone", "stage", "probability", "runner-up", "one stage"), strict=True):
-            self.text(place, self.y, self.label(key), 15, FAINT)
-        self.y += 24
-        scored = next((method for method in methods if method.per_bone), None)
-        for name in RUS:
-            region = reading.region(name)
-            self.text(
-                x[0],
-                self.y,
-                wording.bone_name(name, self.language) + ("*" if name in codes.HARD_BONES else ""),
-                18,
-                INK,
-            )
-            if region is None or region.stage is None:
-                self.text(x[1], self.y, self.label("absent" if region is None else "no age"), 18, FAINT)
+    def bones(self, reading: Reading, amendment: Amendment | None) -> None:
+        """Write one row a bone: stage in its colour, how sure it is, and the age one stage down or up."""
+        x = (MARGIN, MARGIN + 225, MARGIN + 425, MARGIN + 505, MARGIN + 605)
+        for place, key in zip(x, ("bone", "stage", "probability", "runner-up", "change"), strict=True):
+            self.text(place, self.y, self.label(key), 17, FAINT)
+        self.y += 28
+        for row in result_tables.bone_rows(reading, self.language, amendment):
+            self.text(x[0], self.y, row.name, 20, INK)
+            if row.colour is None:
+                self.text(x[1], self.y, row.stage, 20, FAINT)
             else:
-                colour = overlay.STAGE_COLOURS.get(region.stage.letter, overlay.UNGRADED)
-                self.pen.rectangle((x[1], self.y + 3, x[1] + 14, self.y + 17), fill=colour)
-                self.text(x[1] + 24, self.y, f"{region.stage.label}  ({region.stage.letter})", 18, colour)
-                self.certainty(x[2], x[3], region.name, region.stage, amendment)
-                if scored is not None and name in scored.per_bone:
-                    self.text(x[4], self.y, wording.changes(scored.per_bone[name]), 18, FAINT)
-            self.y += 28
-        self.text(MARGIN, self.y + 4, wording.hard_bones_note(self.language), 15, FAINT)
-
-    def certainty(self, x: float, x_next: float, bone: str, stage: Stage, amendment: Amendment | None) -> None:
-        """Write how sure the grader is; of a stage that a person gave, what the grader had said."""
-        if amendment is not None and bone in amendment.stages:
-            self.text(x, self.y, self.label("by hand"), 18, AGE_LINE)
-            before = amendment.stage_before(bone)
-            if before is not None:
-                self.text(x_next, self.y, self.label("own").format(before), 18, FAINT)
-            return
-        doubtful = stage.probability < wording.DOUBTFUL
-        self.text(x, self.y, f"{100 * stage.probability:.0f} %", 18, ALARM if doubtful else INK)
-        if stage.runner_up is not None:
-            self.text(x_next, self.y, stage.runner_up, 18, FAINT)
+                self.pen.rectangle((x[1], self.y + 4, x[1] + 15, self.y + 19), fill=row.colour)
+                self.text(x[1] + 26, self.y, row.stage, 20, row.colour)
+                sure = ALARM if row.doubtful else AGE_LINE if row.by_hand else INK
+                self.text(x[2], self.y, row.certainty, 20, sure)
+                self.text(x[3], self.y, row.runner_up, 20, FAINT)
+                self.text(x[4], self.y, row.change, 20, FAINT)
+            self.y += 31
+        self.text(MARGIN, self.y + 4, wording.hard_bones_note(self.language), 17, FAINT)
 
     def position(self, reading: Reading, priors: Sequence[Prior]) -> None:
         """Draw the bone age against the chronological age."""
         self.text(self.x, self.y, self.label("position"), 24, FAINT)
         self.y += 44
         width, height = self.right - self.x, 500.0
-        for mark in growth.plot(reading, self.language, width, height, size=15, priors=priors):
+        for mark in growth.plot(reading, self.language, width, height, size=16, priors=priors):
             self.mark(mark, self.x, self.y)
         self.y += height + 20
 
@@ -349,36 +277,21 @@ class _Panel:
     def notes(self, reading: Reading, amendment: Amendment | None) -> None:
         """Write what was corrected, what was remarked on the film and which bones to look at."""
         corrected = [] if amendment is None else wording.correction_sentences(amendment, reading, self.language)
-        remarks = [
-            f"{self.label('note')}{'：' if self.language == 'zh' else ': '}{wording.reason_sentence(reason, self.language)}"
-            for reason in reading.verdict.reasons
-        ]
-        why = [
-            wording.position_sentence(reading, self.language),
-            wording.no_position_sentence(reading, self.language),
-            wording.check_sentence(reading, self.language),
-        ]
+        remarks = [wording.remark_sentence(reason, self.language) for reason in reading.verdict.reasons]
+        says = (wording.side_sentence, wording.position_sentence, wording.no_position_sentence, wording.check_sentence)
+        why = [said(reading, self.language) for said in says]
         lines = [(line, AGE_LINE) for line in (*corrected, *remarks)] + [(line, INK) for line in why if line]
         if not lines:
             return
         self.rule()
-        self.text(self.x, self.y, self.label("notes"), 20, FAINT)
-        self.y += 32
+        self.text(self.x, self.y, self.label("notes"), 22, FAINT)
+        self.y += 36
         for line, colour in lines:
-            self.paragraph(line, 17, colour)
+            self.paragraph(line, 19, colour)
             self.y += 6
 
-    def footer(self, models: str, amendment: Amendment | None) -> None:
-        self.text(MARGIN, HEIGHT - 92, models, 15, FAINT)
-        if models and amendment is None:
-            self.text(MARGIN, HEIGHT - 70, self.label("unverified"), 15, FAINT)
-        elif amendment is not None:
-            verified = (
-                f"verified by {amendment.shown_observer}"
-                if self.language == "en"
-                else f"经{amendment.shown_observer}审核"
-            )
-            self.text(MARGIN, HEIGHT - 70, f"{verified}" if amendment.verified else self.label("corrected"), 15, FAINT)
+    def footer(self, made_by: str) -> None:
+        self.text(MARGIN, HEIGHT - 74, made_by, 17, FAINT)
         self.text(MARGIN, HEIGHT - 46, DISCLAIMER[self.language], 22, AGE_LINE)
 
     def rule(self) -> None:
@@ -389,7 +302,7 @@ class _Panel:
     def paragraph(self, text: str, size: int, colour: Colour) -> None:
         """Write a text over as many lines as it needs; what would run into the footer is cut with an ellipsis."""
         for line in wrap(text, self.right - self.x, lambda part: self.width(part, size)):
-            if self.y + size > HEIGHT - 100:
+            if self.y + size > HEIGHT - 84:
                 return
             self.text(self.x, self.y, line, size, colour)
             self.y += size * 1.45
@@ -405,9 +318,6 @@ class _Panel:
             self.pen.text((x, y + size), run, fill=colour, font=font, anchor="ls")
             x += font.getlength(run)
 
-    def _why(self, method: MethodResult) -> str:
-        return wording.age_with_interval(method, self.language)
-
 
 def _axis(reading: Reading) -> tuple[float, float]:
     """Return the range of years that holds every age and interval, at least four years wide."""
@@ -415,6 +325,7 @@ def _axis(reading: Reading) -> tuple[float, float]:
     for method in reading.methods:
         values += [method.bone_age_years, *(method.interval_years or ())]
     known = [value for value in values if value is not None] or [0.0, 20.0]
-    low, high = np.floor(min(known) - 0.3), np.ceil(max(known) + 0.3)
+    low, high = float(np.floor(min(known) - 0.3)), float(np.ceil(max(known) + 0.3))
     spare = max(0.0, 4 - (high - low)) / 2
-    return float(low - spare), float(high + spare)
+    low = max(0.0, low - spare)
+    return low, max(high + spare, low + 4)

@@ -15,18 +15,18 @@ import numpy as np
 import reportlab
 from numpy.typing import NDArray
 from PIL import Image as Picture
+from reportlab import rl_config
 from reportlab.lib.utils import ImageReader
 from reportlab.pdfbase import pdfmetrics
 from reportlab.pdfbase.ttfonts import TTFont
 from reportlab.pdfgen.canvas import Canvas
 
-from models.overlay import STAGE_COLOURS, UNGRADED
-from models.reading import MethodResult, Reading
-from models.regions import RUS
-from service.reporting import codes, growth, wording
+from models.reading import Reading
+from service.reporting import growth, result_tables, wording
 from service.reporting.amendment import Amendment
 from service.reporting.codes import Language
 from service.reporting.history import Prior
+from service.reporting.result_tables import word
 from service.reporting.results import DISCLAIMER
 from service.reporting.typesetting import CHINESE_FONT, runs, shortened, wrap
 
@@ -47,36 +47,6 @@ MARKS: Final[dict[growth.Role, Colour]] = {
     **{"narrow": (0.76, 0.86, 0.95), "mean": (0.35, 0.55, 0.75), "point": (0.75, 0.25, 0.05), "other": FAINT},
     **{"prior": (0.75, 0.25, 0.05), "age": (0.75, 0.60, 0.15)},
 }
-_WORDS: Final = {
-    "title": ("Bone age report", "骨龄报告"),
-    "name": ("Name", "姓名"),
-    "id": ("Patient ID", "患者编号"),
-    "sex": ("Sex", "性别"),
-    "birth": ("Date of birth", "出生日期"),
-    "study": ("Study date", "检查日期"),
-    "accession": ("Accession number", "检查号"),
-    "guessed": ("(character set guessed)", "（字符集为推测）"),
-    "method": ("Method", "方法"),
-    "years": ("Years", "岁"),
-    "interval": ("90 % interval", "90%区间"),
-    "score": ("Score", "总分"),
-    "sds": ("SDS (pct.)", "SDS（百分位）"),
-    "bone": ("Bone", "骨"),
-    "stage": ("Stage (TW3)", "分期（TW3）"),
-    "probability": ("Prob.", "概率"),
-    "runner-up": ("Runner-up", "次可能"),
-    "change": ("-1/+1, y", "降/升一期"),
-    "bones": ("Stages by RUS-CHN", "RUS-CHN分期"),
-    "absent": ("not found", "未检出"),
-    "no stage": ("no stage", "未分期"),
-    "position": ("Position of the bone age", "骨龄位置"),
-    "conclusion": ("Conclusion", "结论"),
-    "no methods": ("No method gave a bone age.", "没有方法给出骨龄。"),
-    "corrected": ("Corrected by a person, not verified.", "经人工修改，未经医师审核。"),
-    "unverified": ("Automatic result, not verified by a radiologist.", "自动判读结果，未经医师审核。"),
-}
-
-
 # What the page says of the patient and the study: (word, text, whether the character set was guessed).
 Identity = Sequence[tuple[str, str, bool]]
 
@@ -105,7 +75,7 @@ def render(
     page = _Page(buffer, language)
     page.head(identity, institution)
     page.film(film)
-    below = page.bones(reading, page.results(reading))
+    below = page.bones(reading, amendment, page.results(reading))
     page.conclusion(reading, amendment, below, history)
     page.position(reading, priors)
     page.foot(reading, amendment)
@@ -115,8 +85,9 @@ def render(
 
 
 @cache
-def _fonts() -> tuple[frozenset[str], frozenset[str]]:
+def fonts() -> tuple[frozenset[str], frozenset[str]]:
     """Register the fonts once; return the characters that the Latin and the Chinese one hold."""
+    rl_config.useA85 = 0  # binary streams: a fifth smaller than as letters, which ReportLab forms letter by letter
     vera = Path(reportlab.__file__).parent / "fonts"
     faces = []
     for name, path in ((LATIN, vera / "Vera.ttf"), (LATIN_BOLD, vera / "VeraBd.ttf"), (CHINESE, CHINESE_FONT)):
@@ -130,20 +101,20 @@ class _Page:
     """The canvas with y counted down from the top, as every other picture of ours has it."""
 
     def __init__(self, buffer: BytesIO, language: Language) -> None:
-        self.latin, self.chinese = _fonts()
+        self.latin, self.chinese = fonts()
         self.language: Language = language
         self.canvas = Canvas(
             buffer, pagesize=(WIDTH, HEIGHT), invariant=1, initialFontName=LATIN, lang=f"{language}-{_REGION[language]}"
         )
-        self.canvas.setTitle(_WORDS["title"][language == "zh"])
+        self.canvas.setTitle(self.word("report"))
         self.canvas.setAuthor("Carpus")
         self.canvas.setSubject(DISCLAIMER[language])
 
     def word(self, key: str) -> str:
-        return _WORDS[key][self.language == "zh"]
+        return word(key, self.language)
 
     def head(self, identity: Identity, institution: str) -> None:
-        self.text(MARGIN, 58, self.word("title"), 20, bold=True)
+        self.text(MARGIN, 58, self.word("report"), 20, bold=True)
         self.text(WIDTH - MARGIN, 46, institution, 10, FAINT, anchor="right")
         self.text(WIDTH - MARGIN, 60, DISCLAIMER[self.language], 11, ALARM, anchor="right", bold=True)
         self.rule(70)
@@ -168,10 +139,8 @@ class _Page:
 
     def results(self, reading: Reading) -> float:
         """Write the default method large, then every method in a row, then age and agreement; return where it ends."""
-        methods = wording.in_order(reading)
         x, y = 306.0, 150.0
-        shown = [m for m in methods if m.name == reading.default_method] or methods[:1]
-        shown = [m for m in shown if m.bone_age_years is not None or m.qualifier]
+        shown = result_tables.headline(reading)
         step = (WIDTH - MARGIN - x) / max(1, len(shown))
         for place, method in enumerate(shown):
             at = x + place * step
@@ -180,12 +149,12 @@ class _Page:
                 self.text(at, y + 24, wording.years(method.bone_age_years, self.language), size, bold=True)
             else:
                 self.paragraph(at, y + 10, wording.age_with_interval(method, self.language), 10, step - 6)
-            name, curve = wording.method_name(method.name, self.language), wording.curve(method.sex, self.language)
-            under = f"{name}（{curve}）" if self.language == "zh" else f"{name}, {curve}"
-            self.text(at, y + 38, under, 9, FAINT)
+            self.text(
+                at, y + 38, result_tables.under_headline(method, self.language), 9 if len(shown) == 1 else 7.5, FAINT
+            )
         if not shown:
             self.text(x, y + 20, self.word("no methods"), 12, ALARM)
-        y = self.methods(reading, methods, x, y + 56)
+        y = self.methods(reading, x, y + 56)
         y = self.paragraph(x, y + 8, wording.age_sentence(reading, self.language), 8.5, WIDTH - MARGIN - x)
         agreement = wording.agreement_sentence(reading, self.language)
         if agreement:
@@ -193,66 +162,47 @@ class _Page:
             y = self.paragraph(x, y + 3, agreement, 8.5, WIDTH - MARGIN - x, colour)
         return y
 
-    def methods(self, reading: Reading, methods: Sequence[MethodResult], x: float, y: float) -> float:
-        columns = (x, x + 102, x + 126, x + 176, x + 253)
-        names = ("method", "years", "interval", "sds", "score")
-        for place, (at, key) in enumerate(zip(columns, names, strict=True)):
+    def methods(self, reading: Reading, x: float, y: float) -> float:
+        rows = list(result_tables.method_rows(reading, self.language))
+        columns = (x, x + 108, x + 133, x + 183, x + 253)
+        for place, (at, key) in enumerate(zip(columns, ("method", "years", "interval", "sds", "score"), strict=True)):
             self.text(at, y, self.word(key), 7, FAINT, anchor="right" if place == 4 else "left")
-        step, size = (12.5, 8.0) if len(methods) <= 6 else (9.5, 6.5)
-        for method in methods:
+        step, size = (12.5, 8.0) if len(rows) <= 6 else (9.5, 6.5)
+
+        def fitting(text: str, width: float) -> str:
+            return shortened(text, width, lambda part: self.width(part, size))
+
+        for row in rows:
             y += step
-            name = wording.method_name(method.name, self.language)
-            if reading.sex is None:
-                name += f"（{wording.curve(method.sex, 'zh')}）" if self.language == "zh" else f", {method.sex}"
-            self.text(columns[0], y, shortened(name, 98, lambda part: self.width(part, size)), size)
-            if method.bone_age_years is None:
-                why = wording.age_with_interval(method, self.language)
-                self.text(
-                    columns[1],
-                    y,
-                    shortened(why, WIDTH - MARGIN - columns[1], lambda p: self.width(p, size)),
-                    size,
-                    FAINT,
-                )
-                continue
-            self.text(columns[1], y, f"{method.bone_age_years:.1f}", size)
-            if method.interval_years is not None:
-                low, high = method.interval_years
-                self.text(columns[2], y, f"{low:.1f} - {high:.1f}", size, FAINT)
-            if method.sds is not None:
-                percentile = "" if method.percentile is None else f" ({wording.percentile(method.percentile)})"
-                self.text(columns[3], y, f"{method.sds:+.1f}{percentile}", size, FAINT)
-            if method.score is not None:
-                self.text(columns[4], y, f"{method.score:.0f}", size, FAINT, anchor="right")
+            self.text(columns[0], y, fitting(row.name, 106), size)
+            self.text(columns[1], y, row.years, size)
+            self.text(columns[2], y, row.interval, size, FAINT)
+            self.text(columns[3], y, row.sds, size, FAINT)
+            self.text(columns[4], y, row.score, size, FAINT, anchor="right")
+            self.text(columns[1], y, fitting(row.why, WIDTH - MARGIN - columns[1]), size, FAINT)
         return y + 10
 
-    def bones(self, reading: Reading, below: float) -> float:
-        """Write one row a bone: stage in its colour, probability, runner-up, the age one stage down or up; return the end."""
+    def bones(self, reading: Reading, amendment: Amendment | None, below: float) -> float:
+        """Write one row a bone: stage in its colour, how sure it is, the age one stage down or up; return the end."""
         x, y = 306.0, max(338.0, below + 20)
         self.text(x, y, self.word("bones"), 9, bold=True)
         y += 13
-        columns = (x, x + 68, x + 122, x + 154, x + 203)
+        columns = (x, x + 80, x + 134, x + 164, x + 200)
         for at, key in zip(columns, ("bone", "stage", "probability", "runner-up", "change"), strict=True):
             self.text(at, y, self.word(key), 7, FAINT)
-        scored = next((method for method in wording.in_order(reading) if method.per_bone), None)
-        for name in RUS:
+        for row in result_tables.bone_rows(reading, self.language, amendment):
             y += 11.4
-            region = reading.region(name)
-            hard = "*" if name in codes.HARD_BONES else ""
-            self.text(columns[0], y, wording.bone_name(name, self.language) + hard, 8.5)
-            if region is None or region.stage is None:
-                self.text(columns[1], y, self.word("absent" if region is None else "no stage"), 8.5, FAINT)
+            self.text(columns[0], y, row.name, 8)
+            if row.colour is None:
+                self.text(columns[1], y, row.stage, 8.5, FAINT)
                 continue
-            stage = region.stage
-            red, green, blue = (value / 255 for value in STAGE_COLOURS.get(stage.letter, UNGRADED))
+            red, green, blue = (value / 255 for value in row.colour)
             self.canvas.setFillColorRGB(red, green, blue)
             self.canvas.rect(columns[1], HEIGHT - y, 7, 7, stroke=0, fill=1)
-            self.text(columns[1] + 11, y, f"{stage.label} ({stage.letter})", 8.5)
-            doubtful = stage.probability < wording.DOUBTFUL
-            self.text(columns[2], y, f"{100 * stage.probability:.0f} %", 8.5, ALARM if doubtful else INK)
-            self.text(columns[3], y, stage.runner_up or "", 8.5, FAINT)
-            if scored is not None and name in scored.per_bone:
-                self.text(columns[4], y, wording.changes(scored.per_bone[name]), 8.5, FAINT)
+            self.text(columns[1] + 11, y, row.stage, 8.5)
+            self.text(columns[2], y, row.certainty, 8.5, ALARM if row.doubtful else INK)
+            self.text(columns[3], y, row.runner_up, 8.5, FAINT)
+            self.text(columns[4], y, row.change, 8.5, FAINT)
         return self.paragraph(x, y + 6, wording.hard_bones_note(self.language), 7, WIDTH - MARGIN - x, FAINT)
 
     def position(self, reading: Reading, priors: Sequence[Prior]) -> None:
@@ -306,10 +256,8 @@ class _Page:
 
     def foot(self, reading: Reading, amendment: Amendment | None) -> None:
         self.rule(HEIGHT - 50)
-        self.text(MARGIN, HEIGHT - 38, wording.made_by(reading, self.language, amendment), 6.5, FAINT)
-        if amendment is None or not amendment.verified:
-            self.text(MARGIN, HEIGHT - 26, self.word("unverified" if amendment is None else "corrected"), 8)
-        self.text(WIDTH - MARGIN, HEIGHT - 26, DISCLAIMER[self.language], 10, ALARM, anchor="right", bold=True)
+        self.text(MARGIN, HEIGHT - 38, wording.made_by(reading, self.language, amendment), 8)
+        self.text(WIDTH - MARGIN, HEIGHT - 24, DISCLAIMER[self.language], 10, ALARM, anchor="right", bold=True)
 
     def rule(self, y: float) -> None:
         self.canvas.setStrokeColorRGB(*RULE)

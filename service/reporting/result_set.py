@@ -1,17 +1,50 @@
 """Build all objects of one result: the table of kinds and their builders, for a delivery and for a preview alike."""
 
+import datetime as dt
 from collections.abc import Callable, Mapping
 from functools import cache
+from io import BytesIO
+from typing import get_args
 
 from pydicom.dataset import Dataset
+from pydicom.uid import ComputedRadiographyImageStorage
 
 from models.image import Image
 from models.pixels import UnreadablePixels
-from models.reading import Bundle, Reading, Verdict
-from service.reporting import encapsulated_pdf, key_objects, overview, presentation, secondary_capture, seg, sr
+from models.reading import Bundle, Reading, Reason, Verdict
+from service.reporting import (
+    encapsulated_pdf,
+    key_objects,
+    overview,
+    presentation,
+    report_page,
+    secondary_capture,
+    seg,
+    source,
+    sr,
+    standard_tables,
+)
+from service.reporting.codes import Language
 from service.reporting.results import ResultContext
 from service.reporting.source import Source
 from service.result_profile import ResultKind
+
+
+def warm_up(device_uid: str) -> None:
+    """Build a report and a picture that nobody will see: the first film must not wait for tables and fonts to load."""
+    header = Dataset()
+    header.SOPClassUID = ComputedRadiographyImageStorage
+    header.SOPInstanceUID = header.StudyInstanceUID = header.SeriesInstanceUID = device_uid
+    for language in get_args(Language):
+        context = ResultContext(device_uid, dt.datetime.now(dt.UTC), language)
+        built = of_rejection(source.normalise(header), Verdict(False, (Reason("not-a-hand", ""),)), context, _no_film)
+        for ds in built.values():
+            ds.save_as(BytesIO(), enforce_file_format=True)
+    report_page.fonts()
+
+
+def _no_film() -> Image:
+    raise UnreadablePixels("no-pixel-data", "there is no film")
 
 
 def of_reading(
@@ -24,13 +57,14 @@ def of_reading(
     image
         Loads the film; called only where a kind shows it.
     """
+    standard_tables.provide(film.header.SOPClassUID)
     drawn = cache(lambda: overview.film(image(), reading))  # shown by the picture and by the page
     builders: Mapping[ResultKind, Callable[[], Dataset | None]] = {
         "SR": lambda: sr.build(film, reading, context),
-        "SC": lambda: secondary_capture.build(film, reading, context, image(), drawn=drawn()),
+        "SC": lambda: secondary_capture.build(film, reading, context, drawn()),
         "GSPS": lambda: presentation.build(film, reading, context),
         "SEG": lambda: seg.build(film, reading, context),
-        "PDF": lambda: encapsulated_pdf.build(film, reading, context, image(), drawn=drawn()),
+        "PDF": lambda: encapsulated_pdf.build(film, reading, context, drawn()),
         "KOS": lambda: key_objects.build(film, reading, context),
     }
     return {kind: ds for kind in context.kinds if (ds := builders[kind]()) is not None}
@@ -61,6 +95,7 @@ def of_rejection(
             shown = None
         return secondary_capture.build_rejection(film, verdict, context, image=shown, bundle=bundle)
 
+    standard_tables.provide(film.header.SOPClassUID)
     builders: Mapping[ResultKind, Callable[[], Dataset]] = {
         "SR": lambda: sr.build_rejection(film, verdict, context, bundle=bundle),
         "SC": picture,

@@ -19,7 +19,7 @@ from service.reporting import codes
 from service.reporting.amendment import Amendment
 from service.reporting.codes import Language
 from service.reporting.history import Prior
-from service.reporting.source import STUDY_LEVEL, Source
+from service.reporting.source import STUDY_LEVEL, Source, shown
 from service.result_profile import SERIES, ResultKind, SeriesLabel
 
 MANUFACTURER: Final = "Carpus"
@@ -239,9 +239,9 @@ def state_laterality(dataset: Dataset, source: Source, seen: str | None) -> None
 
 def local_time(source: Source, context: ResultContext) -> dt.datetime:
     """Return the time of the result on the clock of the film: its stated offset from UTC, else this machine's zone."""
-    offset = source.identity.get("TimezoneOffsetFromUTC")
-    if offset and re.fullmatch(r"[+-](0\d|1[0-4])[0-5]\d", str(offset)):
-        return context.created_at.astimezone(dt.datetime.strptime(str(offset), "%z").tzinfo)
+    offset, _ = shown(source, "TimezoneOffsetFromUTC")
+    if re.fullmatch(r"[+-](0\d|1[0-4])[0-5]\d", offset):
+        return context.created_at.astimezone(dt.datetime.strptime(offset, "%z").tzinfo)
     return context.created_at.astimezone()
 
 

@@ -13,32 +13,18 @@ from service.reporting.results import NO_BUNDLE, ResultContext
 from service.reporting.source import Source
 
 
-def build(
-    source: Source, reading: Reading, context: ResultContext, image: Image, *, drawn: NDArray[np.uint8] | None = None
-) -> Dataset:
+def build(source: Source, reading: Reading, context: ResultContext, drawn: NDArray[np.uint8]) -> Dataset:
     """Return the overview of a film that was read.
 
     Parameters
     ----------
-    image
-        The film as `models.pixels` loads it.
     drawn
-        The film with its regions, as `overview.film` draws it; drawn here where it is None.
-
-    Raises
-    ------
-    ValueError
-        When the image and the reading are of different sizes.
+        The film with its regions, from `overview.film`.
     """
-    if (image.rows, image.columns) != (reading.image.rows, reading.image.columns):
-        raise ValueError(
-            f"the film has {image.rows} x {image.columns} pixels, the reading {reading.image.rows} x {reading.image.columns}"
-        )
     language = results.language_for(source, context)
-    film = overview.film(image, reading) if drawn is None else drawn
     where = results.reference(source, "SC", reading, context)
     return _wrap(
-        overview.beside(film, reading, language, priors=context.priors, amendment=context.amendment),
+        overview.beside(drawn, reading, language, priors=context.priors, amendment=context.amendment),
         source,
         context,
         seen=reading.image.laterality,

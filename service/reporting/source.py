@@ -109,10 +109,13 @@ def shown(source: Source, keyword: str) -> tuple[str, bool]:
     """Return a text of the identity for people, and whether its character set had to be guessed.
 
     A guess is for the eye alone: what is written into results is the bytes. Text that no guess explains is shown as empty.
+    This is the one way to read the identity: `Dataset.get` would put the decoded value in the place of the bytes.
     """
     tag = Tag(tag_for_keyword(keyword) or 0)
     value = _element(source.identity, tag).value if tag in source.identity else b""
-    raw = value.strip(b" \0") if isinstance(value, bytes) else b""
+    if not isinstance(value, bytes):
+        raise TypeError(f"{keyword} of the identity was decoded; its bytes are lost to the results")
+    raw = value.strip(b" \0")
     if _is_ascii(raw):
         return raw.decode("ascii"), False
     if len(source.character_set) > 1:

@@ -87,18 +87,17 @@ def conclusion(
     """
     lines = [] if amendment is None else correction_sentences(amendment, reading, language)
     lines += [method_sentence(method, language) for method in in_order(reading)]
-    lines += [line for line in (age_sentence(reading, language), agreement_sentence(reading, language)) if line]
+    lines += filter(None, (age_sentence(reading, language), agreement_sentence(reading, language)))
     lines += history
-    lines += [line for line in (no_position_sentence(reading, language), check_sentence(reading, language)) if line]
+    lines += filter(None, (said(reading, language) for said in (no_position_sentence, check_sentence, side_sentence)))
     if reading.sex is None:
         lines.append(
             "性别未知：以上分别按男、女标准给出。"
             if language == "zh"
             else "The sex is unknown: results are given on the curves of both sexes."
         )
-    for reason in reading.verdict.reasons:
-        lines.append(("提示：" if language == "zh" else "Note: ") + reason_sentence(reason, language))
-    lines.append(made_by(reading, language, amendment))
+    lines += [remark_sentence(reason, language) for reason in reading.verdict.reasons]
+    lines.append(f"{made_by(reading, language, amendment)}{'' if language == 'zh' else ' '}{disclaimer(language)}")
     return "\n".join(lines)
 
 
@@ -120,12 +119,13 @@ def history_sentences(reading: Reading, priors: Sequence[Prior], date: dt.date |
         if zh:
             how = "，既往影像经当前版本重新判读" if again else ""
             lines.append(
-                f"与{day}相比（{name}{how}）：骨龄由{before:.1f}岁变为{now:.1f}岁，历时{elapsed:.1f}年，每年{pace:+.1f}岁。"
+                f"与{day}相比（{name}{how}）：骨龄由{before:.1f}岁变为{now:.1f}岁，历时{elapsed:.1f}年，每年{signed(pace)}岁。"
             )
         else:
             how = ", that film read again by the present version" if again else ""
             lines.append(
-                f"Since {day} ({name}{how}): bone age {before:.1f} to {now:.1f} years in {elapsed:.1f} years, {pace:+.1f} years per year."
+                f"Since {day} ({name}{how}): bone age {before:.1f} to {now:.1f} years in {elapsed:.1f} years,"
+                f" {signed(pace)} years per year."
             )
     latest = priors[-1] if priors else None  # they stand in the order of their dates
     if lines or latest is None or latest.comparable:
@@ -183,8 +183,13 @@ def rejection(reasons: Sequence[Reason], language: Language) -> str:
         ADVICE.get(codes.canonical(reason.code), DEFAULT_ADVICE).text(language) for reason in reasons
     )
     lines += list(advice) or [DEFAULT_ADVICE.text(language)]
-    lines.append(f"{DISCLAIMER[language]}{'。' if zh else '.'}")
+    lines.append(disclaimer(language))
     return "\n".join(lines)
+
+
+def disclaimer(language: Language) -> str:
+    """Return the disclaimer as a sentence."""
+    return DISCLAIMER[language] + ("。" if language == "zh" else ".")
 
 
 def plain(text: str, language: Language) -> str:
@@ -225,6 +230,20 @@ def years(value: float, language: Language, *, signed: bool = False) -> str:
     return f"{value:{'+' if signed else ''}.1f}{'岁' if language == 'zh' else ' years'}"
 
 
+def years_and_months(value: float, language: Language) -> str:
+    """Return an age as people say it: "8 y 6 mo", "8岁6个月"; of an infant the months alone."""
+    years_, months = divmod(round(12 * value), 12)
+    if language == "zh":
+        return f"{years_}岁{months}个月" if years_ else f"{months}个月"
+    return f"{years_} y {months} mo" if years_ else f"{months} mo"
+
+
+def signed(value: float) -> str:
+    """Return a difference to one place with its sign; "0.0" has none."""
+    rounded = round(value, 1)
+    return "0.0" if rounded == 0 else f"{rounded:+.1f}"
+
+
 def age_with_interval(method: MethodResult, language: Language) -> str:
     """Return "10.3 years (9.6 to 11.0, 90 %)", or why there is no age."""
     zh = language == "zh"
@@ -255,7 +274,7 @@ def method_sentence(method: MethodResult, language: Language) -> str:
     if method.sds is not None:
         place = [] if method.percentile is None else [percentile(method.percentile)]
         beside = [*place, *([detail(method.reference, language)] if method.reference else [])]
-        sentence += f"，SDS {method.sds:+.1f}" if zh else f"; SDS {method.sds:+.1f}"
+        sentence += f"，SDS {signed(method.sds)}" if zh else f"; SDS {signed(method.sds)}"
         if beside:
             sentence += f"（{'，'.join(beside)}）" if zh else f" ({', '.join(beside)})"
     return sentence + ("。" if zh else ".")
@@ -272,11 +291,14 @@ def position_sentence(reading: Reading, language: Language) -> str:
     for method in in_order(reading):
         if method.sds is not None:
             name, reference = method_name(method.name, language), detail(method.reference or "", language)
+            if reading.sex is None:
+                on = curve(method.sex, language)
+                name += f"（{on}）" if language == "zh" else f", {on}"
             beside = [*([] if method.percentile is None else [percentile(method.percentile)]), reference]
             if language == "zh":
-                parts.append(f"{name}：SDS {method.sds:+.1f}（{'，'.join(filter(None, beside))}）。")
+                parts.append(f"{name}：SDS {signed(method.sds)}（{'，'.join(filter(None, beside))}）。")
             else:
-                parts.append(f"{name}: SDS {method.sds:+.1f} ({', '.join(filter(None, beside))}).")
+                parts.append(f"{name}: SDS {signed(method.sds)} ({', '.join(filter(None, beside))}).")
     return ("" if language == "zh" else " ").join(parts)
 
 
@@ -303,13 +325,8 @@ def no_position_sentence(reading: Reading, language: Language) -> str:
 
 def changes(bone: BoneScore) -> str:
     """Return what one stage less and one stage more would change, in years: "-0.3 / +0.1"."""
-    shown = ["-" if c is None else _plus(c) for c in (bone.one_stage_down_years, bone.one_stage_up_years)]
+    shown = ["-" if c is None else signed(c) for c in (bone.one_stage_down_years, bone.one_stage_up_years)]
     return " / ".join(shown)
-
-
-def _plus(years_: float) -> str:
-    rounded = round(years_, 1)
-    return "0.0" if rounded == 0 else f"{rounded:+.1f}"
 
 
 def neighbours(method: MethodResult, bone: str) -> tuple[str | None, str | None]:
@@ -322,7 +339,7 @@ def neighbours(method: MethodResult, bone: str) -> tuple[str | None, str | None]
 
 
 def one_stage_sentence(method: MethodResult, bone: str, language: Language) -> str:
-    """Say what one stage more and one stage less of a bone would change: "MC5 F->G adds 0.4 y, F->E takes 0.3 y"."""
+    """Say what one stage more and one stage less of a bone would change: "MC5 F->G adds 0.4 y, F->E subtracts 0.3 y"."""
     if method.name not in _BY_STAGES or bone not in method.per_bone:
         return ""
     zh, scored = language == "zh", method.per_bone[bone]
@@ -333,11 +350,11 @@ def one_stage_sentence(method: MethodResult, bone: str, language: Language) -> s
         if other is None or change is None:
             continue
         if zh:
-            parts.append(f"{move}{other}期骨龄{_plus(change)}岁")
+            parts.append(f"{move}{other}期骨龄{signed(change)}岁")
         elif abs(change) < SMALLEST_EFFECT_YEARS:
             parts.append(f"{scored.stage}->{other} changes nothing")
         else:
-            parts.append(f"{scored.stage}->{other} {'adds' if change > 0 else 'takes'} {abs(change):.1f} y")
+            parts.append(f"{scored.stage}->{other} {'adds' if change > 0 else 'subtracts'} {abs(change):.1f} y")
     if not parts:
         return ""
     name = bone_name(bone, language)
@@ -352,6 +369,11 @@ def bone_name(bone: str, language: Language) -> str:
     """Return the short name of a region that a reader uses: MC5, or its Chinese name."""
     named = codes.BONES.get(bone)
     return named.chinese if named is not None and language == "zh" else bone.upper()
+
+
+def bone_label(bone: str, language: Language) -> str:
+    """Return what names a region in a table: in Chinese with the short name that stands on the film."""
+    return f"{bone_name(bone, language)} {bone.upper()}" if language == "zh" else bone_name(bone, language)
 
 
 def check_sentence(reading: Reading, language: Language) -> str:
@@ -378,7 +400,7 @@ def check_sentence(reading: Reading, language: Language) -> str:
 def hard_bones_note(language: Language) -> str:
     """Explain the mark beside the bones that are hard to stage, and the red probabilities."""
     if language == "zh":
-        return "* 易有分歧的骨（Wang 2022）。概率低于50%者以红色显示。"
+        return "* 阅片者间易有分歧的骨（Wang 2022）。概率低于50%者以红色显示。"
     return "* Readers often differ on this bone (Wang 2022). Probabilities below 50 % are red."
 
 
@@ -387,20 +409,32 @@ def age_sentence(reading: Reading, language: Language) -> str:
     age, zh = reading.chronological_age_years, language == "zh"
     if age is None:
         return "生活年龄未知。" if zh else "The chronological age is unknown."
-    sentence = f"生活年龄{years(age, language)}" if zh else f"Chronological age {years(age, language)}"
+    shown = years_and_months(age, language)
+    sentence = (
+        f"生活年龄{years(age, language)}（{shown}）" if zh else f"Chronological age {years(age, language)} ({shown})"
+    )
     methods = in_order(reading)
     if reading.sex is not None and methods and methods[0].bone_age_years is not None:
-        name = method_name(methods[0].name, language)
-        difference = methods[0].bone_age_years - age
+        name, bone_age = method_name(methods[0].name, language), methods[0].bone_age_years
+        difference, shown = bone_age - age, years_and_months(bone_age, language)
+        size = years(abs(difference), language)
         if abs(difference) < 0.05:
-            sentence += f"；骨龄（{name}）与之相符" if zh else f"; bone age ({name}) equals it"
+            where = "与之相符" if zh else "equals it"
+        elif zh:
+            where = f"较生活年龄{'提前' if difference > 0 else '落后'}{size}"
         else:
-            size = years(abs(difference), language)
-            where = ("大" if difference > 0 else "小") if zh else ("ahead of" if difference > 0 else "behind")
-            sentence += (
-                f"；骨龄（{name}）较生活年龄{where}{size}" if zh else f"; bone age ({name}) is {size} {where} it"
-            )
+            where = f"is {size} {'ahead of' if difference > 0 else 'behind'} it"
+        sentence += f"；骨龄（{name}）{shown}，{where}" if zh else f"; bone age ({name}) {shown} {where}"
     return sentence + ("。" if zh else ".")
+
+
+def side_sentence(reading: Reading, language: Language) -> str:
+    """Say of a right hand that the standards know left ones; nothing of a left one, or of a side that nobody knows."""
+    if (reading.image.laterality or reading.image.laterality_declared) != "R":
+        return ""
+    return (
+        "右手片：各标准均依据左手制定。" if language == "zh" else "Right hand: the standards were made from left hands."
+    )
 
 
 def agreement_sentence(reading: Reading, language: Language) -> str:
@@ -432,6 +466,11 @@ def reason_sentence(reason: Reason, language: Language) -> str:
     return f"{meaning}: {measured}." if known and measured else f"{meaning}."
 
 
+def remark_sentence(reason: Reason, language: Language) -> str:
+    """Return what was remarked on a film that was read all the same."""
+    return ("提示：" if language == "zh" else "Note: ") + reason_sentence(reason, language)
+
+
 def made_by(reading: Reading, language: Language, amendment: Amendment | None = None) -> str:
     """Say what made the reading, and whether a person has verified it."""
     bundle = f"{reading.bundle.name} {reading.bundle.version} ({reading.bundle.sha256[:12]})"
@@ -445,5 +484,5 @@ def made_by(reading: Reading, language: Language, amendment: Amendment | None = 
     else:
         checked = "未经医师审核" if zh else "not verified by a radiologist"
     if zh:
-        return f"{by}，模型 {bundle}，{checked}。{DISCLAIMER['zh']}。"
-    return f"{by}, models {bundle}; {checked}. {DISCLAIMER['en']}."
+        return f"{by}，模型 {bundle}，{checked}。"
+    return f"{by}, models {bundle}; {checked}."

@@ -21,7 +21,7 @@ from models.image import Image
 from models.phantom import Phantom, draw
 from models.reading import Mask, Reading, Region
 from models.regions import REGIONS, RUS, SEGMENTED
-from service.reporting import presentation, secondary_capture, seg, source, sr
+from service.reporting import overview, presentation, secondary_capture, seg, source, sr
 from service.reporting.results import ResultContext
 from service.reporting.source import Source
 from service.wrap import Patient, wrap
@@ -141,7 +141,7 @@ def of_overview(film: Film, names: tuple[str, ...]) -> dict[str, Area]:
 
     def picture(*regions: Region) -> NDArray[np.uint8]:
         some = dataclasses.replace(film.reading, regions=regions, masks={})
-        ds = reread(secondary_capture.build(film.header, some, CONTEXT, film.image))
+        ds = reread(secondary_capture.build(film.header, some, CONTEXT, overview.film(film.image, some)))
         pixels: NDArray[np.uint8] = ds.pixel_array[:, : round(film.image.columns * ds.Rows / film.image.rows)]
         return pixels
 

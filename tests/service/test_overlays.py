@@ -7,9 +7,9 @@ import pytest
 from pydicom.pixels import pixel_array
 
 from models.image import Image
-from models.reading import Mask, Reason, Verdict
+from models.reading import Mask, Reading, Reason, Verdict
 from models.regions import RUS
-from service.reporting import codes, overview, presentation, secondary_capture, seg, wording
+from service.reporting import codes, overview, presentation, result_tables, secondary_capture, seg, wording
 from service.reporting.codes import Language
 from service.reporting.results import ResultContext
 from tests.factories import encoded
@@ -17,6 +17,11 @@ from tests.service import readings
 from tests.service.test_sr import AT, CONTEXT, film, reread
 
 CHINESE = ResultContext("2.25.42", AT, "zh")
+FILM = overview.film(readings.image(), readings.reading())
+
+
+def drawn(image: Image, reading: Reading, language: Language) -> Any:
+    return overview.beside(overview.film(image, reading), reading, language)
 
 
 def test_each_segment_is_the_mask_of_its_bone_pixel_for_pixel() -> None:
@@ -101,7 +106,7 @@ def test_white_red_and_mid_grey_have_their_cielab_values() -> None:
 
 
 def test_the_overview_shows_each_region_of_the_film_where_the_reading_has_it() -> None:
-    picture = overview.draw(readings.image(), readings.reading(), "en").astype(int)
+    picture = drawn(readings.image(), readings.reading(), "en").astype(int)
     scale = overview.HEIGHT / readings.ROWS
     for region in readings.reading().regions:
         if region.stage is None:
@@ -116,9 +121,9 @@ def test_the_overview_shows_each_region_of_the_film_where_the_reading_has_it() -
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_capture_of_one_language_differs_only_in_words(language: Language) -> None:
     context = ResultContext("2.25.42", AT, language)
-    made = reread(secondary_capture.build(film(), readings.reading(), context, readings.image()))
+    made = reread(secondary_capture.build(film(), readings.reading(), context, FILM))
     assert (made.Rows, made.PhotometricInterpretation, made.SamplesPerPixel) == (overview.HEIGHT, "RGB", 3)
-    picture = overview.draw(readings.image(), readings.reading(), language)
+    picture = drawn(readings.image(), readings.reading(), language)
     assert np.array_equal(pixel_array(made), picture)
     assert made.SourceImageSequence[0].ReferencedSOPInstanceUID == film().SOPInstanceUID
 
@@ -128,8 +133,8 @@ def test_a_changed_stage_changes_the_picture() -> None:
     other = tuple(
         type(r)(r.name, r.box, r.score, readings.stage("8")) if r.name == "mc3" else r for r in reading.regions
     )
-    before = overview.draw(readings.image(), reading, "en")
-    assert (before != overview.draw(readings.image(), readings.reading(regions=other), "en")).any()
+    before = drawn(readings.image(), reading, "en")
+    assert (before != drawn(readings.image(), readings.reading(regions=other), "en")).any()
 
 
 @pytest.mark.parametrize("with_image", [True, False])
@@ -146,7 +151,7 @@ def test_a_rejection_picture_is_made_with_or_without_the_film(with_image: bool, 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_overview_stays_within_its_panel_for_the_longest_reading(sex: str | None, language: Language) -> None:
     reasons = tuple(Reason(code, "measured 12.3 against a limit of 4.5") for code in list(codes.REASONS)[:9])
-    picture = overview.draw(readings.image(), readings.reading(sex=sex, alarm=True, reasons=reasons), language)
+    picture = drawn(readings.image(), readings.reading(sex=sex, alarm=True, reasons=reasons), language)
     panel = picture[:, -overview.PANEL_WIDTH :]
     assert (panel[:, -8:] == overview.GROUND).all()
     assert (panel[-8:] == overview.GROUND).all()
@@ -157,7 +162,7 @@ def test_the_font_holds_every_character_we_write_in_chinese() -> None:
 
     held = set(TTFont(str(overview.CHINESE_FONT)).getBestCmap())
     texts = [concept.chinese for concept in codes.table()] + [advice.chinese for advice in wording.ADVICE.values()]
-    texts += [zh for _, zh in overview._LABELS.values()]
+    texts += [zh for _, zh in result_tables._WORDS.values()]
     for changes in ({}, {"sex": None}, {"alarm": True}, {"chronological_age_years": None}):
         texts.append(wording.conclusion(readings.reading(**changes), "zh"))
     missing = {
@@ -175,13 +180,11 @@ def test_overlays_repeat_byte_for_byte_and_refuse_another_film(build: Any) -> No
 
 
 def test_the_capture_repeats_byte_for_byte_and_refuses_another_film() -> None:
-    first, second = (
-        encoded(secondary_capture.build(film(), readings.reading(), CONTEXT, readings.image())) for _ in range(2)
-    )
+    first, second = (encoded(secondary_capture.build(film(), readings.reading(), CONTEXT, FILM)) for _ in range(2))
     assert first == second
     other = Image(np.zeros((100, 100), dtype=np.float32))
     with pytest.raises(ValueError, match="100 x 100"):
-        secondary_capture.build(film(), readings.reading(), CONTEXT, other)
+        overview.film(other, readings.reading())
 
 
 def test_each_bone_of_the_table_is_a_rus_bone_with_words_in_both_languages() -> None:

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from pydicom.dataset import Dataset
 from pydicom.uid import EncapsulatedPDFStorage, SecondaryCaptureImageStorage
 
 from models.reading import Reason
-from service.reporting import encapsulated_pdf, growth, key_objects, results, source
+from service import priors
+from service.reporting import encapsulated_pdf, growth, key_objects, overview, results, source
 from service.reporting.history import Prior
 from service.reporting.results import ResultContext
+from service.sending.retrieval import Found
+from service.settings import PriorSettings
 from tests.factories import CHINESE_CHILD, encoded
 from tests.service import readings
 from tests.service.headers import NAMES, received, with_raw
@@ -23,13 +27,16 @@ from tests.system.tools import tool
 CHINESE = ResultContext("2.25.42", AT, "zh")
 
 
+FILM = overview.film(readings.image(), readings.reading())
+
+
 def page_of(ds: Dataset) -> bytes:
     page: bytes = ds.EncapsulatedDocument[: ds.EncapsulatedDocumentLength]
     return page
 
 
 def made(context: ResultContext = CONTEXT, film_: source.Source | None = None, **changes: Any) -> Dataset:
-    built = encapsulated_pdf.build(film_ or film(), readings.reading(**changes), context, readings.image())
+    built = encapsulated_pdf.build(film_ or film(), readings.reading(**changes), context, FILM)
     return reread(built)
 
 
@@ -57,9 +64,7 @@ def test_the_document_is_a_pdf_of_modality_doc_that_cites_the_film() -> None:
 
 @pytest.mark.parametrize("context", [CONTEXT, CHINESE], ids=["en", "zh"])
 def test_the_page_repeats_byte_for_byte(context: ResultContext) -> None:
-    first, second = (
-        encoded(encapsulated_pdf.build(film(), readings.reading(), context, readings.image())) for _ in range(2)
-    )
+    first, second = (encoded(encapsulated_pdf.build(film(), readings.reading(), context, FILM)) for _ in range(2))
     assert first == second
 
 
@@ -138,7 +143,7 @@ def test_the_growth_plot_moves_with_the_age_and_shows_the_earlier_ages_that_may_
 def test_the_page_says_that_an_earlier_age_cannot_be_compared(tmp_path: Path) -> None:
     def page(*priors: Prior) -> str:
         context = ResultContext("2.25.42", AT, priors=priors)
-        return text_of(encapsulated_pdf.build(film(), readings.reading(), context, readings.image()), tmp_path)
+        return text_of(encapsulated_pdf.build(film(), readings.reading(), context, FILM), tmp_path)
 
     assert page() != page(prior(8.5, 9.0, comparable=False))
 
@@ -162,11 +167,23 @@ def test_the_key_object_note_repeats_byte_for_byte() -> None:
     assert first == second
 
 
-def test_the_page_refuses_another_film() -> None:
-    with pytest.raises(ValueError, match="240 x 180"):
-        encapsulated_pdf.build(
-            film(), readings.reading(image=readings.facts(rows=240, columns=180)), CONTEXT, readings.image()
-        )
+class Nobody:
+    """An archive that knows nobody."""
+
+    def report_series(self, patient_id: str) -> list[Found]:
+        return []
+
+    def reports(self, series: Sequence[Found]) -> list[Dataset]:
+        return []
+
+    def film(self, study: str, series: str, instance: str) -> Dataset | None:
+        return None
+
+
+def test_the_page_names_the_patient_after_earlier_reports_were_looked_up(tmp_path: Path) -> None:
+    asked = film()
+    assert priors.find(Nobody(), asked, readings.reading(), PriorSettings()).note.startswith("0 earlier studies")
+    assert text_of(made(film_=asked), tmp_path) == text_of(made(), tmp_path)
 
 
 def test_the_page_can_be_drawn(tmp_path: Path) -> None:

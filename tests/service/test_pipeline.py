@@ -300,12 +300,6 @@ def test_the_timeline_tells_how_long_each_part_took(house: House) -> None:
     assert {"received", "prepared", "inferred", "delivered"} <= events.keys()
 
 
-def test_warming_up_leaves_no_trace(house: House) -> None:
-    house.pipeline.warm_up()
-    assert house.jobs.list() == []
-    assert list(house.stores.results.names()) == []
-
-
 @pytest.mark.parametrize(
     ("keyword", "value"), [("PatientID", "OTHER"), ("PatientBirthDate", "20110101"), ("PatientSex", "M")]
 )

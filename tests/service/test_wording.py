@@ -17,7 +17,8 @@ from models.reading import ImageFacts, MethodResult, Reason, Region, Stage
 from models.regions import RUS
 from models.scoring import Scoring
 from models.standards import RUS_CHN, TW3_RUS
-from service.reporting import codes, overview, phrases, seg, sr, typesetting, wording
+from service.reporting import codes, phrases, result_tables, seg, sr, typesetting, wording
+from service.reporting.amendment import Amendment
 from service.reporting.results import ResultContext
 from service.routing import RULES, Outcome
 from tests.service import readings
@@ -241,11 +242,50 @@ def test_a_chinese_report_shows_chinese_meanings_all_but_the_skeleton() -> None:
 def test_the_english_text_is_ascii_and_the_chinese_one_can_be_drawn() -> None:
     held = set(TTFont(str(typesetting.CHINESE_FONT)).getBestCmap())
     texts = [phrases.chinese(text) for text in (*said_by_the_detector(), *said_by_the_standards())]
-    texts += [chinese for _, chinese, _ in phrases._PATTERNS] + [words[1] for words in overview._LABELS.values()]
+    texts += [chinese for _, chinese, _ in phrases._PATTERNS] + [words[1] for words in result_tables._WORDS.values()]
     reading = readings.reading(alarm=True)
     assert wording.conclusion(reading, "en").isascii()
     texts.append(wording.conclusion(reading, "zh"))
     assert {c for text in texts for c in text if not c.isascii() and ord(c) not in held} == set()
+
+
+@pytest.mark.parametrize(
+    ("years", "english", "chinese"),
+    [(8.5, "8 y 6 mo", "8岁6个月"), (0.9, "11 mo", "11个月"), (11.96, "12 y 0 mo", "12岁0个月")],
+)
+def test_an_age_is_said_in_years_and_months(years: float, english: str, chinese: str) -> None:
+    assert (wording.years_and_months(years, "en"), wording.years_and_months(years, "zh")) == (english, chinese)
+
+
+def test_the_age_is_set_beside_the_chronological_one() -> None:
+    reading = readings.reading()
+    assert wording.age_sentence(reading, "en") == (
+        "Chronological age 9.6 years (9 y 7 mo); bone age (RUS-CHN) 10 y 6 mo is 0.9 years ahead of it."
+    )
+    assert wording.age_sentence(reading, "zh") == (
+        "生活年龄9.6岁（9岁7个月）；骨龄（RUS-CHN）10岁6个月，较生活年龄提前0.9岁。"
+    )
+
+
+def test_a_right_hand_is_remarked_on_for_the_standards_know_left_ones() -> None:
+    right = readings.reading(image=dataclasses.replace(readings.facts(), laterality="R"))
+    assert "Right hand: the standards were made from left hands." in wording.conclusion(right, "en")
+    assert "右手片" in wording.conclusion(right, "zh")
+    assert "Right hand" not in wording.conclusion(readings.reading(), "en")
+
+
+def test_with_both_curves_each_position_names_its_own() -> None:
+    said = wording.position_sentence(readings.reading(sex=None), "en")
+    assert "RUS-CHN, girls: SDS" in said
+    assert "RUS-CHN, boys: SDS" in said
+
+
+def test_picture_and_page_show_what_a_person_changed_beside_what_was_read() -> None:
+    """A row of a corrected bone says who set it, not how sure the grader is of another stage."""
+    original = readings.reading()
+    amendment = Amendment("TEST^READER", "HOSPITAL", AT, verified=True, original=original, stages={"mc5": "6"})
+    row = next(r for r in result_tables.bone_rows(original, "en", amendment) if r.name == "MC5")
+    assert (row.certainty, row.by_hand, row.runner_up) == ("reader", True, "AI: 5")
 
 
 def test_lines_break_where_chinese_and_english_allow_it() -> None:

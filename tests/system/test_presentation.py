@@ -16,7 +16,7 @@ from pydicom import Dataset, dcmread
 from models.phantom import Phantom, draw
 from models.regions import RUS
 from models.scoring import Scoring
-from service.reporting import encapsulated_pdf, presentation, sr
+from service.reporting import encapsulated_pdf, overview, presentation, sr
 from service.reporting.amendment import Amendment, Predecessor
 from service.reporting.results import ResultContext
 from service.reporting.source import normalise
@@ -146,7 +146,9 @@ def test_the_pdf_says_how_far_the_bone_age_advanced(tmp_path: Path) -> None:
     pdftotext = tool("pdftotext", "poppler-utils")
     earlier = (prior(dt.date(2025, 11, 2), 9.0312345),)
     context = ResultContext("2.25.1", NOW, priors=earlier, kinds=("PDF",))
-    page = encapsulated_pdf.build(header(earlier_film()), readings.reading(), context, readings.image())
+    page = encapsulated_pdf.build(
+        header(earlier_film()), readings.reading(), context, overview.film(readings.image(), readings.reading())
+    )
     (tmp_path / "page.pdf").write_bytes(page.EncapsulatedDocument)
     said = subprocess.run([pdftotext, str(tmp_path / "page.pdf"), "-"], capture_output=True, text=True, check=True)
     text = " ".join(said.stdout.split())
