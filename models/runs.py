@@ -15,10 +15,23 @@ import torch
 CONFIG_FILE: Final = "training.json"
 # What may change when a run is resumed: how long, how often, on what.
 FREE: Final = frozenset(
-    {"steps", "epochs", "minutes", "every", "patience", "threads", "workers", "device", "out", "weights", "films"}
+    {
+        "steps",
+        "epochs",
+        "minutes",
+        "processor_seconds",
+        "every",
+        "patience",
+        "threads",
+        "workers",
+        "device",
+        "out",
+        "weights",
+        "films",
+    }
 )
 _WHERE: Final = frozenset(
-    {"data", "out", "weights", "start", "trunk", "phantom_cache", "teacher"}
+    {"data", "out", "weights", "start", "trunk", "phantom_cache", "teacher", "outlines", "outlines_validation"}
 )  # places on one machine: they say nothing of the weights
 
 
@@ -68,6 +81,22 @@ def parser(
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Show defaults, and leave the description as it is written."""
+
+
+def phantoms(data: Path) -> int | None:
+    """Return N where `--data` is "phantoms:N", the number of films to draw first; None where it is a folder.
+
+    Raises
+    ------
+    RunRefused
+        When N is not a number from 1.
+    """
+    kind, colon, number = str(data).partition(":")
+    if kind != "phantoms" or not colon:
+        return None
+    if not number.isdigit() or int(number) < 1:
+        raise RunRefused(f"--data {data}: phantoms:N takes the number of films, such as phantoms:4000")
+    return int(number)
 
 
 def config(options: argparse.Namespace) -> dict[str, Any]:

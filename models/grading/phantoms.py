@@ -15,6 +15,7 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from models import runs
 from models.engine import Progress
 from models.grading.crops import CONTEXT, SIZE, cut, frames
 from models.grading.network import COUNTS
@@ -190,15 +191,11 @@ def render_cache(
 
 def drawn_for(data: Path, out: Path) -> Path:
     """Return the folder with train/ and validation/: `data` itself, or for "phantoms:N" one below `out` that is drawn now."""
-    kind, _, number = str(data).partition(":")
-    if kind != "phantoms":
+    number = runs.phantoms(data)
+    if number is None:
         return data
-    if not number.isdigit() or int(number) < 1:
-        raise RunRefused(f"--data {data}: phantoms:N takes the number of films, such as phantoms:4000")
-    render_cache(out / "crops" / "train", int(number), FIRST_SEED["train"])
-    render_cache(
-        out / "crops" / "validation", max(1, min(200, int(number) // 10)), FIRST_SEED["validation"], natural=True
-    )
+    render_cache(out / "crops" / "train", number, FIRST_SEED["train"])
+    render_cache(out / "crops" / "validation", max(1, min(200, number // 10)), FIRST_SEED["validation"], natural=True)
     return out / "crops"
 
 

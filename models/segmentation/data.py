@@ -2,6 +2,7 @@ r"""Keep the DRU crops of phantoms, or of real films outlined by hand, with the 
 
     python -m models.segmentation.data --out ../cache/train --films 2500 --first-seed 10000000
     python -m models.segmentation.data --out ../cache/real --outlines models/datasets/outlines --images ../shared/data/rsna --part train
+    python -m models.segmentation.data --out ../cache/small --smaller ../cache/train --size 96
 
 Crops are kept `MARGIN` times wider than the network sees them, so that training can turn, shift and scale them. The outlines
 drawn by hand end at the crop of the detector of their time, whose boxes stand in their `boxes.csv`: what lies outside of it
@@ -18,10 +19,12 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
-from models import pixels
+from models import pixels, runs
 from models.datasets import labelme, splits
+from models.engine import Progress
 from models.phantom import draw
 from models.reading import Box
 from models.segmentation.crop import Crop, crop_of, cut
@@ -29,6 +32,7 @@ from models.segmentation.crop import Crop, crop_of, cut
 SIZE: Final = 224  # side of the crop the network sees, pixels
 MARGIN: Final = 1.3
 KEPT: Final = 288  # side of the crop in the cache: close to SIZE * MARGIN, so that the grain of the film survives
+FIRST_SEED: Final = {"train": 10_000_000, "validation": 20_000_000}
 Levels = NDArray[np.float32]
 BLOCK: Final = 50  # films written at once; a run that was interrupted goes on after the last block
 
@@ -133,6 +137,51 @@ def make_outlined(folder: Path, outlines: Path, images: Path, part: str) -> int:
     return len(rows)
 
 
+def make_smaller(folder: Path, source: Path, size: int) -> int:
+    """Reduce a finished cache to what a network that sees crops of `size` pixels needs; returns the number of films.
+
+    Raises
+    ------
+    ValueError
+        When the source's crops are smaller than that.
+    """
+    crops = Crops.open(source)
+    side = round(size * MARGIN)
+    if side > crops.films.shape[-1]:
+        raise ValueError(f"{source} holds crops of {crops.films.shape[-1]} pixels; crops of {size} need {side}")
+    made = [
+        _reduced(np.concatenate((f[None], m, 255 * i[None])), side)
+        for f, m, i in zip(crops.films, crops.masks, crops.inside, strict=True)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = np.stack(made)
+    np.save(folder / "films.npy", whole[:, 0])
+    np.save(folder / "masks.npy", whole[:, 1:3])
+    np.save(folder / "inside.npy", whole[:, 3] > 127)
+    state = {"films": len(whole), "room": len(whole), "first_seed": crops.first_seed, "size": size}
+    (folder / "cache.json").write_text(json.dumps(state), encoding="utf-8")
+    return len(whole)
+
+
+def _reduced(planes: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    area = PIL.Image.Resampling.BOX  # the mean over what one pixel covers: shares of a bone stay shares
+    return np.stack(
+        [np.asarray(PIL.Image.fromarray(plane).resize((side, side), area)) for plane in planes.astype(np.uint8)]
+    )
+
+
+def drawn_for(data: Path, out: Path) -> Path:
+    """Return the folder with train/ and validation/: `data` itself, or for "phantoms:N" one below `out` that is drawn now."""
+    number = runs.phantoms(data)
+    if number is None:
+        return data
+    for part, films in (("train", number), ("validation", max(1, min(150, number // 10)))):
+        progress = Progress(films)
+        for done in make(out / "crops" / part, films, FIRST_SEED[part]):
+            progress.report(done)
+    return out / "crops"
+
+
 def _seeds(first: int, films: int) -> Iterator[list[int]]:
     for start in range(first, first + films, BLOCK):
         yield list(range(start, min(start + BLOCK, first + films)))
@@ -174,11 +223,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache, outside the tree")
     parser.add_argument("--films", type=int, default=2500)
-    parser.add_argument("--first-seed", type=int, default=10_000_000)
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED["train"])
     parser.add_argument("--outlines", type=Path, help="folder of outlines drawn by hand, instead of phantoms")
     parser.add_argument("--images", type=Path, help="folder of their films, outside the tree")
     parser.add_argument("--part", choices=splits.PARTS, default="train", help="part of their split.csv")
+    parser.add_argument("--smaller", type=Path, help="cache to reduce to --size, instead of drawing phantoms")
+    parser.add_argument(
+        "--size", type=int, default=96, help="side of the crop the network sees, pixels; with --smaller"
+    )
     options = parser.parse_args()
+    if options.smaller:
+        print(f"{make_smaller(options.out, options.smaller, options.size)} films")  # noqa: T201 - a script
+        return
     if options.outlines:
         if options.images is None:
             parser.error("--outlines needs --images, the folder of the films")

@@ -20,7 +20,7 @@ from models.segmentation.evaluate import hausdorff_95
 from models.segmentation.losses import LOSSES, compound, total
 from models.segmentation.network import ARCHITECTURES, CLASSES, CLASSICAL, build, layout
 from models.segmentation.predict import Segmenter, tidied
-from models.segmentation.train import prepare
+from models.segmentation.batches import prepare
 from models.weights import FREE_TERMS, Metadata
 
 BOXES = {
