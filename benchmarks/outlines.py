@@ -25,7 +25,7 @@ from models.metrics.bootstrap import estimate
 from models.metrics.overlap import mask_overlap
 from models.regions import SEGMENTED
 from models.segmentation.crop import crop_of, put_back
-from models.segmentation.data import outlined
+from models.segmentation.outlined import outlined
 from models.segmentation.predict import Segmenter
 from models.weights import digest
 

@@ -1,6 +1,6 @@
 """Read what the training scripts learn from; every fault names the file, the line and the value.
 
-1. `faults` is the one error of this package.
+1. `faults` is the one error of this package; `documents` opens text, JSON, tables and films with it.
 2. `phantom` keeps drawn films in a cache folder; `rsna` reads the RSNA films, thumbnails and boxes from a folder outside the tree.
 3. `archive` reads a hospital's own films: a folder with `films.csv`.
 4. `labelimg` reads VOC XML boxes, `labelme` JSON outlines, `coco` both from one JSON file.

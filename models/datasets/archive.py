@@ -89,7 +89,7 @@ def _film(table: Path, line: int, row: Mapping[str, str | None], needs: Sequence
     if sex not in _SEXES:
         raise BadData(table, line, values["sex"], "sex is F, M, O or empty")
     path = table.parent / values["file"]
-    if not values["file"] or not path.is_file():
+    if not values["file"] or not path.is_file() or Path(values["file"]).is_absolute():
         raise BadData(table, line, values["file"], "there is no such file in the table's folder")
     stages = {bone: values[f"stage_{bone}"] for bone in RUS if values.get(f"stage_{bone}")}
     for bone, label in stages.items():

@@ -1,6 +1,5 @@
 """Read boxes and outlines as COCO keeps them: one JSON file for all films."""
 
-import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.datasets.documents import number, read_json, same_size
 from models.datasets.faults import BadData
 from models.reading import Box
 from models.regions import REGIONS
@@ -44,17 +44,19 @@ def read(
     ------
     BadData
         Malformed JSON, a missing key, an unknown category or film, a box without area or off the film, an outline of fewer
-        than three points, a run-length mask, a film that is missing: each with file, line and value.
+        than three points, a run-length mask, a film that is missing or of another size: each with file, line and value.
     """
-    text = path.read_text(encoding="utf-8")
-    try:
-        document: dict[str, Any] = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BadData(path, error.lineno, path.name, f"is not JSON: {error.msg}") from error
+    text, document = read_json(path)
+    reader = _Reader(path, text, tolerance)
     for key in ("images", "annotations", "categories"):
         if not isinstance(document.get(key) if isinstance(document, dict) else None, list):
             raise BadData(path, 1, key, "is missing, or is no list")
-    reader = _Reader(path, text, tolerance)
+        for entry in document[key]:
+            if not isinstance(entry, dict):
+                raise BadData(path, reader.line(f'"{key}"', 0), entry, f"an entry of {key} is to be an object")
+            for name in ("id", "image_id", "category_id"):
+                if not isinstance(entry.get(name), int | str | None):
+                    raise BadData(path, reader.line(f'"{name}"', 0), entry[name], f"{name} is to be a number or a text")
     names = reader.categories(document["categories"])
     films = reader.films(document["images"], images or path.parent)
     boxes: dict[object, list[tuple[str, Box]]] = {key: [] for key in films}
@@ -85,8 +87,8 @@ class _Reader:
 
     def line(self, pattern: str, index: int) -> int:
         """Return the line of the match number `index`, counted from 1."""
-        for number, match in enumerate(re.finditer(pattern, self.text)):
-            if number == index:
+        for found, match in enumerate(re.finditer(pattern, self.text)):
+            if found == index:
                 return self.text.count("\n", 0, match.start()) + 1
         return 1
 
@@ -116,7 +118,9 @@ class _Reader:
                 raise BadData(self.path, line, entry["file_name"], f"the film is not in {folder}")
             if entry["id"] in films:
                 raise BadData(self.path, line, entry["id"], "is the id of two films")
-            films[entry["id"]] = (image, int(entry["height"]), int(entry["width"]))
+            rows, columns = (round(number(self.path, line, entry[side], side, 1)) for side in ("height", "width"))
+            same_size(self.path, line, image, rows, columns)
+            films[entry["id"]] = (image, rows, columns)
         return films
 
     def box(self, value: object, label: str, film: tuple[Path, int, int], line: int) -> Box:
@@ -147,6 +151,8 @@ class _Reader:
     def _on_film(self, points: NDArray[np.float64], what: str, film: tuple[Path, int, int], line: int) -> None:
         _, rows, columns = film
         low, high = points.min(axis=0), points.max(axis=0)
+        if not np.isfinite(points).all():
+            raise BadData(self.path, line, points.tolist(), f"{what} has a number that is none")
         if (low < -self.tolerance).any() or high[0] > columns + self.tolerance or high[1] > rows + self.tolerance:
             value = tuple(float(v) for v in (*low, *high))
             raise BadData(self.path, line, value, f"{what} does not lie in a film of {columns} x {rows}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.parsers import expat
 
+from models.datasets.documents import files_of, number, same_size
 from models.datasets.faults import BadData
 from models.reading import Box
 from models.regions import REGIONS
@@ -69,12 +70,14 @@ def read(path: Path, *, labels: Collection[str] = REGIONS, images: Path | None =
     Raises
     ------
     BadData
-        Malformed XML, an unknown label, a coordinate that is not a number, a box outside the film or without area, a film
-        that is missing: each with file, line and value.
+        Malformed XML, an unknown label or one given twice, a coordinate that is not a number, a box outside the film or
+        without area, a film that is missing or of another size: each with file, line and value.
     """
     reader = _Reader(path)
     try:
         reader.parser.Parse(path.read_bytes(), True)
+    except OSError as error:
+        raise BadData(path, None, path.name, f"cannot be read: {error.strerror}") from error
     except expat.ExpatError as error:
         raise BadData(path, error.lineno, path.name, f"is not XML: {expat.ErrorString(error.code)}") from error
     values: dict[str, tuple[str, int]] = {}
@@ -92,11 +95,14 @@ def read(path: Path, *, labels: Collection[str] = REGIONS, images: Path | None =
     if not name or not image.is_file():
         raise BadData(path, line, name, f"the film is not in {image.parent}")
     columns, rows = (_whole(path, values, f"size/{side}", 1) for side in ("width", "height"))
-    found = []
+    same_size(path, values["size/width"][1], image, rows, columns)
+    found: list[tuple[str, Box]] = []
     for entry in objects:
         label, line = entry.get("name", ("", entry["line"][1]))
         if label not in labels:
             raise BadData(path, line, label, f"is not one of the labels {', '.join(labels)}")
+        if label in (name for name, _ in found):
+            raise BadData(path, line, label, "has a box already; a film has one of each region")
         x1, y1, x2, y2 = (_whole(path, entry, side, entry["line"][1]) for side in _COORDINATES)
         if not (1 <= x1 < x2 <= columns and 1 <= y1 < y2 <= rows):
             line = entry["xmin"][1]
@@ -109,12 +115,9 @@ def read(path: Path, *, labels: Collection[str] = REGIONS, images: Path | None =
 
 def _whole(path: Path, values: dict[str, tuple[str, int]], key: str, line: int) -> int:
     text, line = values.get(key, ("", line))
-    try:
-        return round(float(text))
-    except ValueError:
-        raise BadData(path, line, text, f"{key} is not a number") from None
+    return round(number(path, line, text, key))
 
 
 def read_folder(folder: Path, *, labels: Collection[str] = REGIONS, images: Path | None = None) -> list[Boxes]:
     """Read every XML file of a folder, in the order of their names."""
-    return [read(path, labels=labels, images=images) for path in sorted(folder.glob("*.xml"))]
+    return [read(path, labels=labels, images=images) for path in files_of(folder, ".xml")]

@@ -1,16 +1,15 @@
 """Read outlines as labelme writes them: JSON, one file a film (P1 labels radius and ulna so)."""
 
-import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from skimage.draw import polygon2mask
 
+from models.datasets.documents import files_of, number, read_json, same_size
 from models.datasets.faults import BadData
 from models.regions import SEGMENTED
 
@@ -50,25 +49,28 @@ def read(
     Raises
     ------
     BadData
-        Malformed JSON, an unknown label, an outline of fewer than three points or off the film, a film that is missing:
-        each with file, line and value.
+        Malformed JSON, an unknown label, an outline of fewer than three points or off the film, a film that is missing or of
+        another size: each with file, line and value.
     """
-    text = path.read_text(encoding="utf-8")
-    try:
-        document: dict[str, Any] = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BadData(path, error.lineno, path.name, f"is not JSON: {error.msg}") from error
+    text, document = read_json(path)
     for key in ("shapes", "imagePath", "imageHeight", "imageWidth"):
-        if key not in document:
+        if not isinstance(document, dict) or key not in document:
             raise BadData(path, 1, key, "is missing")
+    if not isinstance(document["shapes"], list):
+        raise BadData(path, _line(text, '"shapes"', 0), document["shapes"], "shapes is to be a list")
     folder, named = images or path.parent, Path(str(document["imagePath"]).replace("\\", "/"))
     image = next((film for film in (folder / named, folder / named.name) if film.is_file()), None)
     if image is None:
         raise BadData(path, _line(text, r'"imagePath"', 0), document["imagePath"], f"the film is not in {folder}")
-    rows, columns = int(document["imageHeight"]), int(document["imageWidth"])
+    rows, columns = (
+        round(number(path, _line(text, f'"{key}"', 0), document[key], key, 1)) for key in ("imageHeight", "imageWidth")
+    )
+    same_size(path, _line(text, '"imageWidth"', 0), image, rows, columns)
     found = []
     for index, shape in enumerate(document["shapes"]):
         line = _line(text, r'"label"\s*:', index)
+        if not isinstance(shape, dict):
+            raise BadData(path, _line(text, '"shapes"', 0), shape, "a shape has a label and points")
         label = shape.get("label")
         if label not in labels:
             raise BadData(path, line, label, f"is not one of the labels {', '.join(labels)}")
@@ -79,7 +81,10 @@ def read(
         except (KeyError, TypeError, ValueError):
             points = np.empty((0, 2))
         if points.ndim != 2 or points.shape[1:] != (2,) or len(points) < 3:
-            raise BadData(path, line, len(points), f"the outline of {label} needs at least three points x, y")
+            count = len(points) if points.ndim else 0
+            raise BadData(path, line, count, f"the outline of {label} needs at least three points x, y")
+        if not np.isfinite(points).all():
+            raise BadData(path, line, points.tolist(), f"the outline of {label} has a point that is not a number")
         low, high = points.min(axis=0), points.max(axis=0)
         if (low < -tolerance).any() or high[0] > columns + tolerance or high[1] > rows + tolerance:
             value = tuple(float(v) for v in (*low, *high))
@@ -90,12 +95,12 @@ def read(
 
 def _line(text: str, pattern: str, index: int) -> int:
     """Return the line of the match number `index`, counted from 1."""
-    for number, match in enumerate(re.finditer(pattern, text)):
-        if number == index:
+    for found, match in enumerate(re.finditer(pattern, text)):
+        if found == index:
             return text.count("\n", 0, match.start()) + 1
     return 1
 
 
 def read_folder(folder: Path, *, labels: Collection[str] = SEGMENTED, images: Path | None = None) -> list[Outlines]:
     """Read every JSON file of a folder, in the order of their names."""
-    return [read(path, labels=labels, images=images) for path in sorted(folder.glob("*.json"))]
+    return [read(path, labels=labels, images=images) for path in files_of(folder, ".json")]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.datasets.documents import number, rows
 from models.datasets.faults import BadData
 from models.phantom import Phantom, draw
 from models.phantom.annotations import BOX_COLUMNS, CASE_COLUMNS, box_rows, case_row, save_png
@@ -53,32 +54,27 @@ def load(folder: Path) -> list[Case]:
     Raises
     ------
     BadData
-        A film that is listed and not there, an unknown sex or label.
+        A missing table or column, a film that is listed and not there, an unknown sex or label, an age or corner that is none.
     """
     boxes: dict[str, dict[str, Box]] = {}
     path = folder / "boxes.csv"
-    with path.open(encoding="utf-8", newline="") as file:
-        table = csv.DictReader(file)
-        for row in table:
-            label = row["label"]
-            if label.startswith("text:"):
-                continue
-            if label not in REGIONS:
-                raise BadData(path, table.line_num, label, "is not a region")
-            box = (float(row["x1"]), float(row["y1"]), float(row["x2"]), float(row["y2"]))
-            boxes.setdefault(row["file"], {})[label] = box
+    for line, row in rows(path, BOX_COLUMNS):
+        label = row["label"]
+        if label.startswith("text:"):
+            continue
+        if label not in REGIONS:
+            raise BadData(path, line, label, "is not a region")
+        x1, y1, x2, y2 = (number(path, line, row[corner], corner) for corner in ("x1", "y1", "x2", "y2"))
+        boxes.setdefault(row["file"], {})[label] = (x1, y1, x2, y2)
     found = []
     path = folder / "cases.csv"
-    with path.open(encoding="utf-8", newline="") as file:
-        table = csv.DictReader(file)
-        for row in table:
-            if not (folder / row["file"]).is_file():
-                raise BadData(path, table.line_num, row["file"], "the film is not in the folder")
-            if row["sex"] not in ("F", "M"):
-                raise BadData(path, table.line_num, row["sex"], "sex is F or M")
-            sex: Sex = "F" if row["sex"] == "F" else "M"
-            stages = {bone: row[f"stage_{bone}"] for bone in RUS}
-            found.append(
-                Case(folder / row["file"], sex, float(row["bone_age_years"]), stages, boxes.get(row["file"], {}))
-            )
+    for line, row in rows(path, CASE_COLUMNS):
+        if not (folder / row["file"]).is_file():
+            raise BadData(path, line, row["file"], "the film is not in the folder")
+        if row["sex"] not in ("F", "M"):
+            raise BadData(path, line, row["sex"], "sex is F or M")
+        sex: Sex = "F" if row["sex"] == "F" else "M"
+        stages = {bone: row[f"stage_{bone}"] for bone in RUS}
+        years = number(path, line, row["bone_age_years"], "bone_age_years", 0, 25)
+        found.append(Case(folder / row["file"], sex, years, stages, boxes.get(row["file"], {})))
     return found

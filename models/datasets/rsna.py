@@ -5,8 +5,6 @@ Terms: academic, educational and other non-commercial use. `images.csv` lists wh
 test set: they are never trained on or tuned to.
 """
 
-import csv
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
+from models.datasets.documents import number, rows
 from models.datasets.faults import BadData
 from models.reading import Box
 from models.regions import Sex
@@ -59,30 +58,6 @@ class Annotation:
         return (self.box[0] * x, self.box[1] * y, self.box[2] * x, self.box[3] * y)
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    try:
-        file = path.open(encoding="utf-8", newline="")
-    except OSError as error:
-        raise BadData(path, None, path.name, f"cannot be read: {error.strerror}") from error
-    with file:
-        table = csv.DictReader(file)
-        missing = [name for name in columns if name not in (table.fieldnames or ())]
-        if missing:
-            raise BadData(path, 1, ",".join(table.fieldnames or ()), f"lacks the columns {', '.join(missing)}")
-        for row in table:
-            yield table.line_num, row
-
-
-def _number(path: Path, line: int, row: dict[str, str], name: str, low: float, high: float) -> float:
-    try:
-        value = float(row[name])
-    except (TypeError, ValueError):
-        raise BadData(path, line, row[name], f"{name} is not a number") from None
-    if not low <= value <= high:
-        raise BadData(path, line, row[name], f"{name} is outside of {low:g} to {high:g}")
-    return value
-
-
 def _sex(path: Path, line: int, value: str) -> Sex:
     if value == "F":
         return "F"
@@ -101,14 +76,14 @@ def films(folder: Path, *, subset: str | None = None) -> list[Film]:
     """
     table = folder / "images.csv"
     found = []
-    for line, row in _rows(table, ("id", "file", "rows", "columns", "bone_age_months", "sex")):
+    for line, row in rows(table, ("id", "file", "rows", "columns", "bone_age_months", "sex")):
         if subset is not None and not row["file"].startswith(f"{subset}/"):
             continue
         path = folder / row["file"]
         if not path.is_file():
             raise BadData(table, line, row["file"], "the film is not in the folder")
-        size = [int(_number(table, line, row, name, 32, 10_000)) for name in ("rows", "columns")]
-        years = _number(table, line, row, "bone_age_months", 0, 240) / 12
+        size = [int(number(table, line, row[name], name, 32, 10_000)) for name in ("rows", "columns")]
+        years = number(table, line, row["bone_age_months"], "bone_age_months", 0, 240) / 12
         found.append(Film(row["id"], path, size[0], size[1], years, _sex(table, line, row["sex"])))
     return found
 
@@ -121,12 +96,12 @@ def thumbnails(folder: Path) -> tuple[NDArray[np.uint8], list[Film]]:
         Film(
             row["id"],
             place,
-            int(_number(index, line, row, "original_rows", 32, 10_000)),
-            int(_number(index, line, row, "original_columns", 32, 10_000)),
-            _number(index, line, row, "bone_age_months", 0, 240) / 12,
+            int(number(index, line, row["original_rows"], "original_rows", 32, 10_000)),
+            int(number(index, line, row["original_columns"], "original_columns", 32, 10_000)),
+            number(index, line, row["bone_age_months"], "bone_age_months", 0, 240) / 12,
             _sex(index, line, row["sex"]),
         )
-        for line, row in _rows(index, ("id", "bone_age_months", "sex", "original_rows", "original_columns"))
+        for line, row in rows(index, ("id", "bone_age_months", "sex", "original_rows", "original_columns"))
     ]
     sheets = sorted(place.glob("sheet*.webp"))
     tiles: list[NDArray[np.uint8]] = []
@@ -152,13 +127,13 @@ def annotations(folder: Path, *, source: str | None = None) -> dict[str, list[An
     table = folder / "annotations.csv"
     columns = ("id", "set", "kind", "label", "x1", "y1", "x2", "y2", "original_columns", "original_rows")
     found: dict[str, list[Annotation]] = {}
-    for line, row in _rows(table, columns):
+    for line, row in rows(table, columns):
         if source is not None and row["set"] != source:
             continue
-        width = _number(table, line, row, "original_columns", 32, 10_000)
-        height = _number(table, line, row, "original_rows", 32, 10_000)
-        x1, x2 = (_number(table, line, row, name, -0.05 * width, 1.05 * width) for name in ("x1", "x2"))
-        y1, y2 = (_number(table, line, row, name, -0.05 * height, 1.05 * height) for name in ("y1", "y2"))
+        width = number(table, line, row["original_columns"], "original_columns", 32, 10_000)
+        height = number(table, line, row["original_rows"], "original_rows", 32, 10_000)
+        x1, x2 = (number(table, line, row[name], name, -0.05 * width, 1.05 * width) for name in ("x1", "x2"))
+        y1, y2 = (number(table, line, row[name], name, -0.05 * height, 1.05 * height) for name in ("y1", "y2"))
         if x2 < x1 or y2 < y1:
             raise BadData(table, line, (x1, y1, x2, y2), "the box is turned inside out")
         found.setdefault(row["id"], []).append(

@@ -5,12 +5,14 @@ The file is CSV with the columns `id,part`; its sha256 stands in the metadata of
 
 import csv
 import hashlib
+import io
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from models.datasets.documents import read_text
 from models.datasets.faults import BadData
 
 PARTS: Final = ("train", "validation", "test")
@@ -79,25 +81,23 @@ def load(path: Path, *, held_out: Collection[str] = ()) -> dict[str, str]:
     Raises
     ------
     BadData
-        A missing column, an unknown part, a patient listed twice, or a held-out patient in another part than test.
+        A file that cannot be read, a missing column, an unknown part, a patient listed twice, or a held-out patient in
+        another part than test.
     """
     division: dict[str, str] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        table = csv.reader(file)
-        header = next(table, [])
-        if header != ["id", "part"]:
-            raise BadData(path, 1, ",".join(header), "a split file begins with id,part")
-        for row in table:
-            if len(row) != 2 or row[1] not in PARTS:
-                raise BadData(
-                    path, table.line_num, ",".join(row), f"a line is id,part with a part of {', '.join(PARTS)}"
-                )
-            patient, part = row
-            if patient in division:
-                raise BadData(path, table.line_num, patient, f"is listed twice, first as {division[patient]}")
-            if patient in held_out and part != "test":
-                raise BadData(path, table.line_num, patient, f"is held out and may not be in {part}")
-            division[patient] = part
+    table = csv.reader(io.StringIO(read_text(path)))
+    header = next(table, [])
+    if header != ["id", "part"]:
+        raise BadData(path, 1, ",".join(header), "a split file begins with id,part")
+    for row in table:
+        if len(row) != 2 or row[1] not in PARTS:
+            raise BadData(path, table.line_num, ",".join(row), f"a line is id,part with a part of {', '.join(PARTS)}")
+        patient, part = row
+        if patient in division:
+            raise BadData(path, table.line_num, patient, f"is listed twice, first as {division[patient]}")
+        if patient in held_out and part != "test":
+            raise BadData(path, table.line_num, patient, f"is held out and may not be in {part}")
+        division[patient] = part
     return division
 
 

@@ -1,16 +1,12 @@
-r"""Keep the DRU crops of phantoms, or of real films outlined by hand, with the outlines, in a cache outside the tree.
+r"""Keep the DRU crops of phantoms with their outlines in a cache outside the tree; real films: `models.segmentation.outlined`.
 
-    python -m models.segmentation.data --out ../cache/train --films 2500 --first-seed 10000000
-    python -m models.segmentation.data --out ../cache/real --outlines models/datasets/outlines --images ../shared/data/rsna --part train
-    python -m models.segmentation.data --out ../cache/small --smaller ../cache/train --size 96
+    python -m models.segmentation.data --out ../cache/whole/train --films 2000
+    python -m models.segmentation.data --out ../cache/96/train --smaller ../cache/whole/train --size 96
 
-Crops are kept `MARGIN` times wider than the network sees them, so that training can turn, shift and scale them. The outlines
-drawn by hand end at the crop of the detector of their time, whose boxes stand in their `boxes.csv`: what lies outside of it
-counts as off the film.
+Crops are kept `MARGIN` times wider than the network sees them, so that training can turn, shift and scale them.
 """
 
 import argparse
-import csv
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -22,11 +18,10 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from models import pixels, runs
-from models.datasets import labelme, splits
+from models import runs
+from models.datasets.faults import BadData
 from models.engine import Progress
 from models.phantom import draw
-from models.reading import Box
 from models.segmentation.crop import Crop, crop_of, cut
 
 SIZE: Final = 224  # side of the crop the network sees, pixels
@@ -56,15 +51,12 @@ class Crops:
 
         Raises
         ------
-        ValueError
+        BadData
             When the folder holds none.
         """
-        try:
-            state = json.loads((folder / "cache.json").read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ValueError(
-                f"{folder} holds no crops ({error.strerror}); make them with models.segmentation.data"
-            ) from error
+        if not (folder / "cache.json").is_file():
+            raise BadData(folder, None, folder.name, "holds no crops; make them with models.segmentation.data")
+        state = json.loads((folder / "cache.json").read_text(encoding="utf-8"))
         done = int(state["films"])
         arrays = [np.load(folder / f"{name}.npy", mmap_mode="r")[:done] for name in ("films", "masks", "inside")]
         return cls(arrays[0], arrays[1], arrays[2], int(state["first_seed"]))
@@ -79,13 +71,13 @@ def one(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.boo
     if crop is None:
         raise ValueError(f"phantom {seed} has no radius or ulna box")
     bones = {bone: phantom.masks[bone] for bone in ("ulna", "radius") if bone in phantom.masks}
-    return _kept(phantom.image.pixels, bones, crop)
+    return keep(phantom.image.pixels, bones, crop)
 
 
-def _kept(
+def keep(
     film: Levels, bones: Mapping[str, NDArray[np.bool_]], crop: Crop, limit: Crop | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return what the cache keeps of a crop; what lies outside of `limit` counts as off the film."""
+    """Return what the cache keeps of a crop: film, outlines, what lies on the film; what lies outside of `limit` counts as off the film."""
     wide = crop.moved(0.0, MARGIN, 0.0, 0.0)
     levels, inside = cut(film, wide, KEPT)
     if limit is not None:
@@ -103,52 +95,20 @@ def _kept(
     return (levels * 255 + 0.5).astype(np.uint8), (np.stack(masks) * 255 + 0.5).astype(np.uint8), inside
 
 
-def read_boxes(path: Path) -> dict[str, dict[str, Box]]:
-    """Read `boxes.csv` of a folder of outlines: film id -> region -> box in pixels of the film."""
-    boxes: dict[str, dict[str, Box]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            box = (float(row["x1"]), float(row["y1"]), float(row["x2"]), float(row["y2"]))
-            boxes.setdefault(row["file"], {})[row["label"]] = box
-    return boxes
-
-
-def outlined(folder: Path, images: Path, part: str) -> list[tuple[str, labelme.Outlines, dict[str, Box]]]:
-    """Return the films of one part of a folder of outlines: id, outlines and the boxes that cut the crop."""
-    chosen, boxes = splits.members(splits.load(folder / "split.csv"), part), read_boxes(folder / "boxes.csv")
-    films = {film.image.stem: film for film in labelme.read_folder(folder, images=images)}
-    return [(name, films[name], boxes[name]) for name in chosen]
-
-
-def make_outlined(folder: Path, outlines: Path, images: Path, part: str) -> int:
-    """Fill a cache with the films of one part of a folder of outlines; returns their number."""
-    rows = []
-    for name, film, boxes in outlined(outlines, images, part):
-        crop = crop_of(boxes)
-        if crop is None:
-            raise ValueError(f"{outlines / 'boxes.csv'} has no radius or ulna box of film {name}")
-        bones = {bone: film.mask(bone) for bone in ("ulna", "radius")}
-        rows.append(_kept(pixels.load(film.image).pixels, bones, crop, limit=crop))
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, name in enumerate(("films", "masks", "inside")):
-        np.save(folder / f"{name}.npy", np.stack([row[index] for row in rows]))
-    state = {"films": len(rows), "room": len(rows), "first_seed": 0, "outlines": part}
-    (folder / "cache.json").write_text(json.dumps(state), encoding="utf-8")
-    return len(rows)
-
-
 def make_smaller(folder: Path, source: Path, size: int) -> int:
     """Reduce a finished cache to what a network that sees crops of `size` pixels needs; returns the number of films.
 
     Raises
     ------
-    ValueError
+    BadData
         When the source's crops are smaller than that.
     """
     crops = Crops.open(source)
     side = round(size * MARGIN)
     if side > crops.films.shape[-1]:
-        raise ValueError(f"{source} holds crops of {crops.films.shape[-1]} pixels; crops of {size} need {side}")
+        raise BadData(
+            source, None, crops.films.shape[-1], f"its crops are too small; crops of {size} pixels need {side}"
+        )
     made = [
         _reduced(np.concatenate((f[None], m, 255 * i[None])), side)
         for f, m, i in zip(crops.films, crops.masks, crops.inside, strict=True)
@@ -200,7 +160,9 @@ def make(folder: Path, films: int, first_seed: int) -> Iterator[int]:
     if state.exists():
         kept = json.loads(state.read_text(encoding="utf-8"))
         if kept["first_seed"] != first_seed or kept["room"] != films:
-            raise ValueError(f"{folder} holds {kept['room']} films from seed {kept['first_seed']}; give another folder")
+            raise runs.RunRefused(
+                f"{folder} holds {kept['room']} films from seed {kept['first_seed']}; give another folder"
+            )
         done = int(kept["films"])
     mode = "r+" if done else "w+"
     arrays = {
@@ -224,9 +186,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache, outside the tree")
     parser.add_argument("--films", type=int, default=2500)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED["train"])
-    parser.add_argument("--outlines", type=Path, help="folder of outlines drawn by hand, instead of phantoms")
-    parser.add_argument("--images", type=Path, help="folder of their films, outside the tree")
-    parser.add_argument("--part", choices=splits.PARTS, default="train", help="part of their split.csv")
     parser.add_argument("--smaller", type=Path, help="cache to reduce to --size, instead of drawing phantoms")
     parser.add_argument(
         "--size", type=int, default=96, help="side of the crop the network sees, pixels; with --smaller"
@@ -234,11 +193,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.smaller:
         print(f"{make_smaller(options.out, options.smaller, options.size)} films")  # noqa: T201 - a script
-        return
-    if options.outlines:
-        if options.images is None:
-            parser.error("--outlines needs --images, the folder of the films")
-        print(f"{make_outlined(options.out, options.outlines, options.images, options.part)} films")  # noqa: T201 - a script
         return
     start = time.monotonic()
     for done in make(options.out, options.films, options.first_seed):

@@ -39,8 +39,8 @@ def plan() -> Mapping[str, tuple[str, ...]]:
             runs[name] = ("--architecture", name, "--films", CLASSICAL_FILMS)
         else:
             rate = LARGE_RATE if name.startswith(LARGE) else RATE
-            loss = ("--loss", "dice") if name == "vnet" else ()  # as its paper trains it
-            runs[name] = ("--architecture", name, "--rate", str(rate), *loss)
+            own = ("--loss", "dice") if name == "vnet" else ()  # as its paper trains it
+            runs[name] = ("--architecture", name, "--rate", str(rate), *own)
     for loss in LOSSES:
         runs[f"loss-{loss}"] = ("--architecture", DEFAULT, "--rate", str(RATE), "--loss", loss)
     for films in FILMS:

@@ -211,8 +211,8 @@ def _ship(
 ) -> None:
     data = [f"phantom crops: {films} films drawn from their seeds"]
     if real is not None:
-        source = options.source or "the RSNA Pediatric Bone Age Challenge with self-annotated outlines"
-        data.append(f"{len(real.films)} films of {source}")
+        films_of = "films of the RSNA Pediatric Bone Age Challenge with self-annotated outlines"
+        data.append(options.source or f"{len(real.films)} {films_of}")
     weights.save(
         options.weights or options.out / "weights",
         net.state_dict(),

@@ -1,13 +1,14 @@
 """Training data: what is right is read, what is wrong is named with file, line and value."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from models.datasets import labelimg, labelme, rsna, splits
+from models.datasets import coco, labelimg, labelme, rsna, splits
 from models.datasets import phantom as cache
 from models.datasets.faults import BadData
 
@@ -42,7 +43,9 @@ def test_labelimg_boxes_are_counted_from_zero(tmp_path: Path) -> None:
         ({"x2": 31}, 6, "(2, 3, 31, 9)"),
         ({"x1": 8, "x2": 8}, 6, "(8, 3, 8, 9)"),
         ({"x1": "left"}, 6, "left"),
+        ({"x1": "inf"}, 6, "inf"),
         ({"film": "b.png"}, 1, "b.png"),
+        ({"label": "ulna"}, 5, "ulna"),  # a second box of one region
     ],
 )
 def test_a_bad_labelimg_file_is_refused_with_its_line_and_value(
@@ -89,6 +92,8 @@ def test_a_labelme_outline_covers_the_pixels_it_encloses(tmp_path: Path) -> None
         ({"label": "femur"}, "femur"),
         ({"points": [[1, 1], [2, 2]]}, "2"),
         ({"points": [[1, 1], [40, 2], [3, 3]]}, "(1.0, 1.0, 40.0, 3.0)"),
+        ({"points": None}, "0"),
+        ({"points": [[1, 1], [float("nan"), 2], [3, 3]]}, "[[1.0, 1.0], [nan, 2.0], [3.0, 3.0]]"),
         ({"shape_type": "circle"}, "circle"),
     ],
 )
@@ -100,6 +105,43 @@ def test_a_bad_labelme_outline_is_refused_with_its_line_and_value(
     with pytest.raises(BadData, match=rf"a\.json:{line}: ") as refused:
         labelme.read(path)
     assert str(refused.value.value) == value
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        ({"imageHeight": "tall"}, "tall"),
+        ({"imageHeight": 40, "imageWidth": 60}, "(60, 40)"),  # drawn on a larger copy of the film
+        ({"shapes": None}, "None"),
+        ({"shapes": ["radius"]}, "radius"),
+        ({"imagePath": "b.png"}, "b.png"),
+    ],
+)
+def test_a_bad_labelme_file_is_refused_with_its_line_and_value(
+    tmp_path: Path, change: dict[str, object], value: str
+) -> None:
+    path = _labelme(tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}, indent=1))
+    with pytest.raises(BadData, match=r"a\.json:\d+: ") as refused:
+        labelme.read(path)
+    assert str(refused.value.value) == value
+
+
+@pytest.mark.parametrize("read", [labelme.read, labelimg.read, coco.read, splits.load])
+def test_a_file_that_is_missing_or_no_text_is_refused_by_name(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    with pytest.raises(BadData, match=r"none\.json: 'none\.json': cannot be read: No such file"):
+        read(tmp_path / "none.json")
+    (tmp_path / "other.json").write_bytes(b"\n\xff\xfe")
+    with pytest.raises(BadData, match=r"other\.json:[12]: "):
+        read(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(("read", "suffix"), [(labelme.read_folder, ".json"), (labelimg.read_folder, ".xml")])
+def test_a_folder_without_annotations_is_refused(tmp_path: Path, read: Callable[[Path], object], suffix: str) -> None:
+    with pytest.raises(BadData, match=f"the folder holds no {suffix} file"):
+        read(tmp_path)
+    with pytest.raises(BadData, match="there is no such folder"):
+        read(tmp_path / "none")
 
 
 def test_a_split_keeps_patients_apart_and_survives_its_file(tmp_path: Path) -> None:
@@ -183,4 +225,8 @@ def test_a_cache_of_phantoms_gives_back_what_was_drawn(tmp_path: Path) -> None:
         assert case.boxes["radius"] == pytest.approx(drawn.boxes["radius"], abs=0.01)
     (tmp_path / "phantom-00000004.png").unlink()
     with pytest.raises(BadData, match=r"cases\.csv:3: 'phantom-00000004.png'"):
+        cache.load(tmp_path)
+    table = tmp_path / "boxes.csv"
+    table.write_text(table.read_text().replace("x1,", "left,"))
+    with pytest.raises(BadData, match=r"boxes\.csv:1: .*lacks the columns x1"):
         cache.load(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 import models.datasets
 from models.datasets import labelme, splits
 from models.regression.data import HELD_OUT
-from models.segmentation.data import read_boxes
+from models.segmentation.outlined import read_boxes
 
 FOLDER = Path(models.datasets.__file__).parent / "outlines"
 DOCUMENTS = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}

@@ -9,18 +9,22 @@ import pytest
 import torch
 
 from models import weights
+from models.datasets.faults import BadData
 from models.image import Image
 from models.metrics.overlap import mask_overlap
 from models.phantom import draw
+from models.runs import RunRefused
+from models.segmentation import table
 from models.segmentation.average import average
+from models.segmentation.batches import prepare
 from models.segmentation.compare import area_under_curve
 from models.segmentation.crop import crop_of, cut, normalise, put_back
-from models.segmentation.data import MARGIN, Crops, make_outlined
+from models.segmentation.data import MARGIN, Crops
 from models.segmentation.evaluate import hausdorff_95
 from models.segmentation.losses import LOSSES, compound, total
 from models.segmentation.network import ARCHITECTURES, CLASSES, CLASSICAL, build, layout
+from models.segmentation.outlined import make_outlined
 from models.segmentation.predict import Segmenter, tidied
-from models.segmentation.batches import prepare
 from models.weights import FREE_TERMS, Metadata
 
 BOXES = {
@@ -258,6 +262,51 @@ def test_an_outlined_film_is_blank_outside_of_the_crop_its_outlines_were_drawn_i
     assert 0.4 < float(crops.inside[0].mean()) <= MARGIN**-2 + 0.01
     assert int(crops.masks[0, :, ~crops.inside[0]].max()) == 0
     assert (crops.masks[0].reshape(2, -1).max(axis=1) > 200).all()
+
+
+def test_own_outlines_without_a_box_or_of_another_size_are_refused(tmp_path: Path) -> None:
+    PIL.Image.fromarray(np.zeros((64, 80), np.uint8)).save(tmp_path / "a.png")
+    points = [[10, 10], [30, 10], [30, 40]]
+    shapes = [{"label": name, "points": points, "shape_type": "polygon"} for name in ("ulna", "radius", "mc1")]
+    document = {"shapes": shapes, "imagePath": "a.png", "imageHeight": 64, "imageWidth": 80}
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    (tmp_path / "split.csv").write_text("id,part\na,train\n")
+    readings = tmp_path / "readings.jsonl"
+    regions = [{"name": "ulna", "box": [8, 8, 24, 24]}, {"name": "radius", "box": [30, 8, 50, 28]}]
+    readings.write_text(json.dumps({"file": "a.png", "regions": regions}) + "\n")
+    assert make_outlined(tmp_path / "cache", tmp_path, tmp_path, "train", readings) == 1
+    with pytest.raises(BadData, match=r"split\.csv: 'test': no film stands in this part"):
+        make_outlined(tmp_path / "cache", tmp_path, tmp_path, "test", readings)
+    readings.write_text(json.dumps({"file": "a.png", "regions": regions[:1]}) + "\n")
+    with pytest.raises(BadData, match=r"readings\.jsonl: 'a': there is no box of radius and ulna"):
+        make_outlined(tmp_path / "cache", tmp_path, tmp_path, "train", readings)
+    readings.write_text("{}\n")
+    with pytest.raises(BadData, match=r"readings\.jsonl:1: "):
+        make_outlined(tmp_path / "cache", tmp_path, tmp_path, "train", readings)
+
+
+def test_a_run_goes_on_round_by_round_with_equal_processor_time(tmp_path: Path) -> None:
+    for part, films in (("train", 6), ("validation", 2)):
+        rng = np.random.default_rng(films)
+        (tmp_path / "data" / part).mkdir(parents=True)
+        masks = np.zeros((films, 2, 42, 42), np.uint8)
+        masks[:, 0, 20:, 8:16], masks[:, 1, 20:, 24:36] = 255, 255
+        shown = np.clip(masks.max(axis=1) * 0.6 + rng.integers(0, 60, (films, 42, 42)), 0, 255).astype(np.uint8)
+        for name, array in (("films", shown), ("masks", masks), ("inside", np.ones((films, 42, 42), np.bool_))):
+            np.save(tmp_path / "data" / part / f"{name}.npy", array)
+        (tmp_path / "data" / part / "cache.json").write_text(json.dumps({"films": films, "first_seed": 0}))
+    run = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "runs"), "--size", "32", "--batch", "2"]
+    table.main([*run, "--rounds", "1", "--only", "unet", "clustering"])
+    table.main([*run, "--rounds", "2", "1", "--only", "unet", "clustering"])  # the first round is not trained again
+    curve = json.loads((tmp_path / "runs" / "unet" / "curve.json").read_text())["loss"]
+    assert np.mean(curve[-3:]) < np.mean(curve[:3])
+    _, first = weights.load(tmp_path / "runs/unet/weights-1", problem="segmentation", architectures=("unet",))
+    _, second = weights.load(tmp_path / "runs/unet/weights-2", problem="segmentation", architectures=("unet",))
+    assert first.metrics["validation"]["step"] <= second.metrics["validation"]["step"]
+    assert Segmenter(tmp_path / "runs" / "clustering" / "weights-2").size == 32
+    assert not list(table.todo(tmp_path / "runs", (1, 2), ("unet", "clustering")))
+    with pytest.raises(RunRefused, match="no run 'pspnet' in the table"):
+        table.main([*run, "--only", "pspnet"])
 
 
 def test_two_runs_are_averaged_and_the_stricter_terms_stay(tmp_path: Path) -> None:

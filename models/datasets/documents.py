@@ -1,0 +1,77 @@
+"""Open what holds annotations: text, JSON, CSV tables, and the films they speak of; what cannot be used is `BadData`."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+
+from models.datasets.faults import BadData
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file in UTF-8, with or without a byte order mark."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise BadData(path, None, path.name, f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise BadData(path, line, hex(error.object[error.start]), "this byte is not UTF-8") from error
+
+
+def read_json(path: Path) -> tuple[str, Any]:
+    """Return the text of a JSON file and what it holds."""
+    text = read_text(path)
+    try:
+        return text, json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadData(path, error.lineno, path.name, f"is not JSON: {error.msg}") from error
+
+
+def files_of(folder: Path, suffix: str) -> list[Path]:
+    """Return the annotation files of a folder, in the order of their names; a folder without any is refused."""
+    found = sorted(folder.glob(f"*{suffix}"))
+    if not found:
+        reason = f"the folder holds no {suffix} file" if folder.is_dir() else "there is no such folder"
+        raise BadData(folder, None, folder.name, reason)
+    return found
+
+
+def rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the rows of a CSV table that has these columns, each with its line; what a short row lacks is empty."""
+    table = csv.DictReader(io.StringIO(read_text(path)), restval="")
+    missing = [name for name in columns if name not in (table.fieldnames or ())]
+    if missing:
+        raise BadData(path, 1, ",".join(table.fieldnames or ()), f"lacks the columns {', '.join(missing)}")
+    for row in table:
+        yield table.line_num, row
+
+
+def number(path: Path, line: int, value: object, name: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """Return a finite number within limits."""
+    try:
+        found = float(value)  # type: ignore[arg-type]  # whatever the file holds
+    except (TypeError, ValueError):
+        raise BadData(path, line, value, f"{name} is not a number") from None
+    if not math.isfinite(found) or not low <= found <= high:
+        raise BadData(path, line, value, f"{name} is outside of {low:g} to {high:g}")
+    return found
+
+
+def same_size(path: Path, line: int, film: Path, rows: int, columns: int) -> None:
+    """Refuse an annotation made on a copy of the film of another size: its boxes and outlines would lie elsewhere.
+
+    Pictures are looked at here; a DICOM film only when it is loaded.
+    """
+    try:
+        with PIL.Image.open(film) as picture:
+            width, height = picture.size
+    except (OSError, ValueError, PIL.Image.DecompressionBombError):
+        return
+    if (width, height) != (columns, rows):
+        raise BadData(path, line, (columns, rows), f"the film {film.name} has {width} x {height} pixels")
