@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from models import calibration
 from models.calibration import FOLDS, Pair
 from models.metrics.bootstrap import estimate
-from models.metrics.conformal import Intervals
+from models.metrics.conformal import Band, Intervals
 from models.regions import RUS, Sex
 from models.scoring import FINE
 from models.standards import STANDARDS, fine_levels, harmony
@@ -42,6 +42,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--bundle", type=Path, required=True, help="bundle file to write the intervals and the threshold into"
     )
+    parser.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        choices=BY_STAGES,
+        help="a method whose intervals in the bundle stay, such as those of a larger cross-validation; may be given again",
+    )
     parser.add_argument("--json", type=Path, required=True, help="results file")
     options = parser.parse_args(argv)
     rows = json.loads(options.tuning.read_text(encoding="utf-8"))["rows"]
@@ -52,15 +59,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     truth = np.array([row["bone_age_years"] for row in rows])
     patients = [Path(row["file"]).stem for row in rows]
 
-    made, results = [], {}
+    values = json.loads(options.bundle.read_text(encoding="utf-8"))
+    bands, results = kept_bands(values, options.keep), {}
     for method in BY_STAGES:
         intervals, results[method] = intervals_of(method, films, truth, sexes, patients)
-        made.append(intervals)
-    values = json.loads(options.bundle.read_text(encoding="utf-8"))
+        if method not in options.keep:
+            bands += intervals.bands
     default = str(values["default_method"])
     spread = spreads(films)
     threshold, alarm = threshold_of(spread, _column(films, default) - truth, patients)
-    values["intervals"] = Intervals(calibration.COVERAGE, tuple(band for one in made for band in one.bands)).to_dict()
+    values["intervals"] = Intervals(calibration.COVERAGE, tuple(bands)).to_dict()
     values["agreement_threshold_years"] = threshold
     discord = discords(options.tuning.parent, rows)
     error = _column(films, default) - truth
@@ -73,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "data": f"{len(rows)} films of RSNA never seen by the weights that read them",
         "command": "python -m models.agreement --tuning TUNING --readings READINGS --bundle BUNDLE --json RESULT",
         "interval": "95 % percentile bootstrap by patient",
+        "intervals_kept": list(options.keep),
         "coverage_of_90_percent_intervals": results,
         "alarm": alarm,
         "discord": {
@@ -86,6 +95,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         },
     }
     options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def kept_bands(values: Mapping[str, Any], methods: Sequence[str]) -> list[Band]:
+    """Return the bands of a bundle file that stay: those of `methods`, and of every method that does not go by stages.
+
+    Raises
+    ------
+    ValueError
+        When a method that is to be kept has no bands in the file, or bands of another coverage.
+    """
+    had = Intervals.from_dict(values["intervals"]) if values.get("intervals") else Intervals(calibration.COVERAGE, ())
+    bands = [band for band in had.bands if band.method in methods or band.method not in BY_STAGES]
+    for method in methods:
+        if not any(band.method == method for band in bands):
+            raise ValueError(f"--keep {method}: the bundle holds no intervals of it")
+    if bands and had.coverage != calibration.COVERAGE:
+        raise ValueError(f"the bundle's intervals cover {had.coverage:g}, those made now {calibration.COVERAGE:g}")
+    return bands
 
 
 def intervals_of(

@@ -5,6 +5,7 @@ import json
 from models.reading import MethodResult, Reading
 from models.regions import RUS
 from models.registry import Description
+from service.reporting import wording
 
 
 def page(name: str, reading: Reading) -> str:
@@ -58,6 +59,9 @@ def _methods(reading: Reading) -> list[str]:
         sds = "" if method.sds is None else f"{method.sds:+.2f}"
         lines.append(f"{name:<18}{method.sex:<7}{_age(method):<12}{_interval(method):<16}{score:<9}{sds}".rstrip())
     agreement = reading.agreement
+    if reading.chronological_age_years is not None:
+        missing = {method.name: wording.no_position(method, reading) for method in reading.methods}
+        lines += [f"no SDS by {name}: {why.code('en').meaning.lower()}" for name, why in missing.items() if why]
     if agreement.spread_years is not None:
         alarm = " - ALARM: the methods disagree" if agreement.alarm else ""
         lines.append(f"the methods lie within {agreement.spread_years:.1f} years{alarm}")

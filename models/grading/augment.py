@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.grading.crops import shrunk
 from models.grading.phantoms import MARGIN, seen_size
 
 
@@ -17,13 +18,6 @@ def centre(kept: Tensor, seen: int | None = None) -> Tensor:
     size = seen_size(kept.shape[-1])
     start = (kept.shape[-1] - size) // 2
     return shrunk(kept[..., start : start + size, start : start + size].float() / 255, seen)
-
-
-def shrunk(crops: Tensor, seen: int | None) -> Tensor:
-    """Average crops down to `seen` pixels; None or their own size leaves them as they are."""
-    if seen is None or seen == crops.shape[-1]:
-        return crops
-    return functional.interpolate(crops, size=(seen, seen), mode="area")
 
 
 def vary(kept: Tensor, generator: torch.Generator, *, strength: float = 1.0) -> Tensor:

@@ -118,6 +118,13 @@ def cut(image: Image, frame: Frame, facts: ImageFacts, size: int = SIZE) -> NDAr
     return cropped
 
 
+def shrunk(crops: Tensor, seen: int | None) -> Tensor:
+    """Average crops down to `seen` pixels; None or their own size leaves them as they are."""
+    if seen is None or seen == crops.shape[-1]:
+        return crops
+    return functional.interpolate(crops, size=(seen, seen), mode="area")
+
+
 def enhance(crops: Tensor) -> Tensor:
     """Equalise the histogram of each crop and enhance its edges.
 

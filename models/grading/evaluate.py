@@ -21,6 +21,7 @@ from models.engine import git_commit
 from models.grading import measure
 from models.grading.ages import sexes_of
 from models.grading.augment import centre
+from models.grading.bound import reachable
 from models.grading.losses import stage_of
 from models.grading.network import ARCHITECTURES, LEVELS, build
 from models.grading.phantoms import Crops, rows_of
@@ -67,6 +68,7 @@ def main() -> None:
         "data": f"{len(test)} phantoms drawn by age, seeds from {int(test.seed.min())}, true boxes",
         "stages": stages(chances, test),
         "confusions": confusions(chances, test),
+        "reachable": reachable(test, threshold),
         "bone_age_years": {name: age_errors(chances, test, rule) for name, rule in rules.items()},
         "bone_age_years_tw3c_rus": {name: age_errors(chances, test, rule, TW3C_RUS) for name, rule in rules.items()},
         "topn_threshold": threshold,

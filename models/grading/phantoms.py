@@ -61,7 +61,8 @@ class Crops:
         pixels = np.empty((len(truth), *shape[1:]), np.uint8)
         for path, start in zip(chunks, np.cumsum([0, *map(len, tables)]), strict=False):
             if start < len(truth):
-                pixels[start : start + shape[0]] = np.load(path)[: len(truth) - start]
+                own = np.load(path)[: len(truth) - start]
+                pixels[start : start + len(own)] = own
         # Rounding to 32 bits must not carry a bone over the border of its stage.
         below = np.floor(truth[:, :13]) + 1 - 1e-5
         return cls(

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from models import weights
-from models.grading.crops import cut, frames
+from models.grading.crops import cut, frames, shrunk
 from models.grading.network import ARCHITECTURES, LEVELS, Staged, build
 from models.image import Image
 from models.reading import ImageFacts, Region, Stage
@@ -40,11 +40,14 @@ class Grader:
         if not found:
             return {}
         size = int(self.metadata.preprocessing["size"])
-        crops = np.zeros((len(RUS), size, size), np.float32)
+        finer = int(
+            self.metadata.preprocessing.get("cut", size)
+        )  # crops are cut as those learnt from, then averaged down
+        crops = np.zeros((1, len(RUS), finer, finer), np.float32)
         for index, bone in enumerate(RUS):
             if bone in found:
-                crops[index] = cut(image, found[bone], facts, size)
-        chances = self.probabilities(crops[None])[0]
+                crops[0, index] = cut(image, found[bone], facts, finer)
+        chances = self.probabilities(shrunk(torch.from_numpy(crops), size).numpy())[0]
         return {bone: stage(bone, chances[index]) for index, bone in enumerate(RUS) if bone in found}
 
     @torch.inference_mode()

@@ -28,7 +28,8 @@ from models.engine import (
     seed_everything,
 )
 from models.grading import measure, phantoms
-from models.grading.augment import centre, shrunk, vary
+from models.grading.augment import centre, vary
+from models.grading.crops import shrunk
 from models.grading.losses import HEAD_OF, loss
 from models.grading.network import ARCHITECTURES, Staged, build
 from models.grading.phantoms import Crops, seen_size
@@ -52,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--strength", type=float, default=0.5, help="how much crops are varied; 1 for real films")
     made.add_argument("--size", type=int, help="pixels of a crop; left out: as cached, less are averaged down")
     made.add_argument("--films", type=int, help="use only so many films of the training part")
+    made.add_argument("--start", type=Path, help="weights folder to start from, instead of random ones")
     return made
 
 
@@ -70,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     seen, truth = centre(torch.from_numpy(held.pixels), options.size), torch.from_numpy(held.maturity)
 
     net = build(options.architecture, {"width": options.width, "head": HEAD_OF[options.loss]})
+    if options.start:
+        net.load_state_dict(weights.load(options.start, problem="grading", architectures=(options.architecture,))[0])
+        net.temperature.fill_(1.0)
     net.to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(net.parameters(), lr=options.rate, weight_decay=options.decay)
     ema = Ema(net, 0.998)
@@ -155,6 +160,7 @@ def _look(
             metrics={"validation": {**found, "films": len(held), "data": "phantoms drawn by age"}},
             preprocessing={
                 "size": options.size or seen_size(held.pixels.shape[-1]),
+                "cut": seen_size(held.pixels.shape[-1]),
                 "context": held.context,
                 "equalised": True,
                 "edges": True,

@@ -23,6 +23,7 @@ from models.datasets.archive import TABLE
 from models.engine import Ema, Progress, cosine, git_commit, mixed_precision, seed_everything
 from models.grading import ages, harmony, measure
 from models.grading.augment import centre, vary
+from models.grading.crops import shrunk
 from models.grading.films import Films, cut_films
 from models.grading.losses import Loss, loss
 from models.grading.network import ARCHITECTURES, Staged, build
@@ -80,8 +81,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         return net
 
     name: Loss = card.hyperparameters["loss"]
+    size = int(card.preprocessing["size"])  # what the grader sees; crops that were cut larger are averaged down
     everything = np.arange(len(films))
-    graded = chances_of(fresh(), films, everything)
+    graded = chances_of(fresh(), films, everything, size)
     before = read_ages(graded, films, everything)
     report = {
         "before": {**figures(before, films), **discord(graded, before, films)},
@@ -100,8 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             held = np.flatnonzero(fold == number)
             done = options.out / f"fold-{number}.npy"
             if not done.exists():
-                net = tune(fresh(), films, np.flatnonzero(fold != number), phantoms, name, options)
-                np.save(done, chances_of(net, films, held))
+                net = tune(fresh(), films, np.flatnonzero(fold != number), phantoms, name, options, size)
+                np.save(done, chances_of(net, films, held, size))
             graded[held] = np.load(done)
             after[held] = read_ages(graded[held], films, held)
             off = 12 * float(np.nanmean(np.abs(after[held] - films.bone_age_years[held])))
@@ -121,13 +123,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.only_cross_validation:
         return
     kept = held_out(films, options.held_out)
-    net = tune(fresh(), films, np.flatnonzero(~kept), phantoms, name, options)
+    net = tune(fresh(), films, np.flatnonzero(~kept), phantoms, name, options, size)
     if kept.any():
         seen = np.flatnonzero(kept)
         report["never_seen_by_the_weights"] = {
             "films": f"{options.held_out}*",
             "before": figures(before[kept], films.subset(kept)),
-            "after": figures(read_ages(chances_of(net, films, seen), films, seen), films.subset(kept)),
+            "after": figures(read_ages(chances_of(net, films, seen, size), films, seen), films.subset(kept)),
         }
         (options.out / REPORT_FILE).write_text(json.dumps({**report, "rows": rows}, indent=1), encoding="utf-8")
     weights.save(
@@ -163,12 +165,12 @@ def _films(options: argparse.Namespace, card: weights.Metadata) -> Films:
 
 def _phantoms(options: argparse.Namespace, card: weights.Metadata) -> Path:
     """Return the cache of phantoms of the grader's size, drawn now for "phantoms:N"."""
-    number = str(options.phantoms).removeprefix("phantoms:")
-    if number == str(options.phantoms):
+    films = runs.phantoms(options.phantoms)
+    if films is None:
         return Path(options.phantoms)
     folder: Path = options.out / "phantoms"
     size, context = int(card.preprocessing["size"]), float(card.preprocessing["context"])
-    render_cache(folder, int(number), FIRST_SEED["train"], size=size, context=context)
+    render_cache(folder, films, FIRST_SEED["train"], size=size, context=context)
     return folder
 
 
@@ -188,9 +190,15 @@ def folds_of(films: Films, folds: int, seed: int) -> NDArray[np.int64]:
 
 
 def tune(
-    net: Staged, films: Films, chosen: NDArray[np.intp], phantoms: Crops, name: Loss, options: argparse.Namespace
+    net: Staged,
+    films: Films,
+    chosen: NDArray[np.intp],
+    phantoms: Crops,
+    name: Loss,
+    options: argparse.Namespace,
+    size: int,
 ) -> Staged:
-    """Return the moving average of a grader tuned on the chosen films."""
+    """Return the moving average of a grader tuned on the chosen films; it sees crops of `size` pixels."""
     rng = seed_everything(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
     scores, curve = ages.score_table(), ages.curve_table()
@@ -207,10 +215,10 @@ def tune(
         ours = rng.choice(chosen, options.batch)
         theirs = torch.from_numpy(rng.integers(0, len(phantoms), options.phantom_batch))
         crops = torch.cat(
-            (
-                vary(real[torch.from_numpy(ours)], generator, strength=options.strength),
-                vary(kept[theirs], generator, strength=options.strength),
-            )
+            [
+                shrunk(vary(pixels, generator, strength=options.strength), size)
+                for pixels in (real[torch.from_numpy(ours)], kept[theirs])
+            ]
         )
         with mixed_precision(torch.device("cpu"), enabled=options.precision == "bf16"):
             outputs = net(crops)
@@ -230,9 +238,9 @@ def tune(
     return ema.model
 
 
-def chances_of(net: Staged, films: Films, chosen: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return the stage probabilities of the chosen films, (films, 13, widest)."""
-    crops: Tensor = centre(torch.from_numpy(films.pixels[chosen]))
+def chances_of(net: Staged, films: Films, chosen: NDArray[np.intp], size: int) -> NDArray[np.float64]:
+    """Return the stage probabilities of the chosen films, (films, 13, widest); the grader sees crops of `size` pixels."""
+    crops: Tensor = centre(torch.from_numpy(films.pixels[chosen]), size)
     found: NDArray[np.float64] = net.probabilities(measure.run(net, crops)).detach().double().numpy()
     return found
 

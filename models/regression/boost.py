@@ -10,7 +10,7 @@ with a smaller learning rate. Chronological age is an option, off by default: it
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -24,6 +24,7 @@ from models.metrics.ages import compare
 from models.metrics.conformal import calibrate, measured_coverage
 from models.regions import Sex
 from models.regression.boosted import BOOSTER_FILE, REGION_XGBOOST, trunk_of
+from models.regression.drawn_ages import drawn, pull
 from models.regression.predict import INTERVALS_FILE
 from models.regression.regions import KINDS, table
 
@@ -80,6 +81,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, required=True, help="folder for the search and the figures")
     made.add_argument("--weights", type=Path, help="weights folder to write; none: weights/ in --out")
     made.add_argument("--chronological-age", action="store_true", help="give the trees the chronological age too")
+    made.add_argument(
+        "--draw-ages",
+        action="store_true",
+        help="draw a chronological age for films that have none, by the Brush deviations",
+    )
     made.add_argument("--rate", type=float, default=0.1, help="learning rate of the search")
     made.add_argument("--final-rate", type=float, default=0.05, help="learning rate of the booster that is kept")
     made.add_argument("--rounds", type=int, default=1500, help="trees at most")
@@ -98,6 +104,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser().parse_args(argv)
     kept = runs.keep(options)
     cache = Cache.load(options.data)
+    if options.draw_ages:
+        ages_drawn = drawn(cache.bone_age_years.astype(np.float64), cache.sexes(), options.seed)
+        known = np.isfinite(cache.chronological_age_years)
+        cache = replace(
+            cache, chronological_age_years=np.where(known, cache.chronological_age_years, ages_drawn).astype(np.float32)
+        )
     train, validation, test = (cache.of(part) for part in ("train", "validation", "test"))
     ages = options.chronological_age
     fitted = {**FIXED, "nthread": options.threads, "seed": options.seed}
@@ -130,9 +142,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         },
         "by_year": by_year(test, np.array(found)),
         "chronological_age": ages,
+        "chronological_ages_drawn": options.draw_ages,
         "trees": booster.num_boosted_rounds(),
         "search": search,
     }
+    if np.isfinite(test.chronological_age_years).all():
+        own = test.chronological_age_years.astype(np.float64)
+        figures["test"]["pull_to_chronological_age"] = pull(
+            np.array(found), test.bone_age_years.astype(np.float64), own, test.name.tolist()
+        ).to_dict()
     (options.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     trunk, architecture = trunk_of(options.trunk)
     weights.save(

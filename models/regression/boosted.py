@@ -1,6 +1,5 @@
 """Estimate the bone age of one film by region features and boosted trees (P2); imports no training code."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -11,12 +10,11 @@ import xgboost
 
 from models import weights
 from models.image import Image
-from models.metrics.conformal import Intervals
 from models.reading import ImageFacts, MethodResult, Region
 from models.regions import REGION_FEATURES, Sex
 from models.regression.appearance import thumbnail
 from models.regression.network import ARCHITECTURES, SEXES, MaturityNet, build
-from models.regression.predict import BOTH_SEXES, ENSEMBLE, INTERVALS_FILE
+from models.regression.predict import ENSEMBLE, bone_bright, intervals_of, sexes_for
 from models.regression.regions import boxes_on_thumbnail, pooled, table
 
 REGION_XGBOOST: Final = "region-xgboost"
@@ -52,7 +50,7 @@ class RegionRegressor:
         self.network.eval().to(memory_format=torch.channels_last)
         self.booster = xgboost.Booster({"nthread": 1})
         self.booster.load_model(bytearray(weights.load_file(folder, BOOSTER_FILE)))
-        self.intervals = Intervals.from_dict(json.loads(weights.load_file(folder, INTERVALS_FILE)))
+        self.intervals = intervals_of(folder)
 
     def estimate(
         self, image: Image, sex: Sex | None, facts: ImageFacts | None = None, regions: Sequence[Region] = ()
@@ -64,7 +62,7 @@ class RegionRegressor:
         regions
             As detection found them, in pixels of the film as received.
         """
-        sexes: tuple[Sex, ...] = BOTH_SEXES if sex is None else (sex,)
+        sexes = sexes_for(sex)
         missing = sorted(set(REGION_FEATURES) - {region.name for region in regions})
         if len(missing) > MISSING_REGIONS:
             reason = (
@@ -72,7 +70,7 @@ class RegionRegressor:
                 f"({', '.join(missing)}); at most {MISSING_REGIONS} may be missing"
             )
             return tuple(MethodResult(self.name, s, None, reason=reason) for s in sexes)
-        pixels = np.float32(1) - image.pixels if facts is not None and facts.polarity == "bone dark" else image.pixels
+        pixels = bone_bright(image, facts)
         boxes, scores = boxes_on_thumbnail(regions, image.rows, image.columns)
         film = torch.from_numpy(thumbnail(pixels).astype(np.float32))[None, None]
         features = pooled(self.network, film, boxes[None], scores[None])

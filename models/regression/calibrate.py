@@ -5,22 +5,26 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from models import weights
+from models import runs, weights
 from models.engine import git_commit
 from models.metrics.ages import compare
 from models.metrics.conformal import calibrate
 from models.regression.data import PARTS, Thumbnails, divided
 from models.regression.network import SEXES
 from models.regression.predict import BOTH_SEXES, ENSEMBLE, INTERVALS_FILE, Ensemble
+from models.runs import RunRefused
 
-# What a run's configuration holds of the machine it ran on.
-LOCAL = ("data", "out", "start")
-PREPROCESSING = {
+BEST_FILE: Final = "best.safetensors"  # of a run: the weights with the lowest validation error
+PREPROCESSING: Final = {
     "side": 100,
     "sampling": "nearest neighbour at cell centres, aspect lost",
     "polarity": "bone bright",
@@ -39,7 +43,17 @@ def months_of(network: Ensemble, thumbnails: Thumbnails, size: int = 64) -> list
     return months
 
 
-def main() -> None:
+def add_provenance(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say in the weights what they are."""
+    parser.add_argument("--method", default="rsna-cnn", help="name of the method in a Reading")
+    parser.add_argument("--version", default="1")
+    parser.add_argument("--terms", default=weights.RSNA_TERMS)
+    parser.add_argument(
+        "--source", default="RSNA Pediatric Bone Age Challenge 2017, training set", help="the films, in words"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Build the folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -47,32 +61,49 @@ def main() -> None:
     )
     parser.add_argument("--member", type=Path, action="append", required=True, help="folder of a training run")
     parser.add_argument("--out", type=Path, required=True, help="the weights folder to write")
-    parser.add_argument("--method", default="rsna-cnn", help="name of the method in a Reading")
-    parser.add_argument("--version", default="1")
-    parser.add_argument("--terms", default=weights.RSNA_TERMS)
-    parser.add_argument(
-        "--source", default="RSNA Pediatric Bone Age Challenge 2017, training set", help="the films, in words"
-    )
+    add_provenance(parser)
     parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = parser.parse_args(argv)
+    runs.limit_threads(options)
+    write(options, options.member, options.out, divided(options.data))
 
-    configs = [json.loads((member / "config.json").read_text()) for member in options.member]
+
+def write(
+    options: argparse.Namespace,
+    members: Sequence[Path],
+    out: Path,
+    films: tuple[Thumbnails, NDArray[np.str_]],
+) -> None:
+    """Join the best weights of runs, fit the intervals on the validation films and write the weights folder.
+
+    Parameters
+    ----------
+    options
+        What `add_provenance` asks for.
+    films
+        As `divided` returns them.
+
+    Raises
+    ------
+    RunRefused
+        When the runs were trained on different splits of the films.
+    """
+    configs = [json.loads((member / runs.CONFIG_FILE).read_text(encoding="utf-8")) for member in members]
     splits = {config["split_sha256"] for config in configs}
     if len(splits) != 1:
-        parser.error(f"the members were trained on {len(splits)} different splits")
+        raise RunRefused(f"the members were trained on {len(splits)} different splits; all must share one")
     names = [config["architecture"] for config in configs]
     state = {
         f"members.{index}.{name}": tensor
-        for index, member in enumerate(options.member)
-        for name, tensor in load_file(member / "best.safetensors").items()
+        for index, member in enumerate(members)
+        for name, tensor in load_file(member / BEST_FILE).items()
     }
     # What is calibrated is what is shipped: the weights rounded to half precision.
     state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     network = Ensemble(names)
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
 
-    thumbnails, parts = divided(options.data)
+    thumbnails, parts = films
     validation = thumbnails.take(parts == "validation")
     months = months_of(network, validation)
     sexes = [BOTH_SEXES[BOTH_SEXES.index(SEXES[s])] for s in validation.sex]
@@ -94,11 +125,11 @@ def main() -> None:
         hyperparameters={
             "method": options.method,
             "members": names,
-            "training": [{k: v for k, v in config.items() if k not in LOCAL} for config in configs],
+            "training": [json.loads(runs.attached(config)[runs.CONFIG_FILE]) for config in configs],
         },
     )
     text = json.dumps(intervals.to_dict(), indent=1)
-    weights.save(options.out, state, metadata, extra={INTERVALS_FILE: text.encode()})
+    weights.save(out, state, metadata, extra={INTERVALS_FILE: text.encode()})
     print(json.dumps({"validation_mae_months": errors.mae.to_dict(), "bands": len(intervals.bands)}))  # noqa: T201
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models import weights
@@ -22,6 +23,21 @@ ENSEMBLE: Final = "maturity-ensemble"
 # A film has pixels for more than one thumbnail; on 266 real films the mean over three has a lower error than any one of them.
 OFFSETS: Final[tuple[Offset, ...]] = (CENTRE, (1 / 3, 1 / 3), (-1 / 3, -1 / 3))
 BOTH_SEXES: Final[tuple[Sex, Sex]] = ("F", "M")
+
+
+def sexes_for(sex: Sex | None) -> tuple[Sex, ...]:
+    """Return the sexes a film is read for: both where its own is unknown."""
+    return BOTH_SEXES if sex is None else (sex,)
+
+
+def bone_bright(image: Image, facts: ImageFacts | None) -> NDArray[np.float32]:
+    """Return the film's pixels with bright bone; without facts they are taken to be so."""
+    return np.float32(1) - image.pixels if facts is not None and facts.polarity == "bone dark" else image.pixels
+
+
+def intervals_of(folder: Path) -> Intervals:
+    """Return the intervals that lie beside the weights of a regressor."""
+    return Intervals.from_dict(json.loads(weights.load_file(folder, INTERVALS_FILE)))
 
 
 class Ensemble(nn.Module):
@@ -68,7 +84,7 @@ class Regressor:
         self.network = Ensemble(names)
         self.network.load_state_dict(state)
         self.network.eval().to(memory_format=torch.channels_last)
-        self.intervals = Intervals.from_dict(json.loads(weights.load_file(folder, INTERVALS_FILE)))
+        self.intervals = intervals_of(folder)
 
     def estimate(
         self, image: Image, sex: Sex | None, facts: ImageFacts | None = None, regions: Sequence[Region] = ()
@@ -85,12 +101,10 @@ class Regressor:
             Not used: this method reads the film as a whole.
         """
         del regions
-        pixels = image.pixels
-        if facts is not None and facts.polarity == "bone dark":
-            pixels = np.float32(1) - pixels
+        pixels = bone_bright(image, facts)
         rotation = facts.rotation_degrees if facts is not None else 0.0
         samples = torch.from_numpy(np.stack([upright(pixels, rotation, offset) for offset in OFFSETS]))[:, None]
-        sexes: tuple[Sex, ...] = BOTH_SEXES if sex is None else (sex,)
+        sexes = sexes_for(sex)
         indices = [SEXES.index(s) for s in sexes for _ in OFFSETS]
         months = np.reshape(self.months(samples.repeat(len(sexes), 1, 1, 1), indices), (len(sexes), -1)).mean(axis=1)
         return tuple(self._result(s, float(month) / 12) for s, month in zip(sexes, months, strict=True))

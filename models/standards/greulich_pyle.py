@@ -40,6 +40,11 @@ def nearest_plate_months(bone_age_months: float, sex: Sex) -> int:
     return min(plates_months(sex), key=lambda plate: (abs(plate - bone_age_months), plate))
 
 
+def brush_ages_months(sex: Sex) -> list[float]:
+    """Return the ages in months at which the deviations are printed."""
+    return [float(age) for age, _ in table("greulich_pyle")["brush_sd_months"][sex]]
+
+
 def brush_sd_months(age_months: float, sex: Sex) -> float | None:
     """Return the standard deviation of skeletal age at an age, linear between the printed ages; None outside them."""
     ages, deviations = np.asarray(table("greulich_pyle")["brush_sd_months"][sex], dtype=np.float64).T

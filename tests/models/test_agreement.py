@@ -66,3 +66,20 @@ def test_intervals_and_threshold_are_written_into_the_bundle_with_their_coverage
     coverage = result["coverage_of_90_percent_intervals"]
     assert coverage["TW3"]["all"]["n"] == 239
     assert all(0.85 < coverage[method]["all"]["value"] < 0.97 for method in agreement.BY_STAGES)
+
+    # A second time, keeping what the bundle says of RUS-CHN and of a method that does not go by stages.
+    for band in bundle["intervals"]["bands"]:
+        band["half_width_years"] = 9.0
+    bundle["intervals"]["bands"].append({**bundle["intervals"]["bands"][0], "method": "rsna-cnn"})
+    places["bundle"].write_text(json.dumps(bundle))
+    words = [word for name, path in places.items() for word in (f"--{name}", str(path))]
+    agreement.main([*words, "--keep", "RUS-CHN"])
+    again = json.loads(places["bundle"].read_text())["intervals"]["bands"]
+    nine = {band["method"] for band in again if band["half_width_years"] == 9.0}
+    assert nine == {"RUS-CHN", "rsna-cnn"}
+    assert json.loads(result_file.read_text())["intervals_kept"] == ["RUS-CHN"]
+
+
+def test_intervals_that_are_not_there_cannot_be_kept() -> None:
+    with pytest.raises(ValueError, match="--keep TW3: the bundle holds no intervals of it"):
+        agreement.kept_bands({"intervals": None}, ["TW3"])

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from models import weights
-from models.grading import evaluate, measure
+from models.grading import compare, evaluate, measure
 from models.grading.augment import centre, vary
+from models.grading.bound import reachable
 from models.grading.crops import SIZE, Frame, cut, enhance, frames
 from models.grading.losses import HEAD_OF, loss, soft_labels, stage_of
 from models.grading.network import COUNTS, HEADS, WIDEST, Head, StageNet
@@ -195,6 +196,23 @@ def test_a_grader_grades_the_bones_it_is_shown_and_no_others(tmp_path: Path) -> 
     assert Grader(tmp_path).grade(phantom.image, (), facts_of(phantom)) == {}
 
 
+def test_crops_are_cut_as_fine_as_those_learnt_from_and_then_averaged_down(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    net = StageNet(width=4, head="ordered")
+    sizes = {"size": 40, "cut": 80, "context": 1.2}
+    card = Metadata(
+        "grading", "small", FREE_TERMS, (), 1, preprocessing=sizes, hyperparameters={"width": 4, "head": "ordered"}
+    )
+    weights.save(tmp_path, net.state_dict(), card)
+    phantom = _hand(0.0, "L")
+    graded = Grader(tmp_path).grade(phantom.image, regions_of(phantom), facts_of(phantom))
+    frame = frames(regions_of(phantom), facts_of(phantom), 1.2)
+    fine = np.stack([cut(phantom.image, frame[bone], facts_of(phantom), 80) for bone in RUS])
+    means = torch.from_numpy(fine.reshape(1, 13, 40, 2, 40, 2).mean((3, 5)))
+    expected = net.eval().probabilities(net(means))[0, 0].detach().numpy()
+    assert np.allclose(graded["radius"].probabilities, expected[: COUNTS[0]], atol=1e-3)
+
+
 def test_a_grader_of_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
     card = Metadata(problem="grading", architecture="huge", terms=FREE_TERMS, data=(), seed=1)
     weights.save(tmp_path, {"w": torch.zeros(1)}, card)
@@ -219,3 +237,64 @@ def test_confusions_say_how_near_the_truth_lay_to_a_border() -> None:
     assert found["share_of_wrong_stages_within_a_quarter_stage_of_the_border"] == 0.5
     assert found["exact_more_than_a_quarter_stage_from_a_border"] == round(24 / 25, 4)
     assert set(found["commonest"]) == {"radius 4 read as 5(0): 1", "ulna 5(0) read as 4: 1"}
+
+
+def _cache(folder: Path, films: int, seed: int) -> Path:
+    """A cache of phantoms of noise: what they show does not matter here."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir()
+    kept = kept_size(40)
+    truth = np.column_stack(
+        (
+            rng.uniform(1.2, 8.8, (films, len(RUS))),
+            np.arange(films) % 2,
+            np.full(films, 9.0),
+            seed + np.arange(films),
+        )
+    )
+    np.save(folder / f"pixels-{seed}.npy", rng.integers(0, 256, (films, len(RUS), kept, kept), np.uint8))
+    np.save(folder / f"truth-{seed}.npy", truth)
+    (folder / "settings.json").write_text(json.dumps({"context": 1.2}))
+    return folder
+
+
+def test_what_can_be_reached_falls_with_the_error_of_the_reading(tmp_path: Path) -> None:
+    films = Crops.load(_cache(tmp_path / "films", 60, 5))
+    rows = reachable(films, 0.61, (0.02, 0.2, 0.6))
+    assert [row["exact"] for row in rows] == sorted((row["exact"] for row in rows), reverse=True)
+    assert rows[0]["exact"] > 0.96
+    # Between two borders one stage apart, a normal error of s carries about 2 s / sqrt(2 pi) of all readings over one of them.
+    assert rows[1]["exact"] == pytest.approx(1 - 2 * 0.2 / np.sqrt(2 * np.pi), abs=0.04)
+    assert rows[0]["mae_years"] < rows[2]["mae_years"]
+
+
+def test_graders_are_compared_on_the_same_films(tmp_path: Path) -> None:
+    validation, test = _cache(tmp_path / "validation", 6, 1), _cache(tmp_path / "test", 10, 50)
+    named = []
+    for name, width in (("wide", 4), ("narrow", 2)):
+        torch.manual_seed(width)
+        card = Metadata(
+            "grading",
+            "small",
+            FREE_TERMS,
+            ("none: untrained",),
+            0,
+            preprocessing={"size": 40, "context": 1.2},
+            hyperparameters={"width": width, "head": "softmax", "loss": "cross-entropy", "steps": 0, "batch": 1},
+        )
+        weights.save(tmp_path / name, StageNet(width).state_dict(), card)
+        named += ["--grader", f"{name}={tmp_path / name}"]
+    result = tmp_path / "result.json"
+    places = ["--validation", str(validation), "--test", str(test), "--out", str(tmp_path / "kept")]
+    for _ in range(2):  # the second time from the probabilities kept
+        compare.main([*named, "--ratio", "narrow/wide", *places, "--json", str(result)])
+    found = json.loads(result.read_text())
+    assert found["graders"]["narrow"]["parameters_millions"] < found["graders"]["wide"]["parameters_millions"]
+    assert found["ratios"]["narrow/wide"]["size"] < 1
+    of_all = found["graders"]["wide"]["bone_age"]["TW3-C RUS"]["all"]
+    mae, difference = of_all["mae_years"], of_all["difference_years"]
+    assert difference["TopN - classic"]["value"] == pytest.approx(
+        mae["TopN"]["value"] - mae["classic"]["value"], abs=2e-4
+    )
+    assert difference["TopN - classic"]["low"] <= difference["TopN - classic"]["value"]
+    assert len(list((tmp_path / "kept").iterdir())) == 4

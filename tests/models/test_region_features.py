@@ -12,12 +12,13 @@ from models.image import Image
 from models.metrics.conformal import Intervals
 from models.reading import Region
 from models.regions import REGION_FEATURES
-from models.regression import boost
+from models.regression import boost, drawn_ages
 from models.regression.boosted import REGION_XGBOOST, RegionRegressor
 from models.regression.network import build
 from models.regression.predict import ENSEMBLE, INTERVALS_FILE, Ensemble
 from models.regression.regions import KINDS, boxes_on_thumbnail, maps, pooled, table
 from models.runs import RunRefused
+from models.standards import greulich_pyle
 from models.weights import FREE_TERMS, Metadata, WeightsRefused
 
 
@@ -160,3 +161,18 @@ def test_a_booster_that_was_given_the_chronological_age_serves_no_reader(
     )
     with pytest.raises(WeightsRefused, match="chronological age as input: expected no, found yes"):
         RegionRegressor(out / "weights")
+
+
+def test_drawn_ages_scatter_as_the_reference_says_and_a_method_that_follows_them_is_pulled() -> None:
+    bone = np.full(4000, 10.0)
+    ages = drawn_ages.drawn(bone, ["M"] * 4000, seed=1)
+    sd = greulich_pyle.brush_sd_months(120, "M")
+    assert sd is not None
+    assert 12 * ages.std() == pytest.approx(sd, rel=0.05)
+    assert ages.mean() == pytest.approx(10.0, abs=0.05)
+    patients = [str(i) for i in range(4000)]
+    noise = np.random.default_rng(2).normal(0, 0.5, 4000)
+    assert drawn_ages.pull(bone + noise, bone, ages, patients).value == pytest.approx(0.0, abs=0.04)
+    followed = drawn_ages.pull(bone + 0.3 * (ages - bone) + noise, bone, ages, patients)
+    assert followed.low < 0.3 < followed.high
+    assert drawn_ages.drawn(np.array([0.2]), ["F"], seed=3)[0] >= 0

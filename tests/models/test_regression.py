@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image as PillowImage
 
-from models import weights
+from models import runs, weights
 from models.image import Image
 from models.reading import ImageFacts
 from models.regression import calibrate, data, evaluate, train
@@ -207,10 +207,14 @@ def _run(monkeypatch, main, *arguments: object) -> None:
 
 def test_films_become_a_weights_folder_and_a_stopped_run_goes_on(films_folder, tmp_path, monkeypatch, capsys):
     run, out = tmp_path / "run", tmp_path / "bundle"
-    _run(monkeypatch, train.main, "--data", films_folder, "--out", run, "--epochs", 1, "--batch", 32)
-    _run(monkeypatch, train.main, "--data", films_folder, "--out", run, "--epochs", 2, "--batch", 32)
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in log] == [1, 2]
+    for steps in (2, 4):
+        train.main(
+            ["--data", str(films_folder), "--out", str(run), "--steps", str(steps), "--every", "2", "--batch", "32"]
+        )
+    looks = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    assert sorted({row["step"] for row in looks if "validation_mae_months" in row}) == [2, 4]
+    written = weights.verify(run / "weights", problem="regression", architectures=(ENSEMBLE,))
+    assert written.hyperparameters["training"][0]["steps"] == 4
     with (run / "split.csv").open() as file:
         parts = [row["part"] for row in csv.DictReader(file)]
     assert {part: parts.count(part) for part in data.PARTS} == {"train": 64, "validation": 40, "test": 12}
@@ -218,7 +222,7 @@ def test_films_become_a_weights_folder_and_a_stopped_run_goes_on(films_folder, t
     _run(monkeypatch, calibrate.main, "--data", films_folder, "--member", run, "--out", out, "--terms", "test")
     metadata = weights.verify(out, problem="regression", architectures=(ENSEMBLE,))
     assert metadata.hyperparameters["members"] == ["maturity-net"]
-    assert metadata.split_sha256 == json.loads((run / "config.json").read_text())["split_sha256"]
+    assert metadata.split_sha256 == json.loads((run / runs.CONFIG_FILE).read_text())["split_sha256"]
 
     results = tmp_path / "results" / "regression.json"
     rows = tmp_path / "rows.csv"
@@ -229,6 +233,21 @@ def test_films_become_a_weights_folder_and_a_stopped_run_goes_on(films_folder, t
     with rows.open() as file:
         assert sum(row["part"] == "fullres films" for row in csv.DictReader(file)) == 2
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["estimate_ms"]["n"] == 2
+
+
+def test_runs_on_different_splits_are_not_joined(tmp_path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / runs.CONFIG_FILE).write_text(
+            json.dumps({"split_sha256": name, "architecture": "maturity-net"})
+        )
+    with pytest.raises(runs.RunRefused, match="2 different splits"):
+        calibrate.write(None, [tmp_path / "a", tmp_path / "b"], tmp_path / "out", (None, None))
+
+
+def test_a_batch_larger_than_the_training_part_is_refused(films_folder, tmp_path) -> None:
+    with pytest.raises(runs.RunRefused, match="--batch 65: the training part has 64 films only"):
+        train.main(["--data", str(films_folder), "--out", str(tmp_path), "--steps", "1", "--batch", "65"])
 
 
 def test_a_hospitals_folder_becomes_thumbnails_divided_by_patient(tmp_path) -> None:

@@ -144,6 +144,7 @@ def test_the_page_names_methods_bones_bundle_and_purpose(folder: Path) -> None:
     page = terminal.page("hand.png", reading)
     assert "sex unknown: both curves are given" in page
     assert "RUS-CHN *" in page
+    assert "no SDS by RUS-CHN: no standard deviations are published for the method" in page
     assert sum(line.startswith(RUS) for line in page.splitlines()) == 13
     assert "no weights for regression" in page
     assert page.endswith("For research, not for clinical use.")

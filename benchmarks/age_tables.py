@@ -1,0 +1,157 @@
+"""Tables of the age models beside the papers' figures: the networks and weightings of P5, the ablation of P4."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# P5: mean absolute error in years by TW3-C RUS, boys and girls, and the size of the weights.
+P5_WEIGHTINGS = {"classic": (0.4630, 0.4557), "Top2": (0.4409, 0.4343), "TopN": (0.4141, 0.4108)}
+P5_NETWORKS = {"resnext-50": ("0.4141 / 0.4108", "88.07"), "csp-resnext-50": ("0.4214 / 0.4128", "46.28")}
+GPU = "a GPU: none was at hand, so no films per second are stated"
+
+
+def networks(result: Mapping[str, Any]) -> str:
+    """Lay the graders side by side, then the three weightings of each with their paired differences."""
+    head = ["grader", "loss", "trained", "MB (32 bit)", "P5: MB", "stages exact", "within one", "log loss"]
+    rows = [[*head, "TW3-C RUS age by TopN, y: boys", "girls", "P5: boys / girls", "RUS-CHN age by TopN, y"]]
+    for name, one in result["graders"].items():
+        ages = one["bone_age"]
+        paper = P5_NETWORKS.get(one["architecture"], ("", ""))
+        rows.append(
+            [
+                name,
+                one["loss"],
+                one["trained"],
+                f"{one['megabytes_fp32']:.2f}",
+                paper[1],
+                _share(one["stages"]["exact"]),
+                _share(one["stages"]["within_one"]),
+                f"{one['log_loss']:.3f}",
+                *(_value(ages["TW3-C RUS"][sex]["mae_years"]["TopN"]) for sex in ("M", "F")),
+                paper[0],
+                _value(ages["RUS-CHN"]["all"]["mae_years"]["TopN"]),
+            ]
+        )
+    lines = [
+        "## Graders side by side: the networks of P5, the losses",
+        "",
+        f"`{result['command']}` · commit {result['commit']} · {result['data']}",
+        "",
+        *([result["budget"], ""] if result.get("budget") else []),
+        table(rows),
+    ]
+    for pair, ratio in result["ratios"].items():
+        error = ratio["error"]
+        cells = ", ".join(
+            f"{label} {_value(error[key])}" for key, label in (("all", "all"), ("M", "boys"), ("F", "girls"))
+        )
+        lines += ["", f"{pair}: parameters {100 * ratio['size']:.1f} %; error by TopN {cells}."]
+    lines += ["", *_weightings(result)]
+    return "\n".join(lines)
+
+
+def _weightings(result: Mapping[str, Any]) -> list[str]:
+    head = ["grader", "standard", "films", "classic, y", "Top2, y", "TopN, y (threshold)"]
+    rows = [[*head, "TopN - Top2 (paired)", "Top2 - classic (paired)", "TopN - classic (paired)", "order of P5"]]
+    for name, one in result["graders"].items():
+        for standard, groups in one["bone_age"].items():
+            for group, label in (("all", "all"), ("M", "boys"), ("F", "girls")):
+                mae, off = groups[group]["mae_years"], groups[group]["difference_years"]
+                rows.append(
+                    [
+                        name,
+                        standard,
+                        f"{label}, {mae['TopN']['n']}",
+                        *(f"{mae[rule]['value']:.4f}" for rule in ("classic", "Top2")),
+                        f"{mae['TopN']['value']:.4f} ({one['topn_threshold']:g})",
+                        *(_value(off[pair], 4) for pair in ("TopN - Top2", "Top2 - classic", "TopN - classic")),
+                        _order(mae, off),
+                    ]
+                )
+    boys, girls = (" / ".join(f"{P5_WEIGHTINGS[rule][i]:.4f}" for rule in P5_WEIGHTINGS) for i in (0, 1))
+    return [
+        f"Classic, Top2 and TopN on the same films (P5: boys {boys}, girls {girls}). A difference below zero favours the first.",
+        "",
+        table(rows),
+    ]
+
+
+def _order(mae: Mapping[str, Any], off: Mapping[str, Any]) -> str:
+    """Say whether TopN errs less than Top2 and Top2 less than classic, and whether by more than chance."""
+    if not mae["TopN"]["value"] < mae["Top2"]["value"] < mae["classic"]["value"]:
+        return "no"
+    shown = all(off[pair]["high"] < 0 for pair in ("TopN - Top2", "Top2 - classic"))
+    return "yes, beyond chance" if shown else "yes, within chance"
+
+
+def ablation(result: Mapping[str, Any]) -> str:
+    """Return the order search and the four steps of P4 beside the paper."""
+    orders = [["order of the texture operators", "validation MAE, y", "95 %", "n"]]
+    for row in result["order_search"]:
+        mae = row["validation_mae_years"]
+        orders.append(
+            [" > ".join(row["order"]), f"{mae['value']:.3f}", f"{mae['low']:.3f} to {mae['high']:.3f}", str(mae["n"])]
+        )
+    steps = [
+        [
+            "network",
+            "overlay",
+            "parameters",
+            "MAE of the class, y",
+            "MAE of the expected age, y",
+            "training accuracy",
+            "P4",
+        ]
+    ]
+    for step in result["ablation"]:
+        paper = step["paper"]
+        steps.append(
+            [
+                step["architecture"],
+                " > ".join(step["overlay"]) if step["overlay"] else "none",
+                f"{step['parameters_millions']} M",
+                _value(step["test_mae_years"]),
+                _value(step["test_mae_of_expected_age_years"]),
+                f"{100 * step['training_accuracy']:.1f} %",
+                f"{paper['training_accuracy']} %" + (f", MAE {paper['mae_years']} y" if "mae_years" in paper else ""),
+            ]
+        )
+    lines = ["## P4: the order of the overlay and the four steps, at a small scale", ""]
+    lines += [f"`{result['command']}` · commit {result['commit']} · {result['scale']}", ""]
+    lines += [
+        table(orders),
+        "",
+        f"Chosen: {' > '.join(result['best_order'])} (P4: rotation-invariant > plain > circular).",
+        "",
+    ]
+    lines += [table(steps)]
+    return "\n".join([*lines, *(["", result["note"]] if result.get("note") else [])])
+
+
+def reachable(rows: list[dict[str, Any]]) -> str:
+    """Return what a reader of a given precision gets right."""
+    head = ["error of the maturity read, stages (one SD)", "stages exact", "within one", "RUS-CHN age, y"]
+    body = [
+        [
+            f"{r['error_stages']:g}",
+            f"{100 * r['exact']:.1f} %",
+            f"{100 * r['within_one']:.1f} %",
+            f"{r['mae_years']:.3f}",
+        ]
+        for r in rows
+    ]
+    return table([head, *body])
+
+
+def table(rows: list[list[str]]) -> str:
+    """Return rows as a table of Markdown, the first as its head."""
+    head, *body = rows
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in body])
+
+
+def _value(estimate: Mapping[str, Any], digits: int = 3) -> str:
+    return f"{estimate['value']:.{digits}f} ({estimate['low']:.{digits}f} to {estimate['high']:.{digits}f})"
+
+
+def _share(estimate: Mapping[str, Any]) -> str:
+    return f"{100 * estimate['value']:.1f} % ({100 * estimate['low']:.1f} to {100 * estimate['high']:.1f})"
