@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     chances = np.zeros((len(films), len(RUS), WIDEST))
     for number in np.unique(part):
         chances[part == number] = np.load(options.tuning / f"fold-{number}.npy")
-    whole = films.found.all(1)
+    whole: NDArray[np.bool_] = np.asarray(films.found.all(1))
     films, chances = films.subset(whole), chances[whole]
     options.json.write_text(json.dumps(report(chances, films), indent=1) + "\n", encoding="utf-8")
 
