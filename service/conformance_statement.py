@@ -27,6 +27,7 @@ from service.result_profile import BUILT_IN, SERIES
 from service.routing import RULES, Outcome
 from service.sending.commitment import INVALID_ARGUMENT, NOT_AUTHORISED, PROCESSING_FAILURE, PUSH_MODEL, SUCCESS
 from service.sending.confirmation import BATCH, REASONS
+from service.sending.dicomweb import MAXIMUM_BYTES
 from service.sending.query import STUDY_ROOT_FIND
 from service.sending.retrieval import GET, MAXIMUM_INSTANCES, MOVE, REPORTS
 from service.sending.scu import PERMANENT_RANGES, PERMANENT_STATUSES
@@ -217,7 +218,12 @@ SeriesInstanceUID, SeriesDescription). Return keys that are missing from an answ
 are retrieved at level SERIES by C-GET (SCP role selection for {classes}) or by C-MOVE to `{own.move_ae_title}`, a
 listener that is open for the retrieval alone. With `reread`, single films are retrieved at level IMAGE. The whole takes at most
 {own.timeout_seconds:g} s and {MAXIMUM_INSTANCES} instances; a failure leaves the report without
-earlier bone ages and a line in the job's timeline."""
+earlier bone ages and a line in the job's timeline.
+
+With `retrieve: web` the same is asked over DICOMweb (PS3.18): QIDO-RS for studies by PatientID and ModalitiesInStudy, and for the SR
+series of each by Modality (application/dicom+json); WADO-RS for series and single instances (multipart/related;
+type="application/dicom"). Admission by bearer token or basic authentication, over TLS with the authorities of the settings. Redirects
+are not followed, and an answer of more than {MAXIMUM_BYTES} bytes is not taken."""
 
 
 def _commitment(own: ConfirmationSettings) -> Iterator[str]:

@@ -14,7 +14,18 @@ from typing import TextIO
 import structlog
 
 # The loggers of the libraries print identifiers of the data they handle at INFO and below.
-QUIET = ("pynetdicom", "pydicom", "celery", "kombu", "highdicom", "PIL", "uvicorn.access", "alembic")
+QUIET = (
+    "pynetdicom",
+    "pydicom",
+    "celery",
+    "kombu",
+    "highdicom",
+    "PIL",
+    "uvicorn.access",
+    "alembic",
+    "urllib3",
+    "dicomweb_client",
+)
 
 
 def configure(level: str = "INFO", *, as_json: bool = True, stream: TextIO | None = None) -> None:

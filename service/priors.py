@@ -34,7 +34,7 @@ SHA256: Final = re.compile(r"sha256 ([0-9a-f]{64})")
 
 
 class Sought(Protocol):
-    """What is asked of an archive; `retrieval.Archive` is the one that uses DICOM."""
+    """What is asked of an archive; `retrieval.Archive` asks over DIMSE, `dicomweb.WebArchive` over HTTP."""
 
     def report_series(self, patient_id: str) -> list[Found]:
         """Return the report series of a patient."""
@@ -54,9 +54,14 @@ class Lookup:
     note: str
 
 
-def archive(address: Address, calling_ae_title: str, settings: PriorSettings) -> Archive:
+def archive(address: Address, calling_ae_title: str, settings: PriorSettings) -> Sought:
     """Return the archive to ask, its deadline counted from now."""
-    return Archive(address, calling_ae_title, settings, time.monotonic() + settings.timeout_seconds)
+    deadline = time.monotonic() + settings.timeout_seconds
+    if settings.web is not None:
+        from service.sending.dicomweb import WebArchive  # who asks over DIMSE need not load a web client
+
+        return WebArchive(settings.web, settings, deadline)
+    return Archive(address, calling_ae_title, settings, deadline)
 
 
 def find(

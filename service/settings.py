@@ -118,12 +118,36 @@ class Peer(_Frozen):
         return any(host in ipaddress.ip_network(network) for network in self.addresses)
 
 
+class DicomWebSettings(_Frozen):
+    """A DICOMweb server (PS3.18) and what admits us to it."""
+
+    url: str = Field(pattern=r"^https?://[^\s?#@]+$", description="the part before /studies")
+    token_file: Path | None = Field(default=None, description="holds a bearer token, alone on one line")
+    user: str = Field(default="", description="for basic authentication, with password_file")
+    password_file: Path | None = None
+    authorities: Path | None = Field(
+        default=None, description="PEM of who may vouch for the server; none: the usual ones"
+    )
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        if bool(self.user) != (self.password_file is not None):
+            raise ValueError("user and password_file belong together")
+        if self.user and self.token_file:
+            raise ValueError("token_file and user are two ways of admission; one is needed")
+        if self.user or self.token_file:
+            _require_https("with a token or a password the url", self.url)
+        return self
+
+
 class PriorSettings(_Frozen):
     """How the earlier bone-age reports of a patient are got from a destination."""
 
-    retrieve: Literal["get", "move"] = Field(
-        default="get", description="C-GET, or C-MOVE to a listener of our own that the PACS knows by move_ae_title"
+    retrieve: Literal["get", "move", "web"] = Field(
+        default="get",
+        description="C-GET, C-MOVE to a listener of our own that the PACS knows by move_ae_title, or DICOMweb",
     )
+    web: DicomWebSettings | None = None
     timeout_seconds: float = Field(default=10, gt=0, le=300, description="for the whole look-up; then without priors")
     maximum_reports: int = Field(default=10, ge=1, le=100, description="the latest ones")
     reread: bool = Field(
@@ -137,6 +161,8 @@ class PriorSettings(_Frozen):
     def _has_a_port(self) -> Self:
         if self.retrieve == "move" and self.move_port is None:
             raise ValueError("retrieve is move, and no move_port is given: the PACS has to know where to send to")
+        if (self.retrieve == "web") != (self.web is not None):
+            raise ValueError("retrieve: web and the settings of web belong together")
         return self
 
 

@@ -4,7 +4,7 @@
 2. `scu` opens the association and stores the results.
 3. `commitment` asks for Storage Commitment, `query` reads back what a PACS holds; `confirmer` keeps asking until every result
    is confirmed, `confirmation` records it. `safekeeping` answers the commitment requests of others for what we received.
-4. `retrieval` fetches earlier objects of a patient.
+4. `retrieval` fetches earlier objects of a patient over DIMSE, `dicomweb` over HTTP.
 
 `proof_metrics` counts what is accepted and not yet confirmed.
 """
