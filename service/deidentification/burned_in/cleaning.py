@@ -1,7 +1,7 @@
 """Clean the pixels of one film and look again: what was done, what could not be done."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -11,11 +11,14 @@ from pydicom.dataset import Dataset
 
 from service.deidentification.burned_in import hand, inpainting, strokes, surround
 from service.deidentification.burned_in.hand import Grey, Mask
-from service.deidentification.burned_in.recogniser import Box, Recogniser, Text, shared
+from service.deidentification.burned_in.recogniser import Box, Line, Recogniser, Text, shared
 from service.deidentification.burned_in.words import Words
 from service.errors import InvalidInstance
 
-REDUCED: Final = 0.5  # scale at which large writing is looked for
+REDUCED: Final = 0.5  # scale at which large writing is looked for,
+REDUCED_SIDE: Final = 768  # pixels at most: what is still small then has strokes
+CLOSE: Final = (1.0, 1.5)  # scales at which places dense with strokes are looked at: each sees lines that the other does not
+MOST_CLOSE: Final = 800_000  # pixels of such places; a film with more of them is noisy, and seen at the first scale alone
 # Set on 25 real films without writing over the hand; see benchmarks/README.md.
 CERTAIN: Final = 0.65  # score from which on a place of the size of a line is text, whatever is read there,
 GUESSED: Final = 0.3  # as long as something is read at all: in bones and in noise nothing is
@@ -30,9 +33,10 @@ INSIDE: Final = 0.3  # part of a place that was not blanked
 CERTAINLY_READ: Final = 0.95  # no other position needs to be tried
 COVERED: Final = 0.85  # part of a line that lies in one already found: nothing is left of it to fill
 SAME: Final = 0.3  # part from which on it is the same line
+JUDGED: Final = 0.6  # intersection over union from which on it is a place that was judged before
 MOST_LINES_READ: Final = 12
+MOST_READ_AGAIN: Final = 4  # lines that are filled whatever is read there, read to say whether they are of the patient
 LOOKS: Final = 3  # times the film is looked at again after something was filled
-MARKERS_SIDE: Final = 768  # pixels: the film is reduced to this to look for side markers
 MOST_MARKERS: Final = 3
 MARKER: Final = re.compile(r"(?i)^\W*(?:(l|left|左)|(r|right|右))(?:\W.*)?$")
 SHADES: Final = (0.5, 99.9)  # percentiles of the stored levels that become black and white
@@ -83,6 +87,7 @@ class _Found:
     """Lines of one film by their place, with what was read there."""
 
     boxes: list[Box] = field(default_factory=list)
+    passed: list[Box] = field(default_factory=list)  # places that were judged to hold no text
     read: int = 0
     lines: int = 0
     identifying: int = 0
@@ -110,16 +115,17 @@ def clean(
 
     grey = shades(film)
     outline = hand.find(grey)
+    large = recogniser.find(grey, scale=min(REDUCED, REDUCED_SIDE / max(grey.shape)))
     changed = np.zeros(levels.shape, np.bool_)
     markers: set[str] = set()
     blanked = 0.0
     if outline is not None:
         film, changed = surround.blanked(film, outline)
-        markers = _markers(grey, changed, recogniser)
+        markers = _markers(grey, changed, large, recogniser)
         blanked = float(changed.mean())
         grey = shades(film)
     where = ~changed
-    found = _lines(grey, where, words, recogniser)
+    found = _lines(grey, where, large, words, recogniser)
     fresh, readable = found.boxes, 0
     for look in range(1, LOOKS + 1):
         if not fresh:
@@ -202,38 +208,64 @@ def _frame(planes: NDArray[Any], words: Words, recogniser: Recogniser, *, invers
     return max(results, key=lambda result: (result.remaining, result.lines))
 
 
-def _lines(grey: Grey, where: Mask, words: Words, recogniser: Recogniser) -> _Found:
-    """Find every line of text in what was not blanked: large writing at half size, small writing where strokes are."""
-    ys, xs = np.flatnonzero(where.any(1)), np.flatnonzero(where.any(0))
+def _lines(grey: Grey, where: Mask, large: Sequence[Line], words: Words, recogniser: Recogniser) -> _Found:
+    """Find every line of text in what was not blanked: those seen on the reduced film, and closely where strokes are dense."""
     found = _Found()
-    if not ys.size:
-        return found
-    top, left = int(ys[0]), int(xs[0])
-    part, inside = grey[top : ys[-1] + 1, left : xs[-1] + 1], where[top : ys[-1] + 1, left : xs[-1] + 1]
-    rows, columns = part.shape
-    places = [(line.score, line.box, False) for line in recogniser.find(part, scale=REDUCED)]
-    for x1, y1, x2, y2 in strokes.patches(part, inside):
-        for line in recogniser.find(np.ascontiguousarray(part[y1:y2, x1:x2])):
-            a, b, c, d = line.box[0] + x1, line.box[1] + y1, line.box[2] + x1, line.box[3] + y1
-            places.append((line.score, (a, b, c, d), _cut((a, b, c, d), (x1, y1, x2, y2), (columns, rows))))
-    for score, (x1, y1, x2, y2), cut in sorted(places, reverse=True):
-        box = (x1 + left, y1 + top, x2 + left, y2 + top)
-        if inside[y1:y2, x1:x2].mean() < INSIDE or _covered(box, found.boxes, COVERED):
+    for score, box, cut in sorted([*_large(large), *_close(grey, where, recogniser)], reverse=True):
+        x1, y1, x2, y2 = box
+        if where[y1:y2, x1:x2].mean() < INSIDE or _covered(box, found.boxes, COVERED) or _judged(box, found.passed):
             continue
-        best = _read(part[y1:y2, x1:x2], words, recogniser) if found.read < MOST_LINES_READ else None
-        found.read += 1
-        plausible = score >= CERTAIN and not cut and min(x2 - x1, y2 - y1) <= TALL
-        if best is not None and max(x2 - x1, y2 - y1) < LONG * min(x2 - x1, y2 - y1):
-            alone = _characters(best) <= 1 and min(x2 - x1, y2 - y1) > SMALL and score < UNMISTAKABLE
+        short, long = sorted((x2 - x1, y2 - y1))
+        plausible = score >= CERTAIN and not cut and short <= TALL
+        enough = MOST_READ_AGAIN if plausible and long >= LONG * short else MOST_LINES_READ
+        best = _read(grey[y1:y2, x1:x2], words, recogniser) if found.read < enough else None
+        found.read += best is not None
+        if best is not None and long < LONG * short:
+            alone = _characters(best) <= 1 and short > SMALL and score < UNMISTAKABLE
             plausible &= best.confidence >= GUESSED and not alone
         if plausible or (best is not None and _is_writing(best, words)):
-            if not _covered(box, found.boxes, SAME):  # the same line, found at both sizes, counts once
+            if not _covered(box, found.boxes, SAME):  # the same line, found at several sizes, counts once
                 found.lines += 1
                 found.identifying += best is not None and words.found_in(best.text)
             found.boxes.append(box)
+        else:
+            found.passed.append(box)
         if best is not None:
             found.markers |= _side(best)
     return found
+
+
+def _large(lines: Sequence[Line]) -> Iterator[tuple[float, Box, bool]]:
+    return ((line.score, line.box, False) for line in lines)
+
+
+def _close(grey: Grey, where: Mask, recogniser: Recogniser) -> Iterator[tuple[float, Box, bool]]:
+    """Look closely at what is dense with strokes; yield score, place and whether the look ended there."""
+    ys, xs = np.flatnonzero(where.any(1)), np.flatnonzero(where.any(0))
+    if not ys.size:
+        return
+    top, left = int(ys[0]), int(xs[0])
+    part, inside = grey[top : ys[-1] + 1, left : xs[-1] + 1], where[top : ys[-1] + 1, left : xs[-1] + 1]
+    rows, columns = part.shape
+    patches = strokes.patches(part, inside)
+    scales = CLOSE if sum(map(strokes.area, patches)) <= MOST_CLOSE else CLOSE[:1]
+    for patch in patches:
+        x1, y1, x2, y2 = patch
+        for scale in scales:
+            for line in recogniser.find(np.ascontiguousarray(part[y1:y2, x1:x2]), scale=scale):
+                a, b, c, d = line.box[0] + x1, line.box[1] + y1, line.box[2] + x1, line.box[3] + y1
+                cut = _cut((a, b, c, d), patch, (columns, rows))
+                yield line.score, (a + left, b + top, c + left, d + top), cut
+
+
+def _judged(box: Box, others: Sequence[Box]) -> bool:
+    """Whether it is a place that was judged before."""
+    x1, y1, x2, y2 = box
+    for a, b, c, d in others:
+        both = max(0, min(x2, c) - max(x1, a)) * max(0, min(y2, d) - max(y1, b))
+        if both > JUDGED * ((x2 - x1) * (y2 - y1) + (c - a) * (d - b) - both):
+            return True
+    return False
 
 
 def _cut(box: Box, patch: Box, size: tuple[int, int]) -> bool:
@@ -283,28 +315,32 @@ def _left(
     """Look again at what was filled; return what still looks like text, wider than before, and how much can be read."""
     rows, columns = grey.shape
     again: list[Box] = []
+    judged: list[Box] = []
     readable = 0
     for x1, y1, x2, y2 in boxes:
         pad = 12 + (y2 - y1 + x2 - x1) // 8
         left, top = max(x1 - pad, 0), max(y1 - pad, 0)
         part = np.ascontiguousarray(grey[top : y2 + pad, left : x2 + pad])
-        for line in recogniser.find(part):
+        for line in (line for scale in CLOSE for line in recogniser.find(part, scale=scale)):
             a, b, c, d = line.box
+            place = (left + a, top + b, left + c, top + d)
+            if _judged(place, judged):
+                continue
+            judged.append(place)
             text = _read(part[b:d, a:c], words, recogniser)
             written = text is not None and _is_writing(text, words)
             if not written and line.score < CERTAIN:
                 continue
             readable += written
-            box = (left + a - growth, top + b - growth, left + c + growth, top + d + growth)
-            again.append((max(box[0], 0), max(box[1], 0), min(box[2], columns), min(box[3], rows)))
+            wide = (place[0] - growth, place[1] - growth, place[2] + growth, place[3] + growth)
+            again.append((max(wide[0], 0), max(wide[1], 0), min(wide[2], columns), min(wide[3], rows)))
     return again, readable
 
 
-def _markers(grey: Grey, outside: Mask, recogniser: Recogniser) -> set[str]:
+def _markers(grey: Grey, outside: Mask, large: Sequence[Line], recogniser: Recogniser) -> set[str]:
     """Read the sides that markers beside the hand name."""
-    scale = min(1.0, MARKERS_SIDE / max(grey.shape))
     sides: set[str] = set()
-    lines = [line for line in recogniser.find(grey, scale=scale) if line.score >= CERTAIN]
+    lines = [line for line in large if line.score >= CERTAIN]
     beside = [line for line in lines if outside[line.box[1] : line.box[3], line.box[0] : line.box[2]].mean() > 0.5]
     for line in sorted(beside, key=lambda line: -(line.box[2] - line.box[0]) * (line.box[3] - line.box[1]))[
         :MOST_MARKERS

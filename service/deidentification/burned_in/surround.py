@@ -17,7 +17,7 @@ from scipy.ndimage import median_filter
 from service.deidentification.burned_in.hand import Hand, Mask
 
 MARGIN: Final = 5  # pixels of the reduced film (2 % of its longer side) kept around the hand
-WINDOW: Final = 17  # of the median, in pixels of the reduced film
+WINDOW: Final = 9  # of the median, in pixels of the reduced film at half its size
 QUIETEST: Final = 0.003  # part of the film's range: the noise of the fill where the background shows less
 BRIGHTEST: Final = 99.9  # percentile that readers scale by (models.pixels.levels)
 
@@ -29,7 +29,8 @@ def blanked(levels: NDArray[Any], hand: Hand) -> tuple[Levels, Mask]:
     rows, columns = levels.shape
     small_rows, small_columns = hand.mask.shape
     film = levels.astype(np.float32)
-    small = cv2.resize(film, (small_columns, small_rows), interpolation=cv2.INTER_AREA)
+    half = (-(-small_columns // 2), -(-small_rows // 2))
+    small = cv2.resize(film, half, interpolation=cv2.INTER_AREA)
     fill = median_filter(small, size=WINDOW, mode="nearest")
     surround = ~hand.kept(MARGIN)
     wide = cv2.resize(surround.astype(np.uint8), (columns, rows), interpolation=cv2.INTER_NEAREST).astype(np.bool_)
