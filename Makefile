@@ -43,4 +43,4 @@ chaos: $(STAMP)
 
 # The bill of materials (CycloneDX) of the default install; fails on a licence that it may not hold.
 sbom: $(STAMP)
-	$(BIN)/python deploy/bill_of_materials.py
+	$(BIN)/python -m deploy.bill_of_materials

@@ -1,14 +1,15 @@
 """Measure how text burned into the pixels is removed, and what that does to the reading.
 
-    python -m benchmarks.burned_in_text --part writing --n 300 --json benchmarks/burned_in_text.json
-    python -m benchmarks.burned_in_text --part clean --n 300 --json benchmarks/burned_in_text.json
+    python -m benchmarks.burned_in_text --part phantoms --n 300 --cases FILE --json benchmarks/burned_in_text.json
     python -m benchmarks.burned_in_text --part ages --data ../shared/data/rsna --json benchmarks/burned_in_text.json
 
-`writing`: on each phantom one line over and one beside the hand, 14 to 60 pixels, grey or white, Latin, pinyin or Chinese, in one of
+`phantoms`: on each one line over and one beside the hand, 14 to 60 pixels, grey or white, Latin, pinyin or Chinese, in one of
 eight positions. Afterwards the recogniser reads the place in all eight, and Tesseract (where installed) in the right one: a line is
-readable when two characters of it in order (one ideograph) are in what was read. `clean`: phantoms without writing, in how many is
-anything in the hand changed. `ages`: real films read before and after cleaning, beside the same films with a noise of one grey level,
-which is what the reading itself makes of a change nobody sees. Each part is kept beside the others in the JSON file.
+readable when two characters of it in order (one ideograph) are in what was read. The same phantom without writing is cleaned too:
+is anything in the hand changed? Every fourth phantom is read by the default Reader: as it was drawn, without writing, and after
+its writing was taken out. What is known of a film goes to the file of cases, from which a run that was interrupted goes on.
+`ages`: real films read before and after cleaning, beside the same films with a noise of one grey level, which is what the reading
+itself makes of a change nobody sees. Each part is kept beside the others in the JSON file.
 """
 
 import argparse
@@ -45,6 +46,7 @@ LATIN = ("SMITH^JOHN", "MUELLER ANNA", "WILSON", "ID 00482913", "20160504", "P12
 PINYIN = ("ZHANG WEI", "OuYang XiaoMing", "Wang^Fang", "CHEN JIE", "Liu Yang")
 CHINESE = ("张伟", "欧阳小明", "王芳", "李娜 女", "陈杰 12岁")
 GREY = (140, 220)
+AGES_EVERY = 4  # phantoms: the whole Reader takes longer than all the rest
 LEAST_CONTRAST = 30  # grey levels of 256: below, nobody reads it over bone
 
 
@@ -93,12 +95,12 @@ def readable(text: str, read: str) -> bool:
     return any(pair in seen for pair in pairs) or any(c in seen for c in wanted if ord(c) > 0x2E80)
 
 
-def tesseract(picture: NDArray[np.uint8]) -> str:
-    """Read one line with Tesseract; empty where it is not installed."""
+def tesseract(picture: NDArray[np.uint8], kind: str) -> str:
+    """Read one line with Tesseract in the language of its kind; empty where it is not installed."""
     if shutil.which("tesseract") is None:
         return ""
     stream = subprocess.run(
-        ["tesseract", "-", "-", "-l", "chi_sim+eng", "--psm", "7"],
+        ["tesseract", "-", "-", "-l", "chi_sim" if kind == "Chinese" else "eng", "--psm", "7"],
         input=_png(picture),
         capture_output=True,
         check=False,
@@ -115,53 +117,115 @@ def _png(picture: NDArray[np.uint8]) -> bytes:
     return stream.getvalue()
 
 
-def writing(count: int, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def phantoms(count: int, cases: Path, keep: Callable[[dict[str, dict[str, Any]]], None]) -> None:
     """Write on phantoms, clean them, read again; keep what is known after every tenth film."""
-    words = Words.of(Dataset())
-    cases: list[dict[str, Any]] = []
-    seconds: list[float] = []
+    reader = None
     for seed in range(count):
-        rng = np.random.default_rng([seed, 2])
+        known = _known(cases)
+        if seed in known:
+            continue
         film = phantom(seed)
-        outline = hand.find(film)
-        over = whole(outline.mask, film.shape) if outline is not None else np.ones(film.shape, np.bool_)
-        lines: list[dict[str, Any]] = []
-        for where, wanted in (("over", over), ("beside", ~over)):
-            kind, texts = (("Latin", LATIN), ("pinyin", PINYIN), ("Chinese", CHINESE))[int(rng.integers(3))]
-            size, turns, mirrored = int(rng.integers(14, 61)), int(rng.integers(4)), bool(rng.random() < 0.25)
-            text = str(rng.choice(texts))
-            drawn = ink(text, size, turns=turns, mirrored=mirrored)
-            corner = place(rng, wanted, drawn.shape)
-            if corner is None:
-                continue
-            x, y = corner
-            ground = float(np.median(film[y : y + drawn.shape[0], x : x + drawn.shape[1]]))
-            level = 255.0 if rng.random() < 0.5 else float(rng.integers(*GREY))
-            if abs(level - ground) < LEAST_CONTRAST:
-                level = 255.0 if ground < 200 else 90.0
-            box = write(film, drawn, x, y, level)
-            lines.append({"text": text, "kind": kind, "size": size, "turns": turns, "mirrored": mirrored,
-                          "where": where, "level": level, "box": box})  # fmt: skip
-        before = time.process_time()
-        cleaned, _ = clean(film, words, shared())
-        seconds.append(time.process_time() - before)
-        for line in lines:
-            x1, y1, x2, y2 = line.pop("box")
-            cut = np.s_[max(y1 - 8, 0) : y2 + 8, max(x1 - 8, 0) : x2 + 8]
-            at_first = any(readable(line["text"], read.text) for read in shared().read(film[cut]))
-            after = cleaned[cut]
-            upright = np.rot90(after, -line["turns"])
-            upright = np.ascontiguousarray(upright[:, ::-1] if line["mirrored"] else upright)
-            reads = [read.text for read in shared().read(after)] + [tesseract(upright)]
-            line |= {
-                "film": seed,
-                "readable_before": at_first,
-                "readable_after": any(readable(line["text"], read) for read in reads),
-            }
-            cases.append(line)
+        case = _written(seed, film) | _unwritten(film)
+        if seed % AGES_EVERY == 0:
+            reader = reader or registry.load("default")
+            case["ages"] = _ages(reader, film, case.pop("cleaned"), "FM"[seed // AGES_EVERY % 2])
+        case.pop("cleaned", None)
+        with cases.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(case, ensure_ascii=False) + "\n")
         if seed % 10 == 9:
-            keep(_of_writing(cases, seconds))
-    return _of_writing(cases, seconds)
+            keep(_of_phantoms(_known(cases)))
+    keep(_of_phantoms(_known(cases)))
+
+
+def _known(cases: Path) -> dict[int, dict[str, Any]]:
+    lines = cases.read_text(encoding="utf-8").splitlines() if cases.exists() else []
+    return {case["film"]: case for case in map(json.loads, lines)}
+
+
+def _written(seed: int, drawn_film: NDArray[np.uint8]) -> dict[str, Any]:
+    """Write two lines on a phantom, clean it, and say what can still be read."""
+    film = drawn_film.copy()
+    rng = np.random.default_rng([seed, 2])
+    outline = hand.find(film)
+    over = whole(outline.mask, film.shape) if outline is not None else np.ones(film.shape, np.bool_)
+    lines: list[dict[str, Any]] = []
+    for where, wanted in (("over", over), ("beside", ~over)):
+        kind, texts = (("Latin", LATIN), ("pinyin", PINYIN), ("Chinese", CHINESE))[int(rng.integers(3))]
+        size, turns, mirrored = int(rng.integers(14, 61)), int(rng.integers(4)), bool(rng.random() < 0.25)
+        text = str(rng.choice(texts))
+        drawn = ink(text, size, turns=turns, mirrored=mirrored)
+        corner = place(rng, wanted, drawn.shape)
+        if corner is None:
+            continue
+        x, y = corner
+        ground = float(np.median(film[y : y + drawn.shape[0], x : x + drawn.shape[1]]))
+        level = 255.0 if rng.random() < 0.5 else float(rng.integers(*GREY))
+        if abs(level - ground) < LEAST_CONTRAST:
+            level = 255.0 if ground < 200 else 90.0
+        box = write(film, drawn, x, y, level)
+        lines.append({"text": text, "kind": kind, "size": size, "turns": turns, "mirrored": mirrored,
+                      "where": where, "level": level, "box": box})  # fmt: skip
+    before = time.process_time()
+    cleaned, _ = clean(film, Words.of(Dataset()), shared())
+    seconds = time.process_time() - before
+    for line in lines:
+        x1, y1, x2, y2 = line.pop("box")
+        cut = np.s_[max(y1 - 8, 0) : y2 + 8, max(x1 - 8, 0) : x2 + 8]
+        at_first = any(readable(line["text"], read.text) for read in shared().read(film[cut]))
+        after = cleaned[cut]
+        upright = np.rot90(after, -line["turns"])
+        upright = np.ascontiguousarray(upright[:, ::-1] if line["mirrored"] else upright)
+        reads = [read.text for read in shared().read(after)] + [tesseract(upright, line["kind"])]
+        line |= {
+            "film": seed,
+            "readable_before": at_first,
+            "readable_after": any(readable(line["text"], read) for read in reads),
+            "read_after": next((read for read in reads if readable(line["text"], read)), ""),
+            "filled": round(float((after != film[cut]).mean()), 3),
+        }
+    return {"film": seed, "lines": lines, "seconds": round(seconds, 3), "cleaned": cleaned}
+
+
+def _unwritten(film: NDArray[np.uint8]) -> dict[str, Any]:
+    """Clean a phantom without text."""
+    outline = hand.find(film)
+    before = time.process_time()
+    cleaned, report = clean(film, Words(frozenset()), shared())
+    seconds = time.process_time() - before
+    inside = whole(outline.mask, film.shape) if outline is not None else np.ones(film.shape, np.bool_)
+    return {
+        "outlined": outline is not None,
+        "changed_in_the_hand": bool((cleaned != film)[inside].any()),
+        "markers": list(report.markers),
+        "seconds_unwritten": round(seconds, 3),
+    }
+
+
+def _ages(reader: Any, film: NDArray[np.uint8], cleaned: NDArray[np.uint8], sex: str) -> list[dict[str, float | None]]:
+    """Read a phantom as it was drawn and after writing was taken out of it."""
+    readings = [reader.read(Image(pixels.scale(levels)), sex) for levels in (film, cleaned)]
+    return [{method.name: method.bone_age_years for method in reading.methods} for reading in readings]
+
+
+def _of_phantoms(known: dict[int, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    films = list(known.values())
+    lines = [line for film in films for line in film["lines"]]
+    read = [{"readings": film["ages"]} for film in films if "ages" in film]
+    names = sorted({name for case in read for name, age in case["readings"][0].items() if age is not None})
+    return {
+        "writing": _of_writing(lines, [film["seconds"] for film in films]),
+        "clean": {
+            "films": len(films),
+            "hand_outlined": _share([film["outlined"] for film in films]),
+            "changed_in_the_hand": _share([film["changed_in_the_hand"] for film in films]),
+            "markers_read_where_none_is": _share([bool(film["markers"]) for film in films]),
+            "processor_seconds_per_film": _times([film["seconds_unwritten"] for film in films]),
+        },
+        "phantom_ages": {
+            "films": len(read),
+            "change_years": {name: _changes(read, name, 1) for name in names if _pairs(read, name, 1)},
+        },
+    }
 
 
 def _of_writing(cases: list[dict[str, Any]], seconds: list[float]) -> dict[str, Any]:
@@ -180,32 +244,6 @@ def _of_writing(cases: list[dict[str, Any]], seconds: list[float]) -> dict[str, 
         },
         "processor_seconds_per_film": _times(seconds),
         "left": [case for case in cases if case["readable_after"]],
-    }
-
-
-def unwritten(count: int, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Clean phantoms without text; keep what is known after every tenth film."""
-    changed, seconds, found = [], [], []
-    for seed in range(count):
-        film = phantom(seed)
-        outline = hand.find(film)
-        before = time.process_time()
-        cleaned, _ = clean(film, Words(frozenset()), shared())
-        seconds.append(time.process_time() - before)
-        inside = whole(outline.mask, film.shape) if outline is not None else np.ones(film.shape, np.bool_)
-        changed.append(bool((cleaned != film)[inside].any()))
-        found.append(outline is not None)
-        if seed % 10 == 9:
-            keep(_of_unwritten(changed, found, seconds))
-    return _of_unwritten(changed, found, seconds)
-
-
-def _of_unwritten(changed: list[bool], found: list[bool], seconds: list[float]) -> dict[str, Any]:
-    return {
-        "films": len(seconds),
-        "hand_outlined": _share(found),
-        "changed_in_the_hand": _share(changed),
-        "processor_seconds_per_film": _times(seconds),
     }
 
 
@@ -237,14 +275,19 @@ def ages(data: Path, folder: str) -> dict[str, Any]:
 
 
 def _changes(cases: list[dict[str, Any]], name: str, index: int) -> dict[str, Any]:
-    pairs = [(case["readings"][0].get(name), case["readings"][index].get(name)) for case in cases]
-    change = np.array([after - before for before, after in pairs if before is not None and after is not None])
+    change = np.array(_pairs(cases, name, index))
     return {
         "n": len(change),
         "mean": round(float(change.mean()), 4),
         "mean_absolute": round(float(np.abs(change).mean()), 4),
         "interval_95_of_mean": [round(value, 4) for value in _interval(change)],
     }
+
+
+def _pairs(cases: list[dict[str, Any]], name: str, index: int) -> list[float]:
+    """Return by how much a method's age changed, where it gave one both times."""
+    pairs = [(case["readings"][0].get(name), case["readings"][index].get(name)) for case in cases]
+    return [after - before for before, after in pairs if before is not None and after is not None]
 
 
 def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -275,33 +318,38 @@ def _times(seconds: list[float]) -> dict[str, float]:
 def main() -> None:
     """Run one part, keep it with the others; the last line is the result as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("writing", "clean", "ages"), required=True)
+    parser.add_argument("--part", choices=("phantoms", "ages"), required=True)
     parser.add_argument("--n", type=int, default=300, help="phantoms")
+    parser.add_argument(
+        "--cases", type=Path, help="for `phantoms`: one line a film; what is in it is not measured again"
+    )
     parser.add_argument("--data", type=Path, help="for `ages`: folder of images.csv and the films it names")
     parser.add_argument("--folder", default="fullres")
     parser.add_argument("--json", type=Path, help="add the part to this file")
     options = parser.parse_args()
     shared().find(np.zeros((64, 64), np.uint8))  # the weights are loaded once for many films
-    name = f"ages_{options.folder}" if options.part == "ages" else options.part
 
-    def keep(result: dict[str, Any]) -> None:
-        result |= {
-            "commit": git_commit(),
-            "date": f"{datetime.now(UTC):%Y-%m-%d}",
-            "machine": f"{platform.machine()}, one thread",
-        }
+    def keep(results: dict[str, dict[str, Any]]) -> None:
+        for result in results.values():
+            result |= {
+                "commit": git_commit(),
+                "date": f"{datetime.now(UTC):%Y-%m-%d}",
+                "machine": f"{platform.machine()}, one thread",
+            }
         if options.json:
             kept = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
-            text = json.dumps({**kept, name: result}, indent=1, ensure_ascii=False)
+            text = json.dumps({**kept, **results}, indent=1, ensure_ascii=False)
             options.json.write_text(text + "\n", encoding="utf-8")
-        print(json.dumps({name: result}, ensure_ascii=False), flush=True)
+        print(json.dumps(results, ensure_ascii=False), flush=True)
 
     if options.part == "ages":
         if options.data is None:
             parser.error("--part ages needs --data")
-        keep(ages(options.data, options.folder))
+        keep({f"ages_{options.folder}": ages(options.data, options.folder)})
+    elif options.cases is None:
+        parser.error("--part phantoms needs --cases")
     else:
-        keep((writing if options.part == "writing" else unwritten)(options.n, keep))
+        phantoms(options.n, options.cases, keep)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 `make sbom` writes `dist/carpus.cdx.json`: every distribution that `pip install carpus` brings, without extras, and every folder
 of shipped weights with its hash and terms. It ends with status 1 when a distribution stands under the GPL, LGPL or AGPL, or
-under nothing that is known.
+under nothing that is known, or when a library inside a wheel is (`deploy/bundled_parts.py`).
 """
 
 import argparse
@@ -22,6 +22,8 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from deploy.bundled_parts import ACCEPTED, LEFT_OUT, parts, refused
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 BUNDLES: Final = ROOT / "models" / "bundles"
@@ -108,6 +110,16 @@ def bill(name: str = "carpus") -> Bom:
     bom.metadata.component = root = components.pop(name)
     bom.components.update(components.values())
     bom.register_dependency(root, components.values())
+    for part in parts(closure(name)):
+        inside = Component(
+            type=ComponentType.LIBRARY,
+            name=part.name,
+            group=part.distribution,
+            description=f"shared library inside the wheel of {part.distribution}",
+            licenses=[DisjunctiveLicense(name=part.terms)],
+        )
+        bom.components.add(inside)
+        bom.register_dependency(components.get(part.distribution, root), [inside])
     models = list(weights())
     bom.components.update(models)
     bom.register_dependency(root, models)
@@ -127,10 +139,16 @@ def main() -> int:
     for known, names in sorted(by_licence.items()):
         print(f"{known:>18}  {', '.join(names)}")
     print(f"{options.out}: {sum(map(len, by_licence.values()))} distributions")
-    refused = {name for known in REFUSED & by_licence.keys() for name in by_licence[known]}
-    if refused:
-        print(f"not allowed in the default install: {', '.join(sorted(refused))}", file=sys.stderr)
-    return 1 if refused else 0
+    for terms, why in ACCEPTED.items():
+        inside = sorted({f"{part.name} ({part.distribution})" for part in parts(closure()) if part.terms == terms})
+        print(f"inside wheels, {terms}: {', '.join(inside)}: {why}")
+    for name, (pattern, why) in LEFT_OUT.items():
+        print(f"inside {name}, not in the image: {pattern}*: {why}")
+    wrong = sorted({name for known in REFUSED & by_licence.keys() for name in by_licence[known]})
+    wrong += refused(closure())
+    if wrong:
+        print(f"not allowed in the default install: {', '.join(wrong)}", file=sys.stderr)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from packaging.utils import canonicalize_name
 
 from deploy.bill_of_materials import REFUSED, bill, closure, licence, weights
+from deploy.bundled_parts import LEFT_OUT, LGPL, parts, refused
 
 ROOT = Path(__file__).resolve().parents[1]
 PINNED = {
@@ -70,3 +71,45 @@ def test_the_weights_in_the_bill_carry_their_terms_and_hashes() -> None:
     assert "non-commercial" in terms["regression/rsna-cnn"]
     assert "non-commercial" not in terms["segmentation/unet"]
     assert all(component.hashes for component in listed.values())
+
+
+def test_what_builders_put_into_wheels_is_known_and_nothing_of_it_is_gpl() -> None:
+    installed = closure()
+    assert refused(installed) == []
+    found = {(part.distribution, part.name): part.terms for part in parts(installed)}
+    assert found["opencv-python-headless", "libavcodec"] == found["shapely", "libgeos"] == LGPL
+
+
+def test_the_ffmpeg_inside_opencv_was_built_without_gpl_parts() -> None:
+    """FFmpeg says itself under which terms it was built (avcodec_license)."""
+    libraries = [
+        Path(str(file.locate()))
+        for file in metadata.distribution("opencv-python-headless").files or ()
+        if file.name.startswith(("libavcodec", "libavformat", "libavutil", "libswscale", "libswresample"))
+    ]
+    assert len(libraries) == 5
+    for path in libraries:
+        assert b"LGPL version 2.1 or later" in path.read_bytes()
+        assert b"--enable-gpl" not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("file", "terms"),
+    [
+        ("thing.libs/libx264-0d1e.so.164", "libx264 in thing (unknown)"),
+        ("thing.libs/libgfortran-1.so.5", None),
+        ("thing/fonts/COPYING-GPL.txt", "thing/fonts/COPYING-GPL.txt in thing"),
+        ("thing/gplot.py", None),
+    ],
+)
+def test_a_part_that_nobody_has_looked_at_is_refused(tmp_path: Path, file: str, terms: str | None) -> None:
+    folder = tmp_path / "thing-1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.4\nName: thing\nVersion: 1\nLicense: MIT\n")
+    (folder / "RECORD").write_text(f"{file},,\n")
+    assert refused({"thing": metadata.Distribution.at(folder)}) == ([] if terms is None else [terms])
+
+
+def test_the_image_is_built_without_the_files_left_out() -> None:
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+    assert all(pattern.rsplit("/", 1)[1] in dockerfile for pattern, _ in LEFT_OUT.values())

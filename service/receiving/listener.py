@@ -40,7 +40,11 @@ _config.LOG_REQUEST_IDENTIFIERS = False
 _config.LOG_RESPONSE_IDENTIFIERS = False
 
 LEFT_SECONDS: Final = 0.002  # for a less busy process to take a connection
-MAXIMUM_LEFT: Final = 25  # times in a row; then it is taken all the same
+LONGEST_LEFT_SECONDS: Final = (
+    0.02  # then it is taken all the same: on a busy machine each wait takes far longer than asked for
+)
+
+STALE_SECONDS: Final = 1.0  # what was left longer ago was another connection, which a sibling took
 
 log = get_logger()
 
@@ -256,7 +260,7 @@ class GuardedServer(ThreadedAssociationServer):
         self.maximum_of = maximum_of
         self.tls = tls
         self.stopping = False
-        self._left_to_others = 0
+        self._left_since: float | None = None
         super().__init__(
             ae, address, ae.ae_title, ae.supported_contexts, evt_handlers=list(handlers), request_handler=_Handler
         )
@@ -265,16 +269,27 @@ class GuardedServer(ThreadedAssociationServer):
 
     def get_request(self) -> tuple[Any, Any]:
         """Accept a connection, unless a sibling with fewer of them is about to."""
-        siblings = self.places.siblings
-        if siblings is not None:
-            least = siblings.least_load()
-            self._left_to_others = 0 if least is None or self.places.load() <= least else self._left_to_others + 1
-            if 0 < self._left_to_others <= MAXIMUM_LEFT:
-                time.sleep(LEFT_SECONDS)
-                raise BlockingIOError("left to a process that has fewer connections")
+        if self._leaves_it():
+            time.sleep(LEFT_SECONDS)
+            raise BlockingIOError("left to a process that has fewer connections")
         accepted = super().get_request()
         accepted[0].setblocking(True)
         return accepted
+
+    def _leaves_it(self) -> bool:
+        """Whether to leave the connection that waits to a less busy sibling for now."""
+        siblings = self.places.siblings
+        least = None if siblings is None else siblings.least_load()
+        if least is None or self.places.load() <= least:
+            self._left_since = None
+            return False
+        now = time.monotonic()
+        if self._left_since is None or now - self._left_since > STALE_SECONDS:
+            self._left_since = now
+        if now - self._left_since < LONGEST_LEFT_SECONDS:
+            return True
+        self._left_since = None
+        return False
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Make room for the newest connection: the longest silent one goes."""

@@ -216,24 +216,30 @@ def test_a_film_without_a_hand_is_searched_whole_and_blanked_nowhere() -> None:
     assert cleaned[y1:y2, x1:x2].max() < 1200
 
 
-def test_only_tiles_with_strokes_are_looked_at_closely() -> None:
+def test_only_places_dense_with_strokes_are_looked_at_closely() -> None:
     film = np.full((2000, 1600), 90, np.uint8)
     everywhere = np.ones(film.shape, np.bool_)
     assert strokes.patches(film, everywhere) == []
-    write(film, ink("20160504", 14), 40, 50, 200)
+    a, b, c, d = write(film, ink("20160504", 14), 140, 150, 200)
     ((x1, y1, x2, y2),) = strokes.patches(film, everywhere)
-    assert (x1, y1) == (0, 0)
-    assert x2 <= strokes.TILE
-    assert y2 <= strokes.TILE
+    assert x1 < a < c < x2
+    assert y1 < b < d < y2
+    assert strokes.area((x1, y1, x2, y2)) < 10 * strokes.area((a, b, c, d))
 
 
-def test_the_tiles_of_a_film_cover_it_and_overlap() -> None:
-    film = np.random.default_rng(0).integers(0, 255, (1500, 730), np.uint8)
+def test_a_film_dense_with_strokes_all_over_is_covered_by_tiles() -> None:
+    film = np.full((1500, 730), 60, np.uint8)
+    film[:, ::12] = film[:, 1::12] = 200
     seen = np.zeros(film.shape, np.int64)
     for x1, y1, x2, y2 in strokes.patches(film, np.ones(film.shape, np.bool_)):
         assert max(x2 - x1, y2 - y1) <= strokes.TILE + 1
         seen[y1:y2, x1:x2] += 1
     assert seen.min() >= 1
+
+
+def test_noise_is_not_taken_for_strokes() -> None:
+    film = np.clip(np.random.default_rng(0).normal(120, 5, (1500, 730)), 0, 255).astype(np.uint8)
+    assert strokes.patches(film, np.ones(film.shape, np.bool_)) == []
 
 
 def test_words_of_a_header_in_characters_pinyin_and_every_form_of_a_date() -> None:

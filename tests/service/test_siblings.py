@@ -3,7 +3,10 @@
 import os
 from contextlib import ExitStack
 
+import pytest
+
 from service.conformance import VERIFICATION
+from service.receiving import listener
 from service.receiving.places import ECHO_RESERVE, Caller, Places
 from service.receiving.siblings import CAPACITY, Siblings, mark
 from service.settings import Limits
@@ -76,3 +79,25 @@ def test_more_associations_than_fit_are_cut_off_and_not_written_over_the_neighbo
 
 def test_the_reserve_is_small() -> None:
     assert Limits().maximum_associations > ECHO_RESERVE
+
+
+def test_a_connection_is_left_to_a_less_busy_process_for_a_moment_and_not_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, other = pair()
+    assert one.siblings is not None
+    server = object.__new__(listener.GuardedServer)
+    server.places, server._left_since = other, None
+    now = 100.0
+    monkeypatch.setattr(listener.time, "monotonic", lambda: now)
+    assert not server._leaves_it(), "nobody has fewer"
+    with other.associate(caller()):
+        assert server._leaves_it()
+        now += listener.LONGEST_LEFT_SECONDS / 2
+        assert server._leaves_it()
+        now += 5 * listener.LONGEST_LEFT_SECONDS  # a busy machine: the pause of 2 ms took 100 ms
+        assert not server._leaves_it()
+        now += 10  # the next connection has its own moment
+        assert server._leaves_it()
+        now += 2 * listener.STALE_SECONDS  # a sibling took that one; this is another
+        assert server._leaves_it()

@@ -17,17 +17,25 @@ from service.errors import InvalidInstance
 
 REDUCED: Final = 0.5  # scale at which large writing is looked for,
 REDUCED_SIDE: Final = 768  # pixels at most: what is still small then has strokes
-CLOSE: Final = (1.0, 1.5)  # scales at which places dense with strokes are looked at: each sees lines that the other does not
-MOST_CLOSE: Final = 800_000  # pixels of such places; a film with more of them is noisy, and seen at the first scale alone
+CLOSE: Final = (
+    1.0,
+    1.5,
+)  # scales at which places dense with strokes are looked at: each sees lines that the other does not
+MOST_CLOSE: Final = (
+    600_000  # pixels of such places; a film with more of them is noisy, and seen at the first scale alone
+)
 # Set on 25 real films without writing over the hand; see benchmarks/README.md.
 CERTAIN: Final = 0.65  # score from which on a place of the size of a line is text, whatever is read there,
 GUESSED: Final = 0.3  # as long as something is read at all: in bones and in noise nothing is
 LONG: Final = 2.5  # times as long as wide: the shape of a line of writing, of which neither is asked
 TALL: Final = 96  # pixels: a larger place is text only if it can be read
 SMALL: Final = 32  # pixels: a larger sign that stands alone names nobody, and a bone often is one
+BROAD: Final = 48  # pixels: a line as broad as a bone has to be read, too,
+CLEARLY_READ: Final = 0.7  # with this confidence
 UNMISTAKABLE: Final = 0.85  # score from which on it is a sign all the same
 WRITING_CONFIDENCE: Final = 0.8  # from which on something read is text, whatever its score
 WRITING_CHARACTERS: Final = 3  # and at least as many letters and digits, or two ideographs
+IDEOGRAPH: Final = 0.5  # score from which on one ideograph that is read for certain is writing
 BONES: Final = frozenset("一二三十口日业美")  # what a recogniser reads with confidence in bones and in a whole hand
 INSIDE: Final = 0.3  # part of a place that was not blanked
 CERTAINLY_READ: Final = 0.95  # no other position needs to be tried
@@ -36,6 +44,10 @@ SAME: Final = 0.3  # part from which on it is the same line
 JUDGED: Final = 0.6  # intersection over union from which on it is a place that was judged before
 MOST_LINES_READ: Final = 12
 MOST_READ_AGAIN: Final = 4  # lines that are filled whatever is read there, read to say whether they are of the patient
+GOES_ON: Final = 8  # times its height to either side a line is followed: parts of it may have been seen alone
+MOST_FOLLOWED: Final = 400  # pixels: a longer line was seen whole
+SAME_LINE: Final = 0.5  # of its height: how far from its middle the middle of another part may lie
+GROWTH: Final = 8  # pixels by which what is left of a line is filled wider, with each look
 LOOKS: Final = 3  # times the film is looked at again after something was filled
 MOST_MARKERS: Final = 3
 MARKER: Final = re.compile(r"(?i)^\W*(?:(l|left|左)|(r|right|右))(?:\W.*)?$")
@@ -133,7 +145,7 @@ def clean(
         film, filled = inpainting.filled(film, fresh)
         changed |= filled
         grey = shades(film)
-        fresh, readable = _left(grey, found.boxes, words, recogniser, growth=8 * look)
+        fresh, readable = _left(grey, fresh, words, recogniser, look=look)
     cleaning = Cleaning(blanked, found.lines, found.identifying, readable, tuple(sorted(markers | found.markers)))
     return _stored(film, levels, changed), cleaning
 
@@ -217,21 +229,26 @@ def _lines(grey: Grey, where: Mask, large: Sequence[Line], words: Words, recogni
             continue
         short, long = sorted((x2 - x1, y2 - y1))
         plausible = score >= CERTAIN and not cut and short <= TALL
-        enough = MOST_READ_AGAIN if plausible and long >= LONG * short else MOST_LINES_READ
+        enough = MOST_READ_AGAIN if plausible and long >= LONG * short and short <= BROAD else MOST_LINES_READ
         best = _read(grey[y1:y2, x1:x2], words, recogniser) if found.read < enough else None
         found.read += best is not None
+        if best is not None and short > BROAD:
+            plausible &= best.confidence >= CLEARLY_READ or score >= UNMISTAKABLE
         if best is not None and long < LONG * short:
-            alone = _characters(best) <= 1 and short > SMALL and score < UNMISTAKABLE
+            doubtful = short > SMALL or best.confidence < WRITING_CONFIDENCE
+            alone = _characters(best) <= 1 and doubtful and score < UNMISTAKABLE
             plausible &= best.confidence >= GUESSED and not alone
-        if plausible or (best is not None and _is_writing(best, words)):
+        written = best is not None and (_is_writing(best, words) or _is_ideograph(best, score))
+        if best is not None and short > TALL and best.confidence < CERTAINLY_READ:
+            written = words.found_in(best.text)
+        if plausible or written:
             if not _covered(box, found.boxes, SAME):  # the same line, found at several sizes, counts once
                 found.lines += 1
                 found.identifying += best is not None and words.found_in(best.text)
             found.boxes.append(box)
+            found.markers |= set() if best is None else _side(best)
         else:
             found.passed.append(box)
-        if best is not None:
-            found.markers |= _side(best)
     return found
 
 
@@ -304,37 +321,79 @@ def _is_writing(text: Text, words: Words) -> bool:
     return words.found_in(text.text) or (text.confidence >= WRITING_CONFIDENCE and enough)
 
 
+def _is_ideograph(text: Text, score: float) -> bool:
+    """Whether it is one ideograph that no bone looks like: names may have no more."""
+    sure = text.confidence >= CERTAINLY_READ and score >= IDEOGRAPH
+    return sure and _characters(text) >= 2 and not any(c.isascii() for c in text.text)
+
+
 def _characters(text: Text) -> int:
     """Count letters and digits, ideographs twice, without those that bones look like."""
     return sum(1 if c.isascii() else 2 for c in text.text if c.isalnum() and c not in BONES)
 
 
 def _left(
-    grey: Grey, boxes: Sequence[Box], words: Words, recogniser: Recogniser, *, growth: int
+    grey: Grey, boxes: Sequence[Box], words: Words, recogniser: Recogniser, *, look: int
 ) -> tuple[list[Box], int]:
-    """Look again at what was filled; return what still looks like text, wider than before, and how much can be read."""
+    """Look again at what was filled; return what still looks like text, wider than before, and how much can be read.
+
+    At the first look each line is followed to either side.
+    """
     rows, columns = grey.shape
+    growth, scales = GROWTH * look, CLOSE if look == 1 else CLOSE[:1]
     again: list[Box] = []
     judged: list[Box] = []
     readable = 0
-    for x1, y1, x2, y2 in boxes:
-        pad = 12 + (y2 - y1 + x2 - x1) // 8
-        left, top = max(x1 - pad, 0), max(y1 - pad, 0)
-        part = np.ascontiguousarray(grey[top : y2 + pad, left : x2 + pad])
-        for line in (line for scale in CLOSE for line in recogniser.find(part, scale=scale)):
-            a, b, c, d = line.box
+    for box in boxes:
+        part, (left, top), upright = _strip(grey, box, follow=look == 1)
+        middle, half = _across(box), SAME_LINE * min(box[2] - box[0], box[3] - box[1])
+        for line in (line for scale in scales for line in recogniser.find(part, scale=scale)):
+            a, b, c, d = line.box if upright else _turned_back(line.box, part.shape)
             place = (left + a, top + b, left + c, top + d)
             if _judged(place, judged):
                 continue
             judged.append(place)
-            text = _read(part[b:d, a:c], words, recogniser)
-            written = text is not None and _is_writing(text, words)
-            if not written and line.score < CERTAIN:
+            text = _read(grey[place[1] : place[3], place[0] : place[2]], words, recogniser)
+            written = text is not None and (_is_writing(text, words) or _is_ideograph(text, line.score))
+            goes_on = (
+                text is not None
+                and text.confidence >= WRITING_CONFIDENCE
+                and _characters(text) >= 2
+                and abs(_across(place, like=box) - middle) <= half
+            )
+            if not written and not goes_on and line.score < CERTAIN:
                 continue
             readable += written
             wide = (place[0] - growth, place[1] - growth, place[2] + growth, place[3] + growth)
             again.append((max(wide[0], 0), max(wide[1], 0), min(wide[2], columns), min(wide[3], rows)))
     return again, readable
+
+
+def _strip(grey: Grey, box: Box, *, follow: bool) -> tuple[Grey, tuple[int, int], bool]:
+    """Return what lies around a line and where it goes on, so that the line runs across it; its corner; whether it did before."""
+    x1, y1, x2, y2 = box
+    rows, columns = grey.shape
+    upright = x2 - x1 >= y2 - y1
+    pad = 12 + (y2 - y1 + x2 - x1) // 8
+    follow &= max(x2 - x1, y2 - y1) <= MOST_FOLLOWED
+    along = max(pad, GOES_ON * min(x2 - x1, y2 - y1)) if follow else pad
+    x, y = (along, pad) if upright else (pad, along)
+    left, top = max(x1 - x, 0), max(y1 - y, 0)
+    part = grey[top : min(y2 + y, rows), left : min(x2 + x, columns)]
+    return np.ascontiguousarray(part if upright else np.rot90(part)), (left, top), upright
+
+
+def _turned_back(box: Box, shape: tuple[int, ...]) -> Box:
+    """Return a place of a picture that was turned by a quarter counter-clockwise as it lies on what was turned."""
+    x1, y1, x2, y2 = box
+    columns = shape[0]  # of what was turned
+    return columns - y2, x1, columns - y1, x2
+
+
+def _across(box: Box, like: Box | None = None) -> float:
+    """Return the middle of a line across the way it (or another one) runs."""
+    x1, y1, x2, y2 = like or box
+    return (box[1] + box[3]) / 2 if x2 - x1 >= y2 - y1 else (box[0] + box[2]) / 2
 
 
 def _markers(grey: Grey, outside: Mask, large: Sequence[Line], recogniser: Recogniser) -> set[str]:
