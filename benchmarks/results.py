@@ -247,7 +247,7 @@ def _burned_in_text(path: Path) -> str:
         seconds = written["processor_seconds_per_film"]
         parts += [
             "",
-            f"`python -m benchmarks.burned_in_text --part writing` · {written['films']} phantoms, one line over and one beside the hand, "
+            f"`python -m benchmarks.burned_in_text --part phantoms` · {written['films']} phantoms, one line over and one beside the hand, "
             f"14 to 60 pixels, eight positions · {written['date']} · commit {written['commit']}",
             "",
             _table([["lines", "n", "unreadable afterwards (95 % interval)"], *rows]),
@@ -258,7 +258,26 @@ def _burned_in_text(path: Path) -> str:
     if clean := result.get("clean"):
         parts += [
             "",
-            f"Phantoms without text: {clean['films']}; changed in the hand: {_percent(clean['changed_in_the_hand'])}.",
+            f"Phantoms without text: {clean['films']}; changed in the hand: {_percent(clean['changed_in_the_hand'])}. Processor seconds "
+            f"a film: median {clean['processor_seconds_per_film']['median']}, "
+            f"95th percentile {clean['processor_seconds_per_film']['p95']}.",
+        ]
+    if read := result.get("phantom_ages"):
+        rows = [
+            [
+                method,
+                str(change["n"]),
+                f"{change['mean']} ({change['interval_95_of_mean'][0]} to {change['interval_95_of_mean'][1]})",
+                str(change["mean_absolute"]),
+            ]
+            for method, change in read["change_years"].items()
+        ]
+        head = ["method", "n", "change, y (95 %)", "absolute, y"]
+        parts += [
+            "",
+            "Every fourth phantom, read as drawn and after its writing was taken out:",
+            "",
+            _table([head, *rows]),
         ]
     for name, read in result.items():
         if name.startswith("ages_"):
