@@ -1,8 +1,10 @@
 """Let films come in at a steady rate for hours, and watch memory, open files and the size of the database.
 
-    python -m benchmarks.soak --hours 2 --rate 2
+    python -m benchmarks.soak --hours 2 --rate 2 --samples samples.jsonl --json soak.json
 
-Inference is a stub process (a known Reading); everything else is what a hospital runs. Prints a table and ends with one JSON line.
+Inference is a stub process (a known Reading); so is the search for text in the pixels unless `--clean` is given, and the result set is
+what `--objects` names. Everything else is what a hospital runs. A sample is taken every minute and appended to `--samples`, so that a
+stopped run leaves what it saw. Prints a table and ends with one JSON line.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from sqlalchemy import func, select
 
 from benchmarks.chaos import house as houses
 from benchmarks.chaos import load
@@ -28,10 +31,11 @@ from benchmarks.chaos.pacs import Pacs
 from service import log
 from service.errors import CarpusError
 from service.sending import scu
+from service.tables import Job
 
-SAMPLES = 60  # at least, over the whole time
+SAMPLE_SECONDS = 60.0
 BATCH = 20  # films written and sent over one association
-WARM_UP = 0.2  # share of the time that does not count
+WARM_UP = 0.1  # share of the time that does not count
 GROWTH_LIMIT = 0.10  # of resident memory after the warm-up
 
 
@@ -40,12 +44,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=float, default=2.0)
     parser.add_argument("--rate", type=float, default=2.0, help="films a second")
+    parser.add_argument("--objects", nargs="+", default=["GSPS"], help="of each result set, e.g. SR GSPS")
+    parser.add_argument("--clean", action="store_true", help="look for text in the pixels, as the service does")
+    parser.add_argument("--samples", type=Path, help="one JSON line a minute is appended here")
     parser.add_argument("--json", type=Path, help="where the result goes")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     log.configure("CRITICAL", as_json=False)
-    result = run(arguments.hours * 3600, arguments.rate)
+    result = run(
+        arguments.hours * 3600,
+        arguments.rate,
+        kinds=arguments.objects,
+        clean=arguments.clean,
+        record=arguments.samples,
+    )
     for name, figures in result["processes"].items():
         print(f"{name:<20}" + "  ".join(f"{key} {value}" for key, value in figures.items()))
     line = json.dumps({"command": " ".join(["python -m benchmarks.soak", *sys.argv[1:]]), **result})
@@ -55,13 +68,13 @@ def main() -> None:
     raise SystemExit(1 if result["wrong"] else 0)
 
 
-def run(seconds: float, rate: float) -> dict[str, Any]:
+def run(seconds: float, rate: float, *, kinds: Sequence[str], clean: bool, record: Path | None) -> dict[str, Any]:
     """Send films at the rate for the time; return what was measured."""
     with tempfile.TemporaryDirectory(prefix="carpus-soak-") as name, ExitStack() as stack:
         folder = Path(name)
         pacs = Pacs(folder / "pacs")
         stack.callback(pacs.down)
-        house = stack.enter_context(houses.opened(folder / "carpus", pacs))
+        house = stack.enter_context(houses.opened(folder / "carpus", pacs, kinds=kinds, clean=clean))
         samples: list[dict[str, Any]] = []
         started = sampled = time.monotonic()
         films: list[load.Film] = []
@@ -70,9 +83,12 @@ def run(seconds: float, rate: float) -> dict[str, Any]:
             elapsed = time.monotonic() - started
             if elapsed >= seconds:
                 break
-            if not samples or time.monotonic() - sampled >= seconds / SAMPLES:
+            if not samples or time.monotonic() - sampled >= SAMPLE_SECONDS:
                 sampled = time.monotonic()
                 samples.append(_sample(house, elapsed, len(films)))
+                if record:
+                    with record.open("a", encoding="utf-8") as stream:
+                        stream.write(json.dumps(samples[-1]) + "\n")
             made = load.films(folder / "films", min(BATCH, max(1, round(rate * seconds))), f"b{number}")
             refused += _send(house, made)
             films += made
@@ -103,17 +119,36 @@ def _send(house: houses.House, films: Sequence[load.Film]) -> int:
 
 def _sample(house: houses.House, elapsed: float, sent: int) -> dict[str, Any]:
     processes: dict[str, dict[str, float]] = {}
-    for child in psutil.Process(house.process.pid).children(recursive=False):
+    for child in sorted(psutil.Process(house.process.pid).children(recursive=True), key=lambda each: each.pid):
         try:
             words = child.cmdline()
             named = [word for word in words[2:5] if not word.startswith(("-", "/"))]
             name = "redis" if "redis" in words[0] else " ".join(named)
+            name += f" ({sum(other.split(' (')[0] == name for other in processes) + 1})" if name in processes else ""
             with child.oneshot():
-                processes[name] = {"mib": child.memory_info().rss / 2**20, "files": child.num_fds()}
+                spent = child.cpu_times()
+                processes[name] = {
+                    "pid": child.pid,
+                    "mib": child.memory_info().rss / 2**20,
+                    "files": child.num_fds(),
+                    "threads": child.num_threads(),
+                    "cpu_seconds": spent.user + spent.system,
+                }
         except (psutil.Error, IndexError):
             continue
     database = sum(path.stat().st_size for path in house.settings.data_directory.glob("carpus.sqlite*"))
-    return {"seconds": elapsed, "sent": sent, "database_bytes": database, "processes": processes}
+    with house.jobs.engine.connect() as connection:
+        states = {
+            str(state): count for state, count in connection.execute(select(Job.state, func.count()).group_by(Job.state))
+        }
+    return {
+        "seconds": round(elapsed, 1),
+        "sent": sent,
+        "states": states,
+        "database_bytes": database,
+        "load_average": round(os.getloadavg()[0], 1),
+        "processes": processes,
+    }
 
 
 def _judged(

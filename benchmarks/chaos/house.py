@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from service.demo.run import free_ports
 from service.queue.jobs import Jobs, State
 from service.settings import Settings, load
 from service.storage import PART, Store, Stores
-from service.tables import Job, ResultObject
+from service.tables import Instance, Job, ResultObject
 
 KINDS: Final = ("SR", "GSPS")  # a result set of two objects that are cheap to build
 READY_SECONDS: Final = 180
@@ -43,6 +43,7 @@ class House:
     process: subprocess.Popen[bytes]
     log: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    kinds: Sequence[str] = KINDS
 
     def events(self) -> list[dict[str, Any]]:
         """Return the log so far, as its events."""
@@ -64,15 +65,17 @@ class House:
         end = time.monotonic() + seconds
         missing = {film.SOPInstanceUID for film in films}
         while missing and time.monotonic() < end:
-            missing = {uid for uid in missing if not any(j.confirmed_at for j in self._find(uid))}
+            missing -= self._proved()
             time.sleep(0.2)
         return not missing
 
-    def _find(self, uid: str) -> list[Job]:
+    def _proved(self) -> set[str]:
+        done = select(Instance.SOPInstanceUID).join(Job, Job.instance_id == Instance.id)
         try:
-            return list(self.jobs.find(uid))
+            with Session(self.jobs.engine) as session:
+                return set(session.scalars(done.where(Job.confirmed_at.is_not(None))))
         except Exception:  # noqa: BLE001 - the database may be what is down; it is asked again
-            return []
+            return set()
 
     def judge(self, films: list[Film], acknowledged: set[str]) -> list[str]:
         """Return every way in which a film was lost, doubled or left unproved, and every file that belongs to nothing."""
@@ -94,8 +97,8 @@ class House:
                 continue
             rows = self.jobs.results(jobs[0].id)
             there = sorted(str(each.SOPInstanceUID) for each in kept.get(film.StudyInstanceUID, []))
-            if sorted(row.SOPInstanceUID for row in rows) != there or len(there) != len(KINDS):
-                wrong.append(f"{name}: {len(rows)} results made, {len(there)} in the PACS, {len(KINDS)} wanted")
+            if sorted(row.SOPInstanceUID for row in rows) != there or len(there) != len(self.kinds):
+                wrong.append(f"{name}: {len(rows)} results made, {len(there)} in the PACS, {len(self.kinds)} wanted")
         end = time.monotonic() + ORPHAN_SECONDS
         while (orphans := self._orphans()) and time.monotonic() < end:
             time.sleep(2)  # the receiver judges a file in doubt after a minute
@@ -123,9 +126,30 @@ def _parts(store: Store) -> list[Path]:
 
 @contextmanager
 def opened(
-    folder: Path, pacs: Pacs, *, environment: Mapping[str, str] | None = None, data: Path | None = None, **changes: Any
+    folder: Path,
+    pacs: Pacs,
+    *,
+    kinds: Sequence[str] = KINDS,
+    clean: bool = False,
+    environment: Mapping[str, str] | None = None,
+    data: Path | None = None,
+    **changes: Any,
 ) -> Iterator[House]:
-    """Yield an installation that is ready, whose one destination and only peer is the PACS."""
+    """Yield an installation that is ready, whose one destination and only peer is the PACS.
+
+    Parameters
+    ----------
+    kinds
+        The objects of its result sets.
+    clean
+        Whether its intake looks for text in the pixels (most of a second of a core for each film).
+    environment
+        Added to that of its processes.
+    data
+        Its data directory, where that is not to lie in `folder`.
+    changes
+        Other settings.
+    """
     scp_port, web_port = free_ports(2)
     folder.mkdir(parents=True, exist_ok=True)
     log, config = folder / "serve.log", folder / "carpus.yaml"
@@ -135,7 +159,7 @@ def opened(
         "scp_port": scp_port,
         "web": {"port": web_port},
         "peers": [{"ae_title": "PACS"}],
-        "destinations": [{**place, "profile": {"objects": list(KINDS)}}],
+        "destinations": [{**place, "profile": {"objects": list(kinds)}}],
         "limits": {"minimum_free_disk_bytes": 0},
         "retry": {"first_seconds": 0.5, "longest_seconds": 3},
         "breaker": {"probe_seconds": 1, "longest_probe_seconds": 3},
@@ -152,13 +176,16 @@ def opened(
     }
     config.write_text(yaml.safe_dump(values), encoding="utf-8")
     command = [sys.executable, "-m", "tests.integration.serve_with_known_reader", str(config)]
+    command += [] if clean else ["--text-kept"]
     with log.open("wb") as stream:
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=stream, env={**os.environ, **(environment or {})}
         )
     settings = load(config)
     engine = db.connect(settings.resolved_database_url)
-    house = House(folder, config, settings, Jobs(engine, process="chaos"), pacs, process, log, environment or {})
+    house = House(
+        folder, config, settings, Jobs(engine, process="chaos"), pacs, process, log, environment or {}, tuple(kinds)
+    )
     try:
         _wait_until_ready(house)
         yield house

@@ -7,10 +7,12 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from models import phantom
@@ -32,15 +34,20 @@ class Film:
     StudyInstanceUID: str
 
 
+@cache
+def _hand() -> NDArray[np.float32]:
+    drawn = phantom.draw(1, age_years=9, sex="F").image.pixels
+    scaled = (np.asarray(drawn, dtype=np.float64) / max(float(np.max(drawn)), 1e-9) * 255).astype(np.uint8)
+    return np.asarray(Pillow.fromarray(scaled).resize((COLUMNS, ROWS)), dtype=np.float32) / np.float32(255)
+
+
 def films(folder: Path, number: int, key: str) -> list[Film]:
     """Write so many films; every two are of one patient, each in a study of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = phantom.draw(1, age_years=9, sex="F").image.pixels
-    scaled = (np.asarray(drawn, dtype=np.float64) / max(float(np.max(drawn)), 1e-9) * 255).astype(np.uint8)
-    small = np.asarray(Pillow.fromarray(scaled).resize((COLUMNS, ROWS)), dtype=np.float32) / np.float32(255)
+    hand = _hand()
     made = []
     for index in range(number):
-        pixels = small.copy()
+        pixels = hand.copy()
         pixels[0, :64] = np.frombuffer(f"{key}{index:06d}".encode().ljust(64)[:64], dtype=np.uint8) / np.float32(255)
         patient = Patient(f"TEST^CHAOS {index // 2}", f"TEST-{key}-{index // 2}", "F")
         ds = wrap(Image(pixels), patient, study=(key, index))

@@ -15,6 +15,7 @@ CLONE_NEWNET: Final = 0x40000000  # setns(2)
 class _Moody(StandInPacs):
     mood = ""
     accepted: Counter[str]
+    kept: set[str]
     met = 0  # how many stores or commitment requests met the mood
 
     def _store(self, event: Any) -> int:
@@ -27,9 +28,15 @@ class _Moody(StandInPacs):
             event.assoc.abort()
             return 0x0110
         status = 0x0000 if self.mood == "forgets" else super()._store(event)
+        uid = str(event.request.AffectedSOPInstanceUID)
         if status == 0x0000:
-            self.accepted[str(event.request.AffectedSOPInstanceUID)] += 1
+            self.accepted[uid] += 1
+            if self.mood != "forgets":
+                self.kept.add(uid)
         return status
+
+    def _keeps(self, sop_instance_uid: str) -> bool:
+        return sop_instance_uid in self.kept  # a look through thousands of folders would be what is measured
 
     def _answered(self, association: Any) -> None:
         if self.mood == "never-commits":
@@ -54,6 +61,7 @@ class Pacs:
         self.folder, self.host = folder, host
         self._namespace = namespace
         self._accepted: Counter[str] = Counter()
+        self._kept: set[str] = set()
         self._scp: _Moody | None = None
         self.port = 0
         self.up()
@@ -67,7 +75,7 @@ class Pacs:
         thread.start()  # a thread of its own: it enters the namespace, and only its sockets stay there
         thread.join()
         (self._scp,) = made
-        self._scp.accepted = self._accepted
+        self._scp.accepted, self._scp.kept = self._accepted, self._kept
         self.port = self._scp.port
         self._scp.start()
 

@@ -1,6 +1,6 @@
-"""`carpus serve` whose inference worker is `known_reader_worker`.
+"""`carpus serve` whose inference worker is `known_reader_worker`; with `--text-kept` its intake leaves the pixels as they are.
 
-`python -m tests.integration.serve_with_known_reader FILE`
+`python -m tests.integration.serve_with_known_reader FILE [--text-kept]`
 """
 
 import sys
@@ -11,11 +11,14 @@ from service.commands import opened, serve
 
 def main() -> None:
     config = Path(sys.argv[1])
+    stubs = {"worker inference": "tests.integration.known_reader_worker"}
+    if "--text-kept" in sys.argv[2:]:
+        stubs["intake"] = "tests.integration.text_keeping_intake"
     settings, jobs = opened(config, "supervisor")
     children = serve.children_of(settings, config, jobs)
     for child in children:
-        if child.name == "worker inference":
-            child.command = [sys.executable, "-m", "tests.integration.known_reader_worker", "--config", str(config)]
+        if child.name in stubs:
+            child.command = [sys.executable, "-m", stubs[child.name], "--config", str(config)]
     serve.supervise(settings, jobs, children)
 
 
