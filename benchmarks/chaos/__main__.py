@@ -167,7 +167,7 @@ def write(path: Path, runs: Sequence[dict[str, Any]], command: str, *, keep: boo
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Linux",
         "load_average_at_end": round(os.getloadavg()[0], 1),
-        "inference": "stub process (known Reading)",
+        "inference": "stub process (known Reading), search for text in the pixels off; results: " + ", ".join(houses.KINDS),
         "runs": list(runs),
     }
     stored["series"] = [each for each in stored["series"] if each["command"] != command] + [mine]
