@@ -27,12 +27,13 @@ from benchmarks.chaos import house as houses
 from benchmarks.chaos import load
 from benchmarks.chaos.faults import BY_NAME, FAULTS, Fault, Scene, Unavailable, prepared
 from benchmarks.chaos.pacs import Pacs
+from models.engine import git_commit
 from service import log
 
 RESULTS = Path(__file__).resolve().parents[1] / "chaos.json"
 BEGIN_AT_SHARE = 0.25  # of the load acknowledged, when a fault begins
 WAIT_SECONDS = 30.0  # for that share
-PATIENCE = (180.0, 4.0)  # seconds until everything is confirmed: fixed, and for each film
+PATIENCE = (600.0, 4.0)  # seconds until everything is confirmed: fixed, and for each film
 
 
 def main() -> None:
@@ -166,6 +167,7 @@ def write(path: Path, runs: Sequence[dict[str, Any]], command: str, *, keep: boo
         "command": command,
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Linux",
+        "commit": git_commit(),
         "load_average_at_end": round(os.getloadavg()[0], 1),
         "inference": "stub process (known Reading), search for text in the pixels off; results: " + ", ".join(houses.KINDS),
         "runs": list(runs),

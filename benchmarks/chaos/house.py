@@ -27,7 +27,7 @@ from service.storage import PART, Store, Stores
 from service.tables import Instance, Job, ResultObject
 
 KINDS: Final = ("GSPS", "KOS")  # a result set of two objects that are cheap to build: an SR takes 0.2 s of a core
-READY_SECONDS: Final = 180
+READY_SECONDS: Final = 600
 ORPHAN_SECONDS: Final = 90.0
 
 
