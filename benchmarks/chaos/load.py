@@ -22,6 +22,7 @@ from service.wrap import Patient, save, wrap
 ROWS, COLUMNS = 600, 450  # of the Reading that the stub returns
 SENDERS: Final = 8
 AGAIN_SECONDS: Final = 1.0
+STORESCU_SECONDS: Final = 300.0  # for up to six films
 _LINE: Final = re.compile(r"Sending file: (?P<file>.+)|Received Store Response \((?P<answer>[^)]*)\)")
 
 
@@ -110,15 +111,19 @@ class Load:
         """Send over one association; return what was answered with Success."""
         program = shutil.which("storescu") or "storescu"
         command = [program, "-v", "-nh", "-to", "5", "-ta", "10", "-td", "20", "-aet", "PACS", "-aec", "CARPUS"]
-        done = subprocess.run(
+        with subprocess.Popen(
             [*command, "127.0.0.1", str(self.port), *map(str, paths)],
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
-            check=False,
-        )
+        ) as process:
+            try:
+                said, _ = process.communicate(timeout=STORESCU_SECONDS)
+            except subprocess.TimeoutExpired:  # what it has heard so far counts; the rest is sent again
+                process.kill()
+                said, _ = process.communicate()
         taken, current = set(), None
-        for match in _LINE.finditer(done.stdout + done.stderr):
+        for match in _LINE.finditer(said):
             if match["file"]:
                 current = Path(match["file"].strip())
                 self.answers.setdefault(current.name, []).append("")

@@ -4,6 +4,7 @@
 """
 
 import sys
+from collections import deque
 from pathlib import Path
 
 from service import tasks
@@ -16,7 +17,7 @@ from tests.service.test_pipeline import FakeReader
 
 def main() -> None:
     settings, jobs = opened(Path(sys.argv[2]), "worker inference")
-    reader = FakeReader()
+    reader = FakeReader(asked=deque(maxlen=1))  # type: ignore[arg-type]  # a long run must not keep every film
     pipeline = Pipeline(jobs, Stores.open(settings.data_directory), settings, reader=reader)  # type: ignore[arg-type]
     app = tasks.create_app(settings)
     steps = Steps(jobs, pipeline, tasks.Publisher(app, jobs).publish, settings)
