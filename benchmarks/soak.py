@@ -139,7 +139,8 @@ def _sample(house: houses.House, elapsed: float, sent: int) -> dict[str, Any]:
     database = sum(path.stat().st_size for path in house.settings.data_directory.glob("carpus.sqlite*"))
     with house.jobs.engine.connect() as connection:
         states = {
-            str(state): count for state, count in connection.execute(select(Job.state, func.count()).group_by(Job.state))
+            str(state): count
+            for state, count in connection.execute(select(Job.state, func.count()).group_by(Job.state))
         }
     return {
         "seconds": round(elapsed, 1),

@@ -169,7 +169,8 @@ def write(path: Path, runs: Sequence[dict[str, Any]], command: str, *, keep: boo
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Linux",
         "commit": git_commit(),
         "load_average_at_end": round(os.getloadavg()[0], 1),
-        "inference": "stub process (known Reading), search for text in the pixels off; results: " + ", ".join(houses.KINDS),
+        "inference": "stub process (known Reading), search for text in the pixels off; results: "
+        + ", ".join(houses.KINDS),
         "runs": list(runs),
     }
     stored["series"] = [each for each in stored["series"] if each["command"] != command] + [mine]

@@ -138,6 +138,8 @@ class _Handler(RequestHandler):
             association.dul.socket = guarded
             # An attribute of this object alone: pynetdicom has no hook between the PDU and the message.
             vars(association.dimse)["receive_primitive"] = guarded.tolerant(association.dimse.receive_primitive)
+            to_send = association.dul.to_provider_queue
+            vars(to_send)["put"] = guarded.waking(to_send.put)
             machine = association.dul.state_machine
             vars(machine)["do_action"] = guarded.crossing(machine.do_action)
             association._reactor_checkpoint = Checkpoint(association, guarded)

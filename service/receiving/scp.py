@@ -3,6 +3,7 @@
 Needs neither the broker nor a model: a PACS is not refused because a GPU is away.
 """
 
+import gc
 import logging
 import signal
 import threading
@@ -205,6 +206,9 @@ def serve(settings: Settings, stores: Stores, jobs: Jobs, *, ready: Callable[[in
     """
     # What the library would log of a broken message is logged here already, without its bytes.
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    # pynetdicom collects garbage by hand while it listens; what was loaded until now stays for good and need not be gone through.
+    gc.collect()
+    gc.freeze()
     processes = settings.scp_processes
     siblings = Siblings(processes) if processes > 1 else None
     server = StorageServer(settings, stores, jobs, siblings=siblings)

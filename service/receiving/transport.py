@@ -1,8 +1,9 @@
 """Guard the socket of an association: bounded in what it reads, patient until a deadline, quiet when idle.
 
-pynetdicom believes the length that a PDU claims, waits without limit for a PDU's end, and wakes both threads of an idle
-association a thousand times a second. Here every PDU, message and the sum of messages under way is bounded, and what is
-refused is logged with the value and the limit.
+pynetdicom believes the length that a PDU claims, waits without limit for a PDU's end, copies each fragment of a data set some
+eight times, and wakes both threads of an association a thousand times a second. Here every PDU, message and the sum of messages
+under way is bounded, and what is refused is logged with the value and the limit; the fragments in the middle of a data set go
+straight to the message they belong to; and both threads wait until there is something to do.
 """
 
 import select
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
+from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.transport import AssociationSocket
 
@@ -27,9 +29,10 @@ ASSOCIATE_RQ: Final = 0x01
 _P_DATA: Final = 0x04
 # PS3.8 9.3.8: A-ABORT by the service provider: reason 2 unexpected PDU, 6 invalid PDU parameter.
 ABORT_UNEXPECTED, ABORT_INVALID = (bytes([7, 0, 0, 0, 0, 4, 0, 0, 2, reason]) for reason in (2, 6))
-# An idle association is looked at this often (s); data wakes it at once.
-_IDLE_WAIT_S: Final = 0.05
-_IDLE_AFTER_S: Final = 1.0
+# An association without news looks around this often (s); news wakes it at once.
+_WAIT_S: Final = 0.05
+_LAST: Final = 2  # bit 1 of a fragment's control header: the last one of a command or data set (PS3.8 E.2)
+_COMMAND: Final = 1  # bit 0: of a command
 
 log = get_logger()
 
@@ -48,29 +51,68 @@ class GuardedSocket(AssociationSocket):
         self._peer = peer
         self._pdu_type: int | None = None  # set between a PDU's header and its body
         self._message_bytes = 0
-        self._used_at = time.monotonic()
-        self._woken = threading.Event()
+        self._news = threading.Event()  # the state machine has acted: there may be a message, a release, an abort
+        self._wake, self._woken = socket.socketpair()  # something is to be sent: the thread that polls must not wait on
+        self._woken.setblocking(False)
+        self._wake.setblocking(False)
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN | select.POLLHUP | select.POLLERR)
+        self._poll.register(self._woken, select.POLLIN)
+        self._header: bytearray | None = None  # of a PDU that is for the state machine, though it was looked into
+        self._body: bytearray | None = None  # of that one
+        self._buffer = bytearray()  # for one PDU after another
         self.answering = False  # a request has begun to arrive and has no response yet
         super().__init__(association, client_socket=connection)
 
     @property
     def ready(self) -> bool:
-        """Whether there is something to read. Waits a moment for it on an association that has been idle for a while."""
-        if self._unread:
-            return True
+        """Whether there is a PDU for the state machine; waits a moment for one, or until something is to be sent.
+
+        PDUs that hold nothing but fragments from the middle of a data set are read and added to their message on the way,
+        without a state machine, an event and some eight copies for each.
+        """
         if self.socket is None or not self._is_connected:
             return False
-        idle = time.monotonic() - self._used_at > _IDLE_AFTER_S and not self.answering
         try:
-            # A TLS record holds up to 16 KiB: what it brought beyond the last PDU waits where no poll sees it.
-            if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
-                return True
-            return bool(self._poll.poll(_IDLE_WAIT_S * 1000 if idle else 0))
+            while self._readable(self.socket):
+                if not self._in_data_set():
+                    return True
+                self._header = self._take(6)
+                if len(self._header) < 6:
+                    return True
+                length = int.from_bytes(self._header[2:6], "big")
+                self._judge(self._header[0], length)
+                if self._header[0] != _P_DATA:
+                    return True
+                self._buffer = self._take(length, self._buffer)
+                if len(self._buffer) < length or not self._added(self._buffer):
+                    self._body, self._buffer = self._buffer, bytearray()
+                    return True
+                self._header = None
         except (OSError, ValueError):
             self.event_queue.put("Evt17")  # PS3.8 9.2.2: transport connection closed
-            return False
+        return False
+
+    def _readable(self, connection: socket.socket) -> bool:
+        # A TLS record holds up to 16 KiB: what it brought beyond the last PDU waits where no poll sees it.
+        if self._unread or self._header is not None or (isinstance(connection, ssl.SSLSocket) and connection.pending()):
+            return True
+        due = bool(self.assoc.dul.to_provider_queue.queue or self.event_queue.queue)
+        found = {descriptor for descriptor, _ in self._poll.poll(0 if due else _WAIT_S * 1000)}
+        if self._woken.fileno() in found:
+            with suppress(BlockingIOError):
+                self._woken.recv(4096)
+        return connection.fileno() in found
+
+    def waking(self, put: Callable[..., None]) -> Callable[..., None]:
+        """Wrap the queue of what is to be sent: its reader is woken."""
+
+        def put_and_wake(*arguments: Any, **options: Any) -> None:
+            put(*arguments, **options)
+            with suppress(OSError):  # full: it is awake; closed: there is nobody to wake
+                self._wake.send(b"\0")
+
+        return put_and_wake
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Read a PDU's header or body, as asked for in turn.
@@ -82,21 +124,43 @@ class GuardedSocket(AssociationSocket):
             not end in time. The peer gets an A-ABORT.
         """
         if self._pdu_type is None:
-            header = self._take(6)
-            if len(header) == 6:
-                self._judge(header[0], int.from_bytes(header[2:6], "big"))
-                self._pdu_type = header[0]
+            header, self._header = self._header, None
+            if header is None:
+                header = self._take(6)
+                if len(header) == 6:
+                    self._judge(header[0], int.from_bytes(header[2:6], "big"))
+            self._pdu_type = header[0] if len(header) == 6 else None
             return header
         pdu_type, self._pdu_type = self._pdu_type, None
+        body, self._body = self._body, None
+        if body is not None:  # looked into already
+            return body
         body = self._take(nr_bytes)
         if pdu_type == _P_DATA:
             self._count(body)
         return body
 
+    def _in_data_set(self) -> bool:
+        """Whether the command of a C-STORE has come and its data set is what follows."""
+        return isinstance(self.assoc.dimse.message, C_STORE_RQ)
+
+    def _added(self, body: bytearray) -> bool:
+        """Add the fragments of a P-DATA-TF to the message under way; False where one of them is not from its middle."""
+        fragments = self._count(body)
+        message: Any = self.assoc.dimse.message
+        if not fragments or sum(fragments[-1]) + 4 != len(body):
+            return False  # malformed; whoever decodes it says so
+        if any(body[at + 5] & (_LAST | _COMMAND) or body[at + 4] != message.context_id for at, _ in fragments):
+            return False
+        with memoryview(body) as view:
+            for at, length in fragments:
+                message.data_set.write(view[at + 6 : at + 4 + length])
+        self.assoc.dul._idle_timer.restart()
+        return True
+
     def send(self, bytestream: bytes) -> None:
         """Send a PDU; a P-DATA of ours answers the request."""
         super().send(bytestream)
-        self._touch()
         if bytestream[:1] == b"\x04":
             self.answering = False
 
@@ -104,20 +168,25 @@ class GuardedSocket(AssociationSocket):
         """Close the connection and forget what was under way on it."""
         self._places.under_way(-self._message_bytes)
         self._message_bytes = 0
-        self._woken.set()
+        self._news.set()
         super().close()
+        self._wake.close()
+        self._woken.close()
 
-    def _take(self, count: int) -> bytearray:
-        data = bytearray(self._unread[:count])
-        self._unread = self._unread[count:]
+    def _take(self, count: int, into: bytearray | None = None) -> bytearray:
+        """Read so many bytes, into a buffer of this length where there is one; fewer when the connection ends."""
+        data = into if into is not None and len(into) == count else bytearray(count)
+        done = min(count, len(self._unread))
+        data[:done] = self._unread[:done]
+        self._unread = self._unread[done:]
         deadline = time.monotonic() + self._limits.network_timeout_seconds
-        missing = count - len(data)
-        if missing and self.socket is not None:
-            data.extend(bytes(missing))
+        connection = self.socket
+        if done < count and connection is None:
+            del data[done:]
+        elif connection is not None:
             view = memoryview(data)
-            done = count - missing
             while done < count:
-                received = self.socket.recv_into(view[done:])
+                received = connection.recv_into(view[done:])
                 if received == 0:
                     view.release()
                     del data[done:]  # the connection ended inside the PDU; the caller sees that it is short
@@ -129,7 +198,6 @@ class GuardedSocket(AssociationSocket):
                 done += received
                 if done < count and time.monotonic() > deadline:
                     self._refuse("PDU did not end in time", seconds=self._limits.network_timeout_seconds)
-        self._touch()
         return data
 
     def _judge(self, pdu_type: int, length: int) -> None:
@@ -144,18 +212,20 @@ class GuardedSocket(AssociationSocket):
         if length > limit:
             self._refuse("PDU longer than the limit", pdu_type=pdu_type, bytes=length, limit=limit)
 
-    def _count(self, body: bytearray) -> None:
-        """Add a P-DATA-TF to its message (PS3.8 9.3.5, E.2: bit 1 of the control header ends a command or data set)."""
+    def _count(self, body: bytearray) -> list[tuple[int, int]]:
+        """Add a P-DATA-TF to what is under way (PS3.8 9.3.5, E.2); return where each fragment begins, and its length."""
         self._message_bytes += len(body)
         total = self._places.under_way(len(body))
         position, ended = 0, False
+        fragments = []
         while position + 6 <= len(body):
             length = int.from_bytes(body[position : position + 4], "big")
             if length < 2 or position + 4 + length > len(body):
                 self._refuse("fragment does not fit into its PDU", bytes=length, limit=len(body) - position - 4)
             if body[position + 4] not in self.assoc._accepted_cx:
                 self._refuse("fragment for a presentation context that was not accepted", context=body[position + 4])
-            ended = ended or bool(body[position + 5] & 2)
+            ended = ended or bool(body[position + 5] & _LAST)
+            fragments.append((position, length))
             position += 4 + length
         limit = self._limits.maximum_instance_bytes
         if self._message_bytes > limit + MAXIMUM_REQUEST_BYTES:
@@ -167,6 +237,7 @@ class GuardedSocket(AssociationSocket):
             self._message_bytes = 0
             if self.assoc.dimse.msg_queue.qsize() > 1:  # we negotiate no asynchronous operations (PS3.7 D.3.3.3)
                 self._refuse("requests sent without waiting for responses", limit=1)
+        return fragments
 
     def _refuse(self, event: str, **fields: Any) -> None:
         log.warning(event, peer=self._peer, **fields)
@@ -177,10 +248,6 @@ class GuardedSocket(AssociationSocket):
                 connection.sendall(ABORT_INVALID)
                 connection.shutdown(socket.SHUT_RDWR)
         raise Violation(event)
-
-    def _touch(self) -> None:
-        self._used_at = time.monotonic()
-        self._woken.set()
 
     def tolerant(self, receive: Callable[[Any], None]) -> Callable[[Any], None]:
         """Wrap what parses messages: one that cannot be parsed aborts its association and nothing else."""
@@ -203,14 +270,15 @@ class GuardedSocket(AssociationSocket):
             except InvalidEventError:
                 log.info("association ended while it was answered", peer=self._peer, event_code=event)
                 self.assoc._kill = self.assoc.dul._kill_thread = True
+            finally:
+                self._news.set()
 
         return do_action
 
     def rest(self) -> None:
-        """Let the thread that waits for messages wait longer while the association is idle."""
-        if not self.answering and time.monotonic() - self._used_at > _IDLE_AFTER_S:
-            self._woken.clear()
-            self._woken.wait(_IDLE_WAIT_S)
+        """Let the thread that waits for messages wait until the state machine has acted."""
+        self._news.wait(_WAIT_S)
+        self._news.clear()
 
 
 class Checkpoint(Gate):
@@ -221,7 +289,7 @@ class Checkpoint(Gate):
         self._guarded = guarded
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait as asked for, and rest while idle."""
+        """Wait as asked for, and rest until there is news."""
         passed = super().wait(timeout)
         self._guarded.rest()
         return passed
