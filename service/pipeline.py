@@ -373,8 +373,8 @@ class _Work:
             found = source.conflicts(film, source.load(path)) if path.exists() else ()
             if found:
                 raise InvalidInstance(
-                    f"{', '.join(found)} differ from those of another instance of this study (received "
-                    f"{other.received_at:%Y-%m-%d %H:%M} UTC): the study holds two patients",
+                    f"another instance of this study (received {other.received_at:%Y-%m-%d %H:%M} UTC) states another "
+                    f"{', '.join(found)}: the study holds two patients",
                     code="conflicting-patient",
                     next_action=f"correct {', '.join(found)} in the PACS; cancel the job of the film that is wrong, then retry",
                 )

@@ -10,12 +10,8 @@ from service.commands import config_option
 if TYPE_CHECKING:
     from models.image import Image
     from models.reading import Reading
-    from service.reporting.results import ResultContext
     from service.reporting.source import Source
-    from service.result_profile import Language
-
-# The objects of a preview belong to no installation.
-PREVIEW_DEVICE_UID = "2.25.0"
+    from service.result_profile import Language, ResultProfile
 
 
 @click.command()
@@ -47,12 +43,8 @@ def report(
     report, pictures, each also with -zh) or one of the settings. Ends with 0, or 3 when the film must not be read: then the
     objects say why.
     """
-    from datetime import UTC, datetime
-
     from service import films, settings
-    from service.conformance import SR_CLASSES
     from service.profiles import named
-    from service.reporting.results import ResultContext
 
     profile = named(settings.load(config), name)
     film, wrapped_sex, wrapped_age = _source(path)
@@ -62,18 +54,8 @@ def report(
         films.sex_of(sex if sex is not None else wrapped_sex),
         age if age is not None else wrapped_age,
     )
-    context = ResultContext(
-        PREVIEW_DEVICE_UID,
-        datetime.now(UTC),
-        language or profile.language,
-        profile="preview",
-        kinds=profile.objects,
-        report_class=SR_CLASSES[profile.report_classes[0]],
-        series=profile.labels(),
-        picture_modality=profile.picture_modality,
-    )
     folder.mkdir(parents=True, exist_ok=True)
-    for file, note in _write(film, image, reading, context, folder):
+    for file, note in _write(film, image, reading, profile, language, folder):
         click.echo(f"{folder / file}  {note}")
     for remark in film.remarks:
         click.echo(f"tolerated in the header: {remark}", err=True)
@@ -109,31 +91,25 @@ def _source(path: Path) -> "tuple[Source, str, float | None]":
 
 
 def _write(
-    film: "Source", image: "Image", reading: "Reading", context: "ResultContext", folder: Path
+    film: "Source",
+    image: "Image",
+    reading: "Reading",
+    profile: "ResultProfile",
+    language: "Language | None",
+    folder: Path,
 ) -> "list[tuple[str, str]]":
     """Write every object; return each file's name with what it holds."""
-    from PIL import Image as Picture
+    from service.reporting import preview
 
-    from service.reporting import result_set, sr_html
-
-    if reading.verdict.accepted:
-        built = result_set.of_reading(film, reading, context, lambda: image)
-    else:
-        built = result_set.of_rejection(film, reading.verdict, context, lambda: image, bundle=reading.bundle)
+    built = preview.build(film, reading, image, profile, language)
     files = []
     for kind, ds in built.items():
         ds.save_as(folder / f"{kind}.dcm", enforce_file_format=True)
         files.append((f"{kind}.dcm", f"{ds.SOPClassUID.name}, series {ds.SeriesNumber}: {ds.SeriesDescription}"))
-    if reading.verdict.accepted and "SEG" in context.kinds and "SEG" not in built:
+    if reading.verdict.accepted and "SEG" in profile.objects and "SEG" not in built:
         files.append(("SEG.dcm", "not written: no bone was outlined"))
-    if "SR" in built:
-        (folder / "SR.html").write_text(sr_html.render(built["SR"]), encoding="utf-8")
-        files.append(("SR.html", "the report as a page"))
-    if "SC" in built:
-        Picture.fromarray(built["SC"].pixel_array).save(folder / "SC.png")
-        files.append(("SC.png", "the Secondary Capture as a picture"))
-    if "PDF" in built:
-        page = built["PDF"].EncapsulatedDocument[: built["PDF"].EncapsulatedDocumentLength]
-        (folder / "PDF.pdf").write_bytes(page)
-        files.append(("PDF.pdf", "the page of the Encapsulated PDF"))
+    for kind, (name, _, holds, make) in preview.FORMS.items():
+        if kind in built:
+            (folder / name).write_bytes(make(built[kind]))
+            files.append((name, holds))
     return files

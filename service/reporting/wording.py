@@ -418,7 +418,7 @@ def age_sentence(reading: Reading, language: Language) -> str:
         name, bone_age = method_name(methods[0].name, language), methods[0].bone_age_years
         difference, shown = bone_age - age, years_and_months(bone_age, language)
         size = years(abs(difference), language)
-        if abs(difference) < 0.05:
+        if round(12 * bone_age) == round(12 * age):
             where = "与之相符" if zh else "equals it"
         elif zh:
             where = f"较生活年龄{'提前' if difference > 0 else '落后'}{size}"

@@ -31,6 +31,7 @@ from service.web.login import Login
 from service.web.masking import Masking
 from service.web.oidc import Provider
 from service.web.pages import Pages
+from service.web.preview import PreviewPage
 from service.web.queues import QueuePage
 from service.web.sessions import Sessions
 
@@ -91,12 +92,15 @@ def create_app(
     )
     queue_page = QueuePage(pages)
     correction_page = CorrectionPage(pages)
+    preview_page = PreviewPage(pages)
     routes = [
         Route("/", pages.films),
         Route("/films/live", pages.films),
         Route("/films/{number:int}", pages.film),
         Route("/films/{number:int}/live", pages.film),
         Route("/films/{number:int}/overlay.png", pages.overlay),
+        Route("/films/{number:int}/preview", preview_page.show),
+        Route("/films/{number:int}/preview/{file:str}", preview_page.file),
         Route("/films/{number:int}/amend", correction_page.show),
         Route("/films/{number:int}/amend", correction_page.act, methods=["POST"]),
         Route("/films/{number:int}/{action:str}", pages.act, methods=["POST"]),

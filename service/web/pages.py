@@ -55,7 +55,7 @@ class Pages:
     audited: Audited
     log: structlog.stdlib.BoundLogger
     _overlays: OrderedDict[tuple[int, str], bytes] = field(default_factory=OrderedDict)
-    _drawing: threading.Lock = field(default_factory=threading.Lock)
+    drawing: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         """Open what is read through."""
@@ -104,12 +104,12 @@ class Pages:
 
     def film(self, request: Request) -> Response:
         """Show one film: what was read, what was sent, what happened."""
-        detail = self.overview.detail(_number(request))
+        detail = self.overview.detail(film_number(request))
         live = request.url.path.endswith("/live")
         done = DONE.get(request.query_params.get("done", ""), "")
         film = detail.instance
         if not live:  # the part that refreshes itself shows nothing that the page did not
-            self.audited.film(Event.ACCESSED, request, self.jobs.get(_number(request)), film)
+            self.audited.film(Event.ACCESSED, request, self.jobs.get(film_number(request)), film)
         study = self.masking.study(request.state.role, film.StudyInstanceUID, film.accession_number)
         name = "film_live.html" if live else "film.html"
         by_uid = searches_identity(request.state.role)
@@ -117,12 +117,12 @@ class Pages:
 
     def overlay(self, request: Request) -> Response:
         """Draw the Reading onto the copy without identity, as PNG."""
-        job = self.jobs.get(_number(request))
+        job = self.jobs.get(film_number(request))
         reading = reading_of(job)
         if reading is None or job.deidentified_name is None:
             raise HTTPException(404, "There is no picture of this film.")
         key = (job.id, job.updated_at.isoformat())
-        with self._drawing:  # one at a time: a picture takes a few hundred milliseconds and some tens of megabytes
+        with self.drawing:  # one at a time: a picture takes a few hundred milliseconds and some tens of megabytes
             if key not in self._overlays:
                 try:
                     image = pixels.load(self.deidentified.path(job.deidentified_name))
@@ -138,7 +138,7 @@ class Pages:
     async def act(self, request: Request) -> Response:
         """Retry, cancel or read once more, and go back to the film."""
         await require_own_form(request)
-        number, action = _number(request), request.path_params["action"]
+        number, action = film_number(request), request.path_params["action"]
         user = request.state.user.name
         match action:
             case "retry":
@@ -200,7 +200,8 @@ class Pages:
         return self.page(request, "fault.html", 404 if isinstance(error, UnknownJob) else 400, text=str(error))
 
 
-def _number(request: Request) -> int:
+def film_number(request: Request) -> int:
+    """Return the number of the film in the path."""
     number: int = request.path_params["number"]
     if number > LARGEST_NUMBER:
         raise HTTPException(404, "There is no such job.")

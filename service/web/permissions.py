@@ -18,6 +18,8 @@ PERMISSIONS: Final[Mapping[str, Mapping[str, frozenset[Role | None]]]] = {
     "/films/{number:int}": {"GET": EVERYBODY},
     "/films/{number:int}/live": {"GET": EVERYBODY},
     "/films/{number:int}/overlay.png": {"GET": EVERYBODY},
+    "/films/{number:int}/preview": {"GET": EVERYBODY},
+    "/films/{number:int}/preview/{file:str}": {"GET": EVERYBODY},
     "/films/{number:int}/amend": {"GET": READERS, "POST": READERS},
     "/films/{number:int}/{action:str}": {"POST": ADMINISTRATORS},
     "/quarantine": {"GET": ADMINISTRATORS},

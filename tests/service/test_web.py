@@ -344,6 +344,41 @@ def test_a_copy_that_is_gone_is_said_not_guessed(admin: TestClient, installation
     assert "cannot be drawn" in answer.text
 
 
+def test_the_preview_shows_what_a_pacs_gets_with_a_profile(admin: TestClient, installation: Installation) -> None:
+    job_id = installation.infer()
+    page = admin.get(f"/films/{job_id}/preview").text
+    assert "has default" in page  # the profile each destination has now
+    assert [label for label in ("Bone age report", "Bone age overview", "Bone age regions") if label not in page] == []
+    chinese = admin.get(f"/films/{job_id}/preview?profile=everything-zh").text
+    assert "骨龄报告（PDF）" in chinese
+    for kind, media_type, begins in (
+        ("SC.png", "image/png", b"\x89PNG"),
+        ("SR.html", "text/html; charset=utf-8", b"<!doctype html>"),
+        ("PDF.pdf", "application/pdf", b"%PDF"),
+    ):
+        answer = admin.get(f"/films/{job_id}/preview/{kind}?profile=everything-zh")
+        assert answer.headers["content-type"] == media_type
+        assert answer.content.startswith(begins)
+        assert not [secret for secret in SECRETS if secret.encode() in answer.content]
+        if kind == "SR.html":
+            assert "骨龄" in answer.text
+            assert "script" not in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("path", ["SC.png?profile=unheard-of", "GSPS.dcm", "PDF.pdf?profile=report%00"])
+def test_a_preview_that_cannot_be_is_not_found(admin: TestClient, installation: Installation, path: str) -> None:
+    assert admin.get(f"/films/{installation.infer()}/preview/{path}").status_code == 404
+
+
+def test_no_preview_of_a_film_whose_copy_is_gone(admin: TestClient, installation: Installation) -> None:
+    job_id = installation.infer()
+    installation.store.remove(installation.jobs.get(job_id).deidentified_name)
+    answer = admin.get(f"/films/{job_id}/preview/SC.png")
+    assert answer.status_code == 404
+    assert "not kept any more" in answer.text
+    assert admin.get(f"/films/{installation.reject()}/preview/SC.png").status_code == 404
+
+
 def test_a_reading_of_another_version_is_said_to_be_one(admin: TestClient, installation: Installation) -> None:
     job_id = installation.infer()
     with installation.jobs.engine.execution_options(write=True).begin() as connection:

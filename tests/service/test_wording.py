@@ -267,6 +267,13 @@ def test_the_age_is_set_beside_the_chronological_one() -> None:
     )
 
 
+def test_ages_of_the_same_month_are_equal() -> None:
+    known = readings.reading()  # the bone age is 10.53 years
+    near = dataclasses.replace(known, chronological_age_years=10.47)
+    assert wording.age_sentence(near, "en").endswith("bone age (RUS-CHN) 10 y 6 mo equals it.")
+    assert "0.1 years behind" in wording.age_sentence(dataclasses.replace(known, chronological_age_years=10.6), "en")
+
+
 def test_a_right_hand_is_remarked_on_for_the_standards_know_left_ones() -> None:
     right = readings.reading(image=dataclasses.replace(readings.facts(), laterality="R"))
     assert "Right hand: the standards were made from left hands." in wording.conclusion(right, "en")
