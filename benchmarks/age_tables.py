@@ -6,7 +6,7 @@ from typing import Any
 # P5: mean absolute error in years by TW3-C RUS, boys and girls, and the size of the weights.
 P5_WEIGHTINGS = {"classic": (0.4630, 0.4557), "Top2": (0.4409, 0.4343), "TopN": (0.4141, 0.4108)}
 P5_NETWORKS = {"resnext-50": ("0.4141 / 0.4108", "88.07"), "csp-resnext-50": ("0.4214 / 0.4128", "46.28")}
-GPU = "a GPU: none was at hand, so no films per second are stated"
+GPU = "not measured: no GPU was available"
 
 
 def networks(result: Mapping[str, Any]) -> str:
@@ -36,7 +36,7 @@ def networks(result: Mapping[str, Any]) -> str:
         "",
         f"`{result['command']}` · commit {result['commit']} · {result['data']}",
         "",
-        *([result["budget"], ""] if result.get("budget") else []),
+        *([result["note"], ""] if result.get("note") else []),
         table(rows),
     ]
     for pair, ratio in result["ratios"].items():
@@ -125,6 +125,70 @@ def ablation(result: Mapping[str, Any]) -> str:
     ]
     lines += [table(steps)]
     return "\n".join([*lines, *(["", result["note"]] if result.get("note") else [])])
+
+
+def reader(result: Mapping[str, Any]) -> str:
+    """Return the time of each step of a Reader; the row of the GPU says that there was none."""
+    rows = [["step", "median, ms", "95th percentile, ms"]]
+    rows += [[step, str(ms["p50"]), str(ms["p95"])] for step, ms in result["milliseconds"].items()]
+    rows += [["films a second on a GPU, batches of 1, 8 and 64, and the share that is not the GPU's", GPU, ""]]
+    facts = f"{result['threads']} threads; {result['cpu_milliseconds_a_film']} ms of processor time a film; "
+    return facts + f"{result['peak_memory_mib']} MiB at the peak.\n\n" + table(rows)
+
+
+def bones(result: Mapping[str, Any]) -> str:
+    """Return what each bone's stage alone says of the age, and the corrections tried."""
+    rows = [["bone", "girls: bias, y (95 %)", "SD, y", "n", "boys: bias, y (95 %)", "SD, y", "n"]]
+    for row in result["bones"]:
+        cells = [row["bone"]]
+        for sex in ("F", "M"):
+            cells += [
+                _value(row[sex]["bias_years"], 2),
+                f"{row[sex]['sd_years']:.2f}",
+                str(row[sex]["bias_years"]["n"]),
+            ]
+        rows.append(cells)
+    head = ["correction, fitted on the other folds", "RUS-CHN MAE, months", "less than as it is, months (paired)"]
+    tried = [[*head, "off by more than two years", "discord"]]
+    for name, own in result["corrections"].items():
+        tried.append(
+            [
+                name,
+                _value(own["mae_months"], 2),
+                "" if name == "as it is" else _value(own["less_than_as_it_is_months"], 2),
+                _share(own["grossly_wrong"]),
+                f"{own['discord']:.2f}",
+            ]
+        )
+    return "\n".join(
+        [
+            "## Bone by bone on real films",
+            "",
+            f"`{result['command']}` · commit {result['commit']} · {result['data']} · {result['what']}",
+            "",
+            "The age that a bone's maturity alone implies minus the film's bone age; absent and fused bones are left out.",
+            "",
+            table(rows),
+            "",
+            table(tried),
+            "",
+            "With the prior, by year of the film's bone age:",
+            "",
+            by_year(result["by_year"]),
+        ]
+    )
+
+
+def by_year(years: list[dict[str, Any]]) -> str:
+    """Return the table of P2: mean absolute error in years by year of bone age and sex."""
+    rows = [["bone age, years", "girls n", "MAE", "boys n", "MAE", "all n", "MAE"]]
+    for year in years:
+        cells = [year["years"]]
+        for group in ("F", "M", "all"):
+            error = year[group]["mae_years"]
+            cells += [str(year[group]["n"]), "" if error is None else f"{error:.3f}"]
+        rows.append(cells)
+    return table(rows)
 
 
 def reachable(rows: list[dict[str, Any]]) -> str:

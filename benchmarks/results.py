@@ -319,6 +319,8 @@ def _accuracy(path: Path) -> str:
         return _stress(path, result)
     if "graders" in result:
         return age_tables.networks(result)
+    if "corrections" in result:
+        return age_tables.bones(result)
     if "ablation" in result:
         return age_tables.ablation(result)
     rows = list(_estimates(result, ""))
@@ -329,22 +331,12 @@ def _accuracy(path: Path) -> str:
         rows = [[str(row[key]) for key in ("what", "paper", "here")] for row in beside]
         parts += ["", _table([["beside the paper", "paper", "here"], *rows])]
     if by_year := result.get("by_year"):
-        parts += ["", _by_year(by_year)]
+        parts += ["", age_tables.by_year(by_year)]
+    if result.get("benchmark") == "reader":
+        parts += ["", age_tables.reader(result)]
     if reachable := result.get("reachable"):
         parts += ["", "What a reader of a stated precision gets right:", "", age_tables.reachable(reachable)]
     return "\n".join(parts)
-
-
-def _by_year(years: list[dict[str, Any]]) -> str:
-    """Return the table of P2: mean absolute error in years by year of bone age and sex."""
-    rows = [["bone age, years", "girls n", "MAE", "boys n", "MAE", "all n", "MAE"]]
-    for year in years:
-        cells = [year["years"]]
-        for group in ("F", "M", "all"):
-            error = year[group]["mae_years"]
-            cells += [str(year[group]["n"]), "" if error is None else f"{error:.3f}"]
-        rows.append(cells)
-    return _table(rows)
 
 
 def _architectures(result: dict[str, Any]) -> str:

@@ -2,11 +2,11 @@ r"""Fit what a bundle says beside its ages: the intervals of the methods by stag
 
     python -m models.agreement --tuning ../runs/aged/tuning.json --readings readings.jsonl --bundle models/bundles/default.json
 
-The ages by stages are those of graders tuned without the film (`models.grading.tune`), the others those of readings by weights
-that never saw it. Intervals are split conformal by sex and age band; their coverage is measured across folds by patient. The
-alarm is to be rare where a film is read well: the threshold is the spread that 95 % of the films stay below whose default
-method lies within a year and a half of the reference. What it then finds of the gross errors is measured, not chosen. The
-remark on stages that lie apart is set the same way.
+The stages are those of graders tuned without the film (`models.grading.tune`), read by the weighting and the prior of the hand that
+the bundle names; the other ages are those of readings by weights that never saw it. Intervals are split conformal by sex and age
+band; their coverage is measured across folds by patient. The alarm is to be rare where a film is read well: the threshold is the
+spread that 95 % of the films stay below whose default method lies within a year and a half of the reference. What it then finds of
+the gross errors is measured, not chosen. The remark on stages that lie apart is set the same way.
 """
 
 import argparse
@@ -18,13 +18,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models import calibration
+from models import calibration, registry
 from models.calibration import FOLDS, Pair
 from models.metrics.bootstrap import estimate
 from models.metrics.conformal import Band, Intervals
+from models.reading import Stage
 from models.regions import RUS, Sex
-from models.scoring import FINE
-from models.standards import STANDARDS, fine_levels, harmony
+from models.scoring import FINE, Scoring
+from models.standards import STANDARDS, harmony
+from models.standards.stages import named_stage
 
 GOOD_YEARS: Final = 1.5  # a film is read well when the default method lies within so much of the reference
 GROSS_YEARS: Final = 2.0
@@ -54,12 +56,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = json.loads(options.tuning.read_text(encoding="utf-8"))["rows"]
     with options.readings.open(encoding="utf-8") as lines:
         others = {line["file"]: _others(line) for line in map(json.loads, lines) if "error" not in line}
-    films = [{**{name: row.get(name) for name in BY_STAGES}, **others.get(row["file"], {})} for row in rows]
+    values = json.loads(options.bundle.read_text(encoding="utf-8"))
+    prior = values.get("hand_prior")
+    scoring = Scoring(
+        registry.parse_weighting(values.get("weighting", "TopN")),
+        hand_prior=None if prior is None else harmony.HandPrior(**prior),
+    )
+    stages = staged(options.tuning.parent, rows, scoring)
+    films = [
+        {**ages_of(scoring, own, row["sex"]), **others.get(row["file"], {})}
+        for row, own in zip(rows, stages, strict=True)
+    ]
     sexes: list[Sex] = [row["sex"] for row in rows]
     truth = np.array([row["bone_age_years"] for row in rows])
     patients = [Path(row["file"]).stem for row in rows]
 
-    values = json.loads(options.bundle.read_text(encoding="utf-8"))
     bands, results = kept_bands(values, options.keep), {}
     for method in BY_STAGES:
         intervals, results[method] = intervals_of(method, films, truth, sexes, patients)
@@ -70,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     threshold, alarm = threshold_of(spread, _column(films, default) - truth, patients)
     values["intervals"] = Intervals(calibration.COVERAGE, tuple(bands)).to_dict()
     values["agreement_threshold_years"] = threshold
-    discord = discords(options.tuning.parent, rows)
+    discord = discords(stages, films, sexes)
     error = _column(films, default) - truth
     well = np.isfinite(discord) & (np.abs(error) <= GOOD_YEARS)
     values["discord_threshold"] = round(float(np.quantile(discord[well], QUIET, method="higher")), 2)
@@ -138,18 +149,36 @@ def intervals_of(
     return intervals, result
 
 
-def discords(folder: Path, rows: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
-    """Return how far apart the stages of each film lie, from the probabilities that the cross-validation kept; NaN without an age."""
-    found = np.full(len(rows), np.nan)
+def staged(folder: Path, rows: Sequence[Mapping[str, Any]], scoring: Scoring) -> list[Mapping[str, Stage]]:
+    """Return each film's stages as the bundle's rules make them of what the cross-validation kept; none where a bone was not found."""
+    found: list[Mapping[str, Stage]] = [{} for _ in rows]
     for fold in sorted({row["fold"] for row in rows}):
         chances = np.load(folder / f"fold-{fold}.npy")
         held = [index for index, row in enumerate(rows) if row["fold"] == fold]
-        for place, index in enumerate(held):
-            row = rows[index]
-            if row[FINE] is not None:
-                by_bone = {bone: chances[place, i, : len(fine_levels(bone))].tolist() for i, bone in enumerate(RUS)}
-                value = harmony.discord(by_bone, row[FINE], row["sex"])
-                found[index] = np.nan if value is None else value
+        for own, index in zip(chances, held, strict=True):
+            if any(rows[index].get(name) is not None for name in BY_STAGES):
+                graded = {bone: named_stage(bone, own[i]) for i, bone in enumerate(RUS)}
+                found[index] = scoring.told(graded, (rows[index]["sex"],))
+    return found
+
+
+def ages_of(scoring: Scoring, stages: Mapping[str, Stage], sex: Sex) -> dict[str, float | None]:
+    """Return the bone age by every standard, None where there is none."""
+    if not stages:
+        return dict.fromkeys(BY_STAGES)
+    return {result.name: result.bone_age_years for result in scoring.by_stages(stages, (sex,))}
+
+
+def discords(
+    stages: Sequence[Mapping[str, Stage]], films: Sequence[Mapping[str, float | None]], sexes: Sequence[Sex]
+) -> NDArray[np.float64]:
+    """Return how far apart the stages of each film lie; NaN without a RUS-CHN age."""
+    found = np.full(len(films), np.nan)
+    for index, (own, film, sex) in enumerate(zip(stages, films, sexes, strict=True)):
+        years = film[FINE]
+        if years is not None:
+            value = harmony.discord({bone: stage.probabilities for bone, stage in own.items()}, years, sex)
+            found[index] = np.nan if value is None else value
     return found
 
 

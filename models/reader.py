@@ -26,7 +26,7 @@ from models.reading import (
 )
 from models.regions import SEGMENTED, Sex
 from models.scoring import SEXES, WEIGHTING, Intervals, Scoring, agreement
-from models.standards import STANDARDS, Weighting
+from models.standards import STANDARDS, Weighting, harmony
 
 REGRESSION: Final = "regression"  # the name of the method while no regressor is there to give its own
 
@@ -105,11 +105,19 @@ class Reader:
     absences: Mapping[str, str] = field(default_factory=dict)
     calibration: SiteCalibration | None = None
     discord_threshold: float | None = None
+    hand_prior: harmony.HandPrior | None = None
 
     @property
     def scoring(self) -> Scoring:
         """The rules from stages to bone ages."""
-        return Scoring(self.weighting, self.intervals, self.threshold_years, self.calibration, self.discord_threshold)
+        return Scoring(
+            self.weighting,
+            self.intervals,
+            self.threshold_years,
+            self.calibration,
+            self.discord_threshold,
+            self.hand_prior,
+        )
 
     def read(self, image: Image, sex: Sex | None, chronological_age: float | None = None) -> Reading:
         """Read one film.
@@ -144,8 +152,9 @@ class Reader:
         with _timed(timings, "segmentation"):
             masks = {} if self.segmenter is None else dict(self.segmenter.segment(image, reading.regions))
         with _timed(timings, "grading"):
-            stages = {} if self.grader is None else self.grader.grade(image, reading.regions, reading.image)
+            graded = {} if self.grader is None else self.grader.grade(image, reading.regions, reading.image)
         with _timed(timings, "standards"):
+            stages = self.scoring.told(graded, sexes)
             results = self._by_stages(stages, sexes)
         with _timed(timings, "regression"):
             results += self._by_film(image, reading, sexes)

@@ -19,6 +19,7 @@ from models.reader import Reader
 from models.reading import Bundle
 from models.scoring import Scoring
 from models.standards import Classic, Top2, TopN, Weighting
+from models.standards.harmony import HandPrior
 from models.weights import Metadata
 
 FOLDER: Final = Path(__file__).parent / "bundles"
@@ -62,13 +63,21 @@ class Description:
     intended_use: str
     calibration: SiteCalibration | None = None
     discord_threshold: float | None = None
+    hand_prior: HandPrior | None = None
     parts: tuple[tuple[str, Path, Metadata], ...] = ()
     absent: tuple[str, ...] = ()
 
     @property
     def scoring(self) -> Scoring:
         """The rules from stages to bone ages; they need none of the weights."""
-        return Scoring(self.weighting, self.intervals, self.threshold_years, self.calibration, self.discord_threshold)
+        return Scoring(
+            self.weighting,
+            self.intervals,
+            self.threshold_years,
+            self.calibration,
+            self.discord_threshold,
+            self.hand_prior,
+        )
 
     @property
     def identity(self) -> Bundle:
@@ -109,6 +118,11 @@ def describe(bundle: str = "default", *, folder: Path = FOLDER) -> Description:
     except ValueError as error:
         raise BundleRefused(f"bundle {path}: {error}") from error
     try:
+        prior = values.get("hand_prior")
+        hand_prior = None if prior is None else HandPrior(**prior)
+    except (TypeError, ValueError) as error:
+        raise BundleRefused(f"bundle {path}: hand_prior: {error}") from error
+    try:
         site = values.get("site_calibration")
         calibration = None if site is None else SiteCalibration.from_dict(site)
     except (KeyError, TypeError) as error:
@@ -126,6 +140,7 @@ def describe(bundle: str = "default", *, folder: Path = FOLDER) -> Description:
         intended_use=str(values.get("intended_use", "")),
         calibration=calibration,
         discord_threshold=values.get("discord_threshold"),
+        hand_prior=hand_prior,
         parts=tuple(parts),
         absent=tuple(absent),
     )
@@ -163,6 +178,7 @@ def load(bundle: str = "default", *, folder: Path = FOLDER, default_method: str 
         threshold_years=description.threshold_years,
         calibration=description.calibration,
         discord_threshold=description.discord_threshold,
+        hand_prior=description.hand_prior,
         absences={
             problem: f"bundle {description.name} {description.version} holds no weights for {problem}"
             for problem in description.absent

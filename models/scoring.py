@@ -15,6 +15,7 @@ from models.reading import Agreement, MethodResult, Reading, Reason, Region, Sta
 from models.regions import RUS, Sex
 from models.standards import STANDARDS, TopN, Weighting, fine_levels, harmony, labels_of, letter_of
 from models.standards import greulich_pyle as brush
+from models.standards.stages import named_stage
 
 SEXES: Final[tuple[Sex, ...]] = ("F", "M")
 WEIGHTING: Final = TopN()
@@ -48,6 +49,8 @@ class Scoring:
         A site's own; None for the bundle as it ships.
     discord_threshold
         How far apart the stages of a hand may lie (`standards.harmony.discord`) before the Reading remarks on it.
+    hand_prior
+        What each bone's stage is told by the other bones; None leaves the stages as they were graded.
     """
 
     weighting: Weighting = WEIGHTING
@@ -55,6 +58,7 @@ class Scoring:
     threshold_years: float | None = None
     calibration: SiteCalibration | None = None
     discord_threshold: float | None = None
+    hand_prior: harmony.HandPrior | None = None
 
     def parameters(self) -> dict[str, str]:
         """Return in words what decides the bone ages beside the weights; a report states it, so that it can be read again."""
@@ -62,10 +66,20 @@ class Scoring:
             "weighting": " ".join([type(self.weighting).__name__, *map(str, _values(self.weighting))]),
             "alarm above": "never" if self.threshold_years is None else f"{self.threshold_years:g} years",
         }
+        if self.hand_prior is not None:
+            prior = self.hand_prior
+            named["prior of the hand"] = f"weight {prior.weight:g}, {prior.slack_stages:g} stages"
         if self.calibration is not None:
             signed = self.calibration.sign_off
             named["site calibration"] = f"{self.calibration.site}, {signed.date}, {signed.films} films"
         return named
+
+    def told(self, stages: Mapping[str, Stage], sexes: Sequence[Sex]) -> Mapping[str, Stage]:
+        """Return the graded stages after the prior of the hand, where the bundle has one."""
+        if self.hand_prior is None or not stages:
+            return stages
+        told = self.hand_prior.told({bone: stage.probabilities for bone, stage in stages.items()}, sexes)
+        return {bone: named_stage(bone, chances) for bone, chances in told.items()}
 
     def by_stages(self, stages: Mapping[str, Stage], sexes: Sequence[Sex]) -> tuple[MethodResult, ...]:
         """Read the stages of the bones by every standard, on the curve of each sex."""

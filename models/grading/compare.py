@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--test", type=Path, action="append", required=True, help="cache of phantoms; may be given again")
     made.add_argument("--out", type=Path, required=True, help="folder for the probabilities of each grader")
     made.add_argument("--json", type=Path, required=True)
+    made.add_argument("--note", default="", help="what a reader of the table must know, such as the budget")
     made.add_argument("--threads", type=int, default=1)
     return made
 
@@ -94,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "command": "python -m models.grading.compare " + " ".join(f"--grader {name}=WEIGHTS" for name in named),
         "commit": git_commit(),
         "data": f"{len(female)} phantoms drawn by age that no grader learnt from ({int(female.sum())} girls), true boxes",
+        "note": options.note,
         "graders": graders,
         "ratios": {pair: ratio(pair, graders, errors, female) for pair in options.ratio},
     }

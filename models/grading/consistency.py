@@ -23,15 +23,14 @@ from models.grading import measure
 from models.grading.ages import SEXES, sexes_of
 from models.grading.films import Films
 from models.grading.network import COUNTS, WIDEST
+from models.metrics.ages import by_year
 from models.metrics.bootstrap import estimate
 from models.regions import RUS
 from models.standards import harmony
 
 Array = NDArray[np.float64]
-GRID_YEARS: Final = np.arange(0.5, 18.51, 0.25)
-STRENGTHS: Final = ((0.5, 0.8), (1.0, 0.8), (1.0, 1.5))  # weight of the prior and what is added to its scatter, stages
+STRENGTHS: Final = tuple(harmony.HandPrior(*pair) for pair in ((0.5, 0.8), (1.0, 0.8), (1.0, 1.5)))
 GROSS_MONTHS: Final = 24
-_KNOWN: Final = np.arange(WIDEST)[None, :] < np.array(COUNTS)[:, None]
 _MIDDLES: Final = np.minimum(np.arange(WIDEST)[None, :], np.array(COUNTS)[:, None] - 1) + 0.5
 
 
@@ -90,6 +89,11 @@ def report(chances: Array, films: Films) -> dict[str, Any]:
         "data": f"{len(films)} films of RSNA with a bone age",
         "bones": by_bone(chances, films),
         "corrections": figures,
+        "by_year": by_year(
+            films.bone_age_years.astype(np.float64),
+            films.male == 1,
+            films.bone_age_years + errors["prior of the hand"] / 12,
+        ),
     }
 
 
@@ -139,31 +143,19 @@ def moved(chances: Array, offset: Array) -> Array:
     return result
 
 
-def joined(chances: Array, male: NDArray[np.int64], weight: float, slack: float) -> Array:
-    """Return the probabilities after each bone was told what the others say of the hand's age.
-
-    For every age the prior of a bone is normal about what is usual, `slack` stages wider than phantoms scatter, to the power
-    `weight`; the ages are weighed by how well all bones fit them.
-    """
-    result = np.empty_like(chances)
-    for code in (0, 1):
-        own = np.flatnonzero(male == code)
-        pairs = [_usual(code, float(age)) for age in GRID_YEARS]
-        mean, spread = np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs]) + slack
-        prior = np.exp(-0.5 * ((_MIDDLES - mean[:, :, None]) / spread[:, :, None]) ** 2) * _KNOWN
-        prior = (prior / prior.sum(-1, keepdims=True)) ** weight
-        fit = np.einsum("nbk,gbk->ngb", chances[own], prior)
-        likelihood = np.log(fit + 1e-12).sum(-1)
-        age = np.exp(likelihood - likelihood.max(1, keepdims=True))
-        age /= age.sum(1, keepdims=True)
-        told = chances[own] * np.einsum("ng,ngb,gbk->nbk", age, 1 / (fit + 1e-12), prior)
-        result[own] = told / told.sum(-1, keepdims=True)
+def joined(chances: Array, male: NDArray[np.int64], prior: harmony.HandPrior) -> Array:
+    """Return the probabilities after each bone was told what the others say of the hand's age."""
+    result = np.zeros_like(chances)
+    for film, code in enumerate(male.tolist()):
+        own = {bone: chances[film, i, : COUNTS[i]].tolist() for i, bone in enumerate(RUS)}
+        for i, told in enumerate(prior.told(own, (SEXES[code],)).values()):
+            result[film, i, : COUNTS[i]] = told
     return result
 
 
 def _by_prior(chances: Array, films: Films, fold: NDArray[np.int64]) -> Array:
     """Return the probabilities with the prior of whichever strength errs least on the other folds."""
-    tried = [joined(chances, films.male, weight, slack) for weight, slack in STRENGTHS]
+    tried = [joined(chances, films.male, prior) for prior in STRENGTHS]
     off = [np.abs(_errors(own, films)) for own in tried]
     result = np.empty_like(chances)
     for number in range(FOLDS):

@@ -1,6 +1,6 @@
 r"""Evaluate a grader on phantoms it has not seen: stages, and the bone age by classic, Top2 and TopN weighting.
 
-    python -m models.grading.evaluate --weights models/bundles/grading/fine --validation ../crops/validation \
+    python -m models.grading.evaluate --weights models/bundles/grading/small --validation ../crops/validation \
         --test ../crops/test --tuning ../runs/tune.json --json benchmarks/accuracy/grading.json
 
 The threshold of TopN is found on the validation films and used on the test films. Real films have no stages; what the

@@ -1,7 +1,6 @@
 """Grade the bones of one film with trained weights; imports no training code."""
 
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import torch
@@ -9,13 +8,11 @@ from numpy.typing import NDArray
 
 from models import weights
 from models.grading.crops import cut, frames, shrunk
-from models.grading.network import ARCHITECTURES, LEVELS, Staged, build
+from models.grading.network import ARCHITECTURES, Staged, build
 from models.image import Image
 from models.reading import ImageFacts, Region, Stage
 from models.regions import RUS
-from models.standards.rus import letter_of
-
-STANDARD: Final = "RUS-CHN"
+from models.standards.stages import named_stage
 
 
 class Grader:
@@ -48,7 +45,7 @@ class Grader:
             if bone in found:
                 crops[0, index] = cut(image, found[bone], facts, finer)
         chances = self.probabilities(shrunk(torch.from_numpy(crops), size).numpy())[0]
-        return {bone: stage(bone, chances[index]) for index, bone in enumerate(RUS) if bone in found}
+        return {bone: named_stage(bone, chances[index]) for index, bone in enumerate(RUS) if bone in found}
 
     @torch.inference_mode()
     def probabilities(self, crops: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -56,19 +53,3 @@ class Grader:
         outputs = self.net(torch.from_numpy(crops))
         chances: NDArray[np.float64] = self.net.probabilities(outputs).double().numpy()
         return chances
-
-
-def stage(bone: str, chances: NDArray[np.float64]) -> Stage:
-    """Return the stage record of one bone from its probabilities, (widest,)."""
-    labels = LEVELS[RUS.index(bone)]
-    kept = chances[: len(labels)] / chances[: len(labels)].sum()
-    first, second = np.argsort(-kept, kind="stable")[:2]
-    return Stage(
-        standard=STANDARD,
-        label=labels[first],
-        letter=letter_of(bone, labels[first]),
-        probability=round(float(kept[first]), 4),
-        runner_up=labels[second],
-        runner_up_probability=round(float(kept[second]), 4),
-        probabilities=tuple(round(float(p), 5) for p in kept),
-    )

@@ -1,6 +1,6 @@
 r"""Train the stage grader on phantoms.
 
-    carpus train grading --architecture fine --data phantoms:4000 --out ../runs/fine --minutes 60
+    carpus train grading --architecture small --size 64 --data phantoms:4000 --out ../runs/small --minutes 60
 
 A run is resumed by the same command. The weights kept are the moving average with the lowest validation error.
 """
@@ -48,11 +48,12 @@ def parser() -> argparse.ArgumentParser:
         every=400,
         data="folder with train/ and validation/ as models.grading.phantoms makes them, or phantoms:N to draw N films first",
     )
-    made.add_argument("--loss", choices=tuple(HEAD_OF), default="ordered")
+    made.add_argument("--loss", choices=tuple(HEAD_OF), default="soft")
     made.add_argument("--width", type=int, default=16)
     made.add_argument("--strength", type=float, default=0.5, help="how much crops are varied; 1 for real films")
     made.add_argument("--size", type=int, help="pixels of a crop; left out: as cached, less are averaged down")
     made.add_argument("--films", type=int, help="use only so many films of the training part")
+    made.add_argument("--warmup", type=int, default=200, help="steps until the learning rate reaches its peak")
     made.add_argument("--start", type=Path, help="weights folder to start from, instead of random ones")
     return made
 
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.minutes and minutes >= options.minutes:
             break
         share = max(step / options.steps, minutes / options.minutes if options.minutes else 0.0)
-        warm = min(1.0, (step + 1) / 200)
+        warm = min(1.0, (step + 1) / options.warmup)
         for group in optimizer.param_groups:
             group["lr"] = options.rate * warm * cosine(round(1000 * share), 1000, floor=0.01)
         chosen = torch.from_numpy(rng.integers(0, len(train), options.batch))

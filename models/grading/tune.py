@@ -1,6 +1,6 @@
 r"""Tune a grader on real films that carry a bone age and no stages, and say by cross-validation what that gains.
 
-    carpus train grading-from-ages --data ../films --phantoms phantoms:600 --start models/bundles/grading/fine \
+    carpus train grading-from-ages --data ../films --phantoms phantoms:600 --start models/bundles/grading/small \
         --out ../runs/aged --terms "internal" --source "500 films of this hospital"
 
 Every film is judged by a grader tuned without it (folds by film); the weights written are tuned on all films. Each step takes
@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--phantom-batch", type=int, default=6)
     made.add_argument("--phantom-films", type=int, default=600)
     made.add_argument("--share", type=float, default=0.5, help="weight of the phantoms' loss")
-    made.add_argument("--harmony", type=float, default=0.1, help="weight of the prior that the bones of a hand agree")
+    made.add_argument("--harmony", type=float, default=0.5, help="weight of the prior that the bones of a hand agree")
     made.add_argument("--strength", type=float, default=0.7, help="how much crops are varied")
     made.add_argument("--only-cross-validation", action="store_true", help="write no weights")
     return made

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,3 +102,19 @@ def compare(
         n=len(rows),
         missed=int((~known).sum()),
     )
+
+
+def by_year(
+    reference_years: NDArray[np.float64], male: NDArray[np.bool_], found_years: NDArray[np.float64]
+) -> list[dict[str, Any]]:
+    """Return P2's table 3: n and MAE of girls, boys and both by year of bone age, (from, to]; without those that have no age."""
+    error = np.abs(found_years - reference_years)
+    end = np.maximum(1, np.ceil(reference_years - 1e-4)).astype(int)
+    rows = []
+    for year in sorted(set(end.tolist())):
+        row: dict[str, Any] = {"years": f"({year - 1}, {year}]"}
+        for name, chosen in (("F", ~male), ("M", male), ("all", male | True)):
+            own = error[chosen & (end == year) & np.isfinite(error)]
+            row[name] = {"n": len(own), "mae_years": round(float(own.mean()), 3) if len(own) else None}
+        rows.append(row)
+    return rows

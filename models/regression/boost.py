@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from models import runs, weights
 from models.engine import git_commit
-from models.metrics.ages import compare
+from models.metrics.ages import by_year, compare
 from models.metrics.conformal import calibrate, measured_coverage
 from models.regions import Sex
 from models.regression.boosted import BOOSTER_FILE, REGION_XGBOOST, trunk_of
@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "bias_years": round(errors.bland_altman.bias, 4),
             "coverage": round(float(inside.mean()), 4),
         },
-        "by_year": by_year(test, np.array(found)),
+        "by_year": by_year(test.bone_age_years.astype(np.float64), test.sex == 1, np.array(found)),
         "chronological_age": ages,
         "chronological_ages_drawn": options.draw_ages,
         "trees": booster.num_boosted_rounds(),
@@ -230,20 +230,6 @@ def greedy(
         rows.append(
             {"name": name, "validation_mae_years": tried, "chosen": {**chosen, "max_depth": int(chosen["max_depth"])}}
         )
-    return rows
-
-
-def by_year(films: Cache, found: NDArray[np.float64]) -> list[dict[str, Any]]:
-    """Return P2's table 3: n and MAE of girls, boys and both by year of bone age, (from, to]."""
-    error = np.abs(found - films.bone_age_years)
-    end = np.maximum(1, np.ceil(films.bone_age_years - 1e-4)).astype(int)
-    rows = []
-    for year in sorted(set(end.tolist())):
-        row: dict[str, Any] = {"years": f"({year - 1}, {year}]"}
-        for name, chosen in (("F", films.sex == 0), ("M", films.sex == 1), ("all", films.sex >= 0)):
-            own = chosen & (end == year)
-            row[name] = {"n": int(own.sum()), "mae_years": round(float(error[own].mean()), 3) if own.any() else None}
-        rows.append(row)
     return rows
 
 

@@ -6,6 +6,7 @@ The table is drawn, not measured on children: its courses and their scatter are 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
@@ -17,6 +18,62 @@ from models.standards.rus import fine_levels
 from models.standards.tables import table
 
 SLACK: Final = 0.35  # stages: a stage is a step, its middle lies up to half a stage beside the maturity
+GRID_YEARS: Final = np.arange(0.5, 18.51, 0.25)  # bone ages that a hand is compared with
+
+
+@dataclass(frozen=True, slots=True)
+class HandPrior:
+    """The prior that the bones of one hand belong together: what each bone is told by the others.
+
+    Parameters
+    ----------
+    weight
+        Power of the prior; 0 leaves every bone as it is.
+    slack_stages
+        Added to the scatter of phantoms' bones, in stages: how much less regular children are than phantoms, and graders err.
+    """
+
+    weight: float
+    slack_stages: float
+
+    def __post_init__(self) -> None:
+        """Refuse what is no prior."""
+        if not 0 <= self.weight <= 2:
+            raise ValueError(f"weight of the hand's prior is {self.weight:g}; 0 to 2 are possible")
+        if not 0.1 <= self.slack_stages <= 5:
+            raise ValueError(f"slack of the hand's prior is {self.slack_stages:g} stages; 0.1 to 5 are possible")
+
+    def told(
+        self, probabilities: Mapping[str, Sequence[float]], sexes: Sequence[Sex]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return the probabilities of each bone given, after it was told what the others say of the hand's age.
+
+        At every age the prior of a bone is normal about what is usual; the ages of all `sexes` are weighed by how well all bones
+        fit them. A bone that is certain stays so.
+        """
+        chances = {bone: np.asarray(own, np.float64) / np.sum(own) for bone, own in probabilities.items()}
+        priors = {bone: np.concatenate([self._prior(sex, bone) for sex in sexes]) for bone in chances}
+        fit = {bone: priors[bone] @ own + 1e-12 for bone, own in chances.items()}
+        likelihood = np.sum([np.log(one) for one in fit.values()], axis=0)
+        age = np.exp(likelihood - likelihood.max())
+        age /= age.sum()
+        found = {bone: own * ((age / fit[bone]) @ priors[bone]) for bone, own in chances.items()}
+        return {bone: own / own.sum() for bone, own in found.items()}
+
+    def _prior(self, sex: Sex, bone: str) -> NDArray[np.float64]:
+        """Return the prior of a bone at every age, (ages, stages)."""
+        return _prior(sex, bone, self.weight, self.slack_stages)
+
+
+@cache
+def _prior(sex: Sex, bone: str, weight: float, slack_stages: float) -> NDArray[np.float64]:
+    ages, mean, spread = usual(sex)
+    index = RUS.index(bone)
+    centre, scatter = (np.interp(GRID_YEARS, ages, column[:, index])[:, None] for column in (mean, spread))
+    middle = np.arange(len(fine_levels(bone))) + 0.5
+    prior = np.exp(-0.5 * ((middle - centre) / (scatter + slack_stages)) ** 2)
+    found: NDArray[np.float64] = (prior / prior.sum(1, keepdims=True)) ** weight
+    return found
 
 
 @cache

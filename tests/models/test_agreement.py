@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from models import agreement
 from models.metrics.conformal import Intervals
+from models.regions import RUS
+from models.standards import fine_levels, harmony
 
 
 def test_the_spread_is_that_of_the_widest_pair_and_needs_two_methods() -> None:
@@ -34,24 +38,37 @@ def test_grossly_wrong_films_do_not_move_the_threshold_and_are_what_it_finds() -
     assert figures["correlation_of_spread_and_error"] == pytest.approx(1.0)
 
 
+def _chances(row: dict[str, Any], rng: np.random.Generator) -> NDArray[np.float64]:
+    """The stages of a hand read a year off, more or less."""
+    ages, mean, _ = harmony.usual(row["sex"])
+    read = row["bone_age_years"] + float(rng.normal(0, 1))
+    chances = np.zeros((len(RUS), max(len(fine_levels(bone)) for bone in RUS)))
+    for index, bone in enumerate(RUS):
+        stage = int(np.interp(read, ages, mean[:, index]) + rng.normal(0, 0.4))
+        chances[index, np.clip(stage, 0, len(fine_levels(bone)) - 1)] = 1
+    return chances
+
+
 def test_intervals_and_threshold_are_written_into_the_bundle_with_their_coverage(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     rows, lines = [], []
     for index in range(240):
-        truth = float(rng.uniform(2, 17))
+        truth = float(rng.uniform(3, 13))
         ages = {name: truth + float(rng.normal(0, 1)) for name in agreement.BY_STAGES}
         if index == 7:
-            ages["TW3"] = None  # type: ignore[assignment]
+            ages = dict.fromkeys(agreement.BY_STAGES)  # a bone of it was not found
         sex = "F" if index % 2 else "M"
         rows.append({"file": f"f/{index}.png", "sex": sex, "bone_age_years": truth, "fold": index % 2, **ages})
         other = {"name": "rsna-cnn", "sex": sex, "bone_age_years": truth + float(rng.normal(0, 0.6))}
         lines.append(json.dumps({"file": f"f/{index}.png", "sex": sex, "methods": [other]}))
     (tmp_path / "tuning.json").write_text(json.dumps({"rows": rows}))
     (tmp_path / "readings.jsonl").write_text("\n".join(lines))
-    (tmp_path / "bundle.json").write_text(json.dumps({"name": "b", "default_method": "RUS-CHN"}))
+    rules = {"weighting": "TopN:0.7", "hand_prior": {"weight": 0.5, "slack_stages": 1.0}}
+    (tmp_path / "bundle.json").write_text(json.dumps({"name": "b", "default_method": "RUS-CHN", **rules}))
     places = {name: tmp_path / file for name, file in (("tuning", "tuning.json"), ("readings", "readings.jsonl"))}
     for fold in (0, 1):
-        np.save(tmp_path / f"fold-{fold}.npy", rng.dirichlet(np.ones(16), size=(120, 13)))
+        own = [_chances(row, rng) for row in rows if row["fold"] == fold]
+        np.save(tmp_path / f"fold-{fold}.npy", np.stack(own))
     result_file = tmp_path / "result.json"
     places |= {"bundle": tmp_path / "bundle.json", "json": result_file}
     agreement.main([word for name, path in places.items() for word in (f"--{name}", str(path))])

@@ -13,11 +13,12 @@ from models.grading.crops import SIZE, Frame, cut, enhance, frames
 from models.grading.losses import HEAD_OF, loss, soft_labels, stage_of
 from models.grading.network import COUNTS, HEADS, WIDEST, Head, StageNet
 from models.grading.phantoms import Crops, facts_of, kept_size, regions_of, render
-from models.grading.predict import Grader, stage
+from models.grading.predict import Grader
 from models.image import Image
 from models.phantom import Phantom, draw
 from models.reading import ImageFacts
 from models.regions import RUS
+from models.standards.stages import named_stage
 from models.weights import FREE_TERMS, Metadata, WeightsRefused
 
 KEPT = kept_size(SIZE)
@@ -170,10 +171,10 @@ def test_a_rendered_film_holds_the_truth_of_its_phantom(tmp_path: Path) -> None:
 def test_stages_of_bones_are_named_with_letter_and_runner_up() -> None:
     chances = np.zeros(WIDEST)
     chances[[7, 8]] = 0.7, 0.3
-    radius = stage("radius", chances)
+    radius = named_stage("radius", chances)
     assert (radius.label, radius.letter, radius.runner_up, radius.runner_up_probability) == ("6", "G", "7(0)", 0.3)
     assert len(radius.probabilities) == 15
-    assert stage("ulna", np.eye(WIDEST)[0]).letter == "A"
+    assert named_stage("ulna", np.eye(WIDEST)[0]).letter == "A"
 
 
 def test_a_grader_grades_the_bones_it_is_shown_and_no_others(tmp_path: Path) -> None:

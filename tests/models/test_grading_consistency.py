@@ -10,6 +10,7 @@ from models.grading import consistency
 from models.grading.films import Films
 from models.grading.losses import soft_labels
 from models.regions import RUS
+from models.standards.harmony import HandPrior
 
 
 def _films(n: int) -> tuple[Films, np.ndarray]:
@@ -43,7 +44,7 @@ def test_a_bone_that_contradicts_the_hand_is_drawn_to_it_and_the_others_stay() -
     films, maturity = _films(6)
     maturity[:, RUS.index("dp5")] -= 3.0
     chances = _chances(maturity)
-    told = consistency.joined(chances, films.male, 1.0, 0.8)
+    told = consistency.joined(chances, films.male, HandPrior(1.0, 0.8))
     assert np.allclose(told.sum(-1), 1)
     moved = ((told - chances) * consistency._MIDDLES).sum(-1)
     assert (moved[:, RUS.index("dp5")] > 0).all()

@@ -7,6 +7,7 @@ import torch
 from models import registry, weights
 from models.registry import BundleRefused
 from models.standards import Classic, Top2, TopN
+from models.standards.harmony import HandPrior
 from models.weights import FREE_TERMS, RSNA_TERMS, Metadata, WeightsRefused
 
 
@@ -95,3 +96,17 @@ def test_a_weighting_is_read_from_its_name() -> None:
     assert registry.parse_weighting("TopN:0.58") == TopN(0.58)
     with pytest.raises(ValueError, match="Top3"):
         registry.parse_weighting("Top3")
+
+
+def test_a_prior_of_the_hand_is_read_and_one_outside_its_limits_refused(shelf: Path) -> None:
+    values = json.loads((shelf / "site.json").read_text())
+    for prior, why in (
+        ({"weight": 9, "slack_stages": 0.8}, "weight of the hand's prior is 9; 0 to 2 are possible"),
+        ({"weight": 1}, "slack_stages"),
+    ):
+        (shelf / "site.json").write_text(json.dumps({**values, "hand_prior": prior}))
+        with pytest.raises(BundleRefused, match=f"hand_prior: .*{why}"):
+            registry.describe("site", folder=shelf)
+    (shelf / "site.json").write_text(json.dumps({**values, "hand_prior": {"weight": 1.0, "slack_stages": 0.8}}))
+    described = registry.describe("site", folder=shelf)
+    assert described.hand_prior == described.scoring.hand_prior == HandPrior(1.0, 0.8)

@@ -8,6 +8,7 @@ from models.reading import BoneScore, Mask, MethodResult, Reading, Region, Stage
 from models.regions import RUS
 from models.scoring import APART, Scoring
 from models.standards import harmony
+from models.standards.stages import named_stage
 from tests.service import readings
 
 MIDDLE = {bone: readings.middle(bone) for bone in RUS}
@@ -155,3 +156,33 @@ def test_stages_that_no_hand_shows_together_are_remarked_on_and_a_correction_tak
     assert "usual are up to 2" in loud.reasons[0].text
     assert scoring.remarked(loud, _staged(usual), scoring.by_stages(_staged(usual), ("F",))).reasons == ()
     assert Scoring().apart(broken, scoring.by_stages(broken, ("F",))) is None
+
+
+def test_the_prior_of_the_hand_moves_a_bone_that_contradicts_the_others_and_says_so_in_the_parameters() -> None:
+    prior = harmony.HandPrior(1.0, 0.8)
+    scoring = Scoring(hand_prior=prior)
+    assert scoring.parameters()["prior of the hand"] == "weight 1, 0.8 stages"
+    ages, mean, _ = harmony.usual("F")
+    graded = {}
+    for index, bone in enumerate(RUS):
+        stage = int(np.interp(8.0, ages, mean[:, index]))
+        chances = np.full(len(standards.fine_levels(bone)), 0.05)
+        chances[0 if bone == "dp5" else stage] += 1
+        graded[bone] = named_stage(bone, chances)
+    for sexes in (("F",), ("F", "M")):
+        told = scoring.told(graded, sexes)
+        middle = {bone: float(np.arange(len(one.probabilities)) @ one.probabilities) for bone, one in told.items()}
+        before = {bone: float(np.arange(len(one.probabilities)) @ one.probabilities) for bone, one in graded.items()}
+        assert middle["dp5"] > before["dp5"] + 1
+        assert all(told[bone].label == graded[bone].label for bone in RUS if bone != "dp5")
+        assert all(sum(one.probabilities) == pytest.approx(1, abs=1e-3) for one in told.values())
+    assert Scoring().told(graded, ("F",)) is graded
+    certain = {**graded, "dp5": named_stage("dp5", np.eye(len(standards.fine_levels("dp5")))[0])}
+    assert scoring.told(certain, ("F",))["dp5"].label == "0"
+    assert scoring.told({}, ("F",)) == {}
+
+
+@pytest.mark.parametrize(("weight", "slack"), [(-0.1, 0.8), (2.5, 0.8), (1.0, 0.0), (1.0, 6.0)])
+def test_a_prior_outside_its_limits_is_refused(weight: float, slack: float) -> None:
+    with pytest.raises(ValueError, match=r"hand's prior is .* are possible"):
+        harmony.HandPrior(weight, slack)
