@@ -4,6 +4,9 @@ SQLite (write-ahead log, every commit synced) is the embedded default; PostgreSQ
 themselves are in `service.tables`.
 """
 
+import random
+import sqlite3
+import time
 from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -20,6 +23,10 @@ from service.errors import InvalidConfiguration, Retryable
 from service.tables import Table
 
 BUSY_TIMEOUT_MS: Final = 15_000  # how long a writer of SQLite waits for another
+TRY_AGAIN_SECONDS: Final = (
+    0.0005,
+    0.003,
+)  # until its next try; SQLite by itself would sleep up to 0.1 s beside a free lock
 MIGRATION_LOCK: Final = 0x436172707573  # "Carpus": one process migrates PostgreSQL at a time
 
 
@@ -62,8 +69,28 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 def _begin_sqlite(connection: Any) -> None:
     # A transaction that reads first and writes later cannot wait for another writer (SQLITE_BUSY at once), so writers say so.
-    write = connection.get_execution_options().get("write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+    if not connection.get_execution_options().get("write", False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    raw: sqlite3.Connection = connection.connection.driver_connection
+    end = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    raw.execute("PRAGMA busy_timeout=0").close()
+    try:
+        while not _begun(raw) and time.monotonic() < end:
+            time.sleep(random.uniform(*TRY_AGAIN_SECONDS))  # noqa: S311 - no secret
+        if not raw.in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # once more, for the error
+    finally:
+        raw.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}").close()
+
+
+def _begun(connection: sqlite3.Connection) -> bool:
+    """Begin to write, unless another writer does."""
+    try:
+        connection.execute("BEGIN IMMEDIATE").close()
+    except sqlite3.OperationalError:
+        return False
+    return True
 
 
 def migrate(engine: Engine) -> None:

@@ -104,6 +104,7 @@ class Peer(_Frozen):
     priority: Literal["stat", "routine", "backfill"] | None = None
     # Where it takes our storage commitment reports; none: there where a destination of its AE title is.
     port: Port | None = None
+    tls: DestinationTls | None = None  # at that port; without names there: those above
 
     @field_validator("addresses")
     @classmethod
@@ -438,9 +439,11 @@ class Settings(BaseSettings):
         needy = [f"peers.{peer.ae_title}.tls_required" for peer in self.peers if peer.tls_required]
         if needy and self.dicom_tls.port is None:
             raise ValueError(f"{', '.join(needy)}: dicom_tls.port is not set, so this peer could not connect at all")
-        for destination in self.destinations:
-            if destination.tls and not (destination.tls.authorities or self.dicom_tls.authorities):
-                raise ValueError(f"destinations.{destination.name}.tls: neither it nor dicom_tls names authorities")
+        asked = {f"destinations.{destination.name}": destination.tls for destination in self.destinations}
+        asked |= {f"peers.{peer.ae_title}": peer.tls for peer in self.peers}
+        for where, tls in asked.items():
+            if tls and not (tls.authorities or self.dicom_tls.authorities):
+                raise ValueError(f"{where}.tls: neither it nor dicom_tls names authorities")
         return self
 
     @model_validator(mode="after")

@@ -22,6 +22,7 @@ from service.sending.scu import Address, address_of
 from service.settings import Settings
 from service.storage import Stores
 from service.tables import Commitment
+from service.trust.tls import ClientTls
 
 POLL_SECONDS: Final = 1.0
 ANSWER_DELAYS_SECONDS: Final = (5.0, 60.0, 600.0, 3600.0)  # after each report that was not taken; the last one repeats
@@ -162,7 +163,8 @@ class Commitments:
         """Return where the peer takes reports: its own port, else a destination of its name."""
         for peer in self._settings.peers:
             if peer.ae_title == asked.peer and peer.port is not None and asked.address is not None:
-                return Address(peer.ae_title, asked.address, peer.port)
+                tls = ClientTls.of(peer.tls, self._settings.dicom_tls, names=peer.certificate_names)
+                return Address(peer.ae_title, asked.address, peer.port, tls)
         for destination in self._settings.destinations:
             if destination.ae_title == asked.peer:
                 return address_of(destination, self._settings)

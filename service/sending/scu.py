@@ -136,7 +136,7 @@ class Address:
 
 def address_of(destination: Destination, settings: Settings) -> Address:
     """Return the address of a destination as the settings describe it."""
-    tls = ClientTls.of(destination, settings.dicom_tls)
+    tls = ClientTls.of(destination.tls, settings.dicom_tls)
     return Address(destination.ae_title, destination.host, destination.port, tls)
 
 

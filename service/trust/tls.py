@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from service.errors import CarpusError, InvalidConfiguration, Permanent, Retryable
-from service.settings import Destination, DestinationTls, DicomTls
+from service.settings import DestinationTls, DicomTls
 
 # RFC 9325 4.2 for TLS 1.2; the suites of TLS 1.3 are all admitted (4.2.1).
 SUITES: Final = (
@@ -118,20 +118,30 @@ class ClientTls:
     sha256: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, destination: Destination, ours: DicomTls) -> "ClientTls | None":
-        """Return what a destination asks for, completed from our own settings; None for plain DICOM."""
-        if destination.tls is None:
+    def of(cls, asked: DestinationTls | None, ours: DicomTls, *, names: tuple[str, ...] = ()) -> "ClientTls | None":
+        """Return what is asked for, completed from our own settings; None for plain DICOM.
+
+        Parameters
+        ----------
+        names
+            Whom the certificate must stand for, where `asked` says nothing of it.
+
+        Raises
+        ------
+        InvalidConfiguration
+            When neither names the authorities to be believed.
+        """
+        if asked is None:
             return None
-        own: DestinationTls = destination.tls
-        authorities = own.authorities or ours.authorities
+        authorities = asked.authorities or ours.authorities
         if authorities is None:
-            raise InvalidConfiguration(f"destinations.{destination.name}.tls names no authorities")
+            raise InvalidConfiguration("TLS is asked for, and neither `tls` there nor `dicom_tls` names authorities")
         return cls(
             authorities,
-            own.certificate or ours.certificate,
-            own.key or ours.key,
-            own.certificate_names,
-            own.certificate_sha256,
+            asked.certificate or ours.certificate,
+            asked.key or ours.key,
+            asked.certificate_names or names,
+            asked.certificate_sha256,
         )
 
     def context(self) -> "ClientContext":

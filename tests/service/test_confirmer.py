@@ -1,5 +1,6 @@
 """Accepted is not confirmed: what each PACS proves, how, and what becomes of what it does not keep. Real sockets, real pipeline."""
 
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -8,6 +9,9 @@ from typing import Any
 
 import pytest
 from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage, SegmentationStorage
+from pydicom.uid import ComputedRadiographyImageStorage as CR
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr-defined]
 from sqlalchemy import Engine
 
 from models.reading import Reason, Verdict
@@ -16,8 +20,10 @@ from service.receiving.scp import StorageServer
 from service.sending import scu
 from service.sending.confirmation import Confirmations, Failure
 from service.sending.confirmer import Confirmer, record_of
-from service.settings import ConfirmationSettings, Destination, Limits, Peer, Settings
+from service.settings import ConfirmationSettings, Destination, DestinationTls, Limits, Peer, Settings
+from service.storage import Stores
 from service.tables import ResultObject
+from tests import certificates
 from tests.factories import instance
 from tests.fake_pacs import FakePacs, forgets
 from tests.service.test_pipeline import House, hand
@@ -420,3 +426,32 @@ def _request(record: Any) -> Any:
 
     with record._read() as session:
         return session.scalars(select(Commitment).where(Commitment.role == "provider")).one()
+
+
+def test_a_report_goes_over_tls_to_the_port_of_the_peer(tmp_path: Path, engine: Engine) -> None:
+    heard: list[tuple[str, str]] = []
+
+    def hear(event: Any) -> int:
+        heard.append((event.assoc.requestor.ae_title, str(event.event_information.TransactionUID)))
+        return 0x0000
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(certificates.folder() / "authority.pem"))
+    context.load_cert_chain(certificates.folder() / "PACS.pem", certificates.folder() / "PACS.key")
+    context.verify_mode = ssl.CERT_REQUIRED
+    ae = AE("PACS")
+    ae.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
+    pacs = ae.start_server(
+        ("127.0.0.1", 0), block=False, ssl_context=context, evt_handlers=[(evt.EVT_N_EVENT_REPORT, hear)]
+    )
+    assert pacs is not None
+    asking = Peer(ae_title="PACS", port=pacs.server_address[1], tls=DestinationTls(certificate_names=("PACS",)))
+    settings = Settings(
+        peers=(asking,), dicom_tls=certificates.ours(port=None), limits=Limits(minimum_free_disk_bytes=0)
+    )
+    try:
+        with StorageServer(settings, Stores.open(tmp_path), Jobs(engine, process="scp"), port=0) as server:
+            server.commitments._record.asked_by("2.25.77", "PACS", "127.0.0.1", [(str(CR), "2.25.1")])
+            wait_for(lambda: heard)
+    finally:
+        pacs.shutdown()
+    assert heard == [("CARPUS", "2.25.77")]

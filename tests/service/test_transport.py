@@ -1,5 +1,6 @@
 """What hostile and broken peers may do to the listener: nothing that another peer would notice."""
 
+import hashlib
 import socket
 import struct
 import threading
@@ -10,6 +11,8 @@ from statistics import median
 import psutil
 import pytest
 from pydicom.uid import ComputedRadiographyImageStorage as CR
+from pydicom.uid import ImplicitVRLittleEndian
+from pynetdicom.dsutils import encode
 from structlog.testing import capture_logs
 
 from service.conformance import CONTEXT_UNKNOWN, VERSION_UNKNOWN
@@ -294,3 +297,39 @@ def test_an_answer_that_crosses_an_abort_ends_the_association_quietly(scp: Runni
         assert peer.closed()
     scp.wait_until_free()
     assert scp.echo() == 0x0000
+
+
+@pytest.mark.parametrize("fragments", [1, 3], ids=["one fragment a PDU", "three fragments a PDU"])
+def test_what_comes_in_many_fragments_is_kept_byte_by_byte(scp: Running, fragments: int) -> None:
+    film = instance()
+    film.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    data = encode(film, True, True)
+    assert data is not None
+    uid = str(film.SOPInstanceUID)
+    pieces = [data[start : start + 1000] for start in range(0, len(data), 1000)]
+    with RawPeer(scp.port) as peer:
+        assert peer.associate((CR, IMPLICIT))[0] == 0x02
+        peer.send(p_data(1, raw_peer.c_store_rq(CR, uid), command=True, last=True))
+        for start in range(0, len(pieces), fragments):
+            group = pieces[start : start + fragments]
+            lasts = [piece is pieces[-1] for piece in group]
+            peer.send(
+                pdu(
+                    4,
+                    b"".join(p_data(1, p, command=False, last=last)[6:] for p, last in zip(group, lasts, strict=True)),
+                )
+            )
+        assert raw_peer.status(peer.read()[1]) == 0x0000
+    (job,) = scp.jobs.find(uid)
+    assert scp.jobs.instance(job.instance_id).sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_a_release_in_the_middle_of_a_data_set_harms_nobody(scp: Running) -> None:
+    with RawPeer(scp.port, timeout_s=6) as peer:
+        assert peer.associate((CR, IMPLICIT))[0] == 0x02
+        peer.send(p_data(1, raw_peer.c_store_rq(CR, "1.2.3"), command=True, last=True))
+        peer.send(p_data(1, bytes(500), command=False, last=False))
+        peer.send(pdu(5, bytes(4)))  # A-RELEASE-RQ
+        assert peer.read()[0] in (0x00, 0x06, 0x07)
+    assert scp.echo() == 0x0000
+    assert scp.jobs.backlog() == 0

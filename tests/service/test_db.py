@@ -1,0 +1,54 @@
+"""Writers of SQLite take turns: who waits goes on when the other one ends, or is told that it did not."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
+
+from service import db
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Engine:
+    engine = db.connect(f"sqlite:///{tmp_path / 'x.sqlite'}").execution_options(write=True)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t (x INTEGER)"))
+    return engine
+
+
+def test_a_writer_that_waits_goes_on_when_the_other_ends(writer: Engine) -> None:
+    waiting = threading.Event()
+
+    def write() -> None:
+        waiting.set()
+        with writer.begin() as connection:
+            connection.execute(text("INSERT INTO t SELECT count(*) FROM t"))
+
+    with writer.begin() as first:
+        thread = threading.Thread(target=write)
+        thread.start()
+        waiting.wait()
+        thread.join(0.05)
+        assert thread.is_alive()  # it waits
+        first.execute(text("INSERT INTO t VALUES (7)"))
+    thread.join(20)
+    with writer.connect() as connection:
+        assert connection.execute(text("SELECT x FROM t ORDER BY rowid")).scalars().all() == [7, 1]
+    writer.dispose()
+
+
+def test_a_writer_that_waits_too_long_gets_the_error_of_the_database(
+    writer: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with writer.begin() as first:
+        first.execute(text("INSERT INTO t VALUES (7)"))
+        with monkeypatch.context() as hurried:
+            hurried.setattr(db, "BUSY_TIMEOUT_MS", 30)
+            with pytest.raises(OperationalError, match="locked"), writer.begin():
+                pass
+    with writer.begin() as later:
+        assert later.execute(text("SELECT count(*) FROM t")).scalar() == 1
+        assert later.execute(text("PRAGMA busy_timeout")).scalar() == db.BUSY_TIMEOUT_MS
+    writer.dispose()
