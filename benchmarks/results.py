@@ -2,8 +2,8 @@
 
     python -m benchmarks.results
 
-`end_to_end.json`, `result_objects.json`, `ingest.json`, `queue.json`, `scale.json` and `real_films_*.json` stand beside this file,
-the results of the four problems in `accuracy/`.
+`end_to_end.json`, `result_objects.json`, `validator_matrix.json`, `ingest.json`, `queue.json`, `scale.json` and `real_films_*.json`
+stand beside this file, the results of the four problems in `accuracy/`.
 """
 
 import json
@@ -37,7 +37,7 @@ def render(text: str) -> str:
     if not mark:
         raise ValueError(f"the page holds no line {MARK}")
     parts = [_end_to_end(FOLDER / "end_to_end.json")]
-    parts += [_result_objects(FOLDER / "result_objects.json")]
+    parts += [_result_objects(FOLDER / "result_objects.json"), _validators(FOLDER / "validator_matrix.json")]
     parts += [_real_films(path) for path in sorted(FOLDER.glob("real_films_*.json"))]
     parts += [_accuracy(path) for path in sorted((FOLDER / "accuracy").glob("*.json"))]
     parts += [_deidentification(FOLDER / "deidentification.json")]
@@ -140,6 +140,30 @@ def _scale(path: Path) -> str:
         rows.append([str(row[name]) for name in names])
     limit = f"The database's rate would be reached at {result['database_limit_films_a_day']} films a day."
     return "\n".join(["## Scale (a simulation)", "", f"`{result['command']}` · {limit}", "", _table(rows)])
+
+
+def _validators(path: Path) -> str:
+    result = _load(path)
+    if result is None:
+        return ""
+    return "\n".join(
+        [
+            "## Every object of every kind of source, by dciodvfy and dcentvfy",
+            "",
+            f"`{result['command']}` · {result['date']} · {result['tools']}",
+            "",
+            "CR and DX x MONOCHROME1 and 2 x with and without spacing, laterality and orientation x four character sets x each type 2",
+            "attribute absent; languages and report classes take turns. Of each film: SR, SC, presentation state, segmentation, PDF, key",
+            "object note, and SR and SC of a rejection.",
+            "",
+            _table(
+                [
+                    ["Films", "of", "Objects", "Films with an error", "Seconds"],
+                    [str(result[key]) for key in ("films", "of", "objects", "films_with_errors", "seconds")],
+                ]
+            ),
+        ]
+    )
 
 
 def _result_objects(path: Path) -> str:

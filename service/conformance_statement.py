@@ -120,6 +120,13 @@ The first rule that applies; an instance to which none applies is read, and its 
     yield from _rows((f"`{rule.code}`", _FATE[rule.outcome]) for rule in RULES)
     yield from _results()
     yield """
+## Validation
+
+Objects of 40 films that hold every pair of properties (class, polarity, spacing, laterality, orientation, character set, absent type 2
+attribute, language, report class) are judged by dciodvfy and dcentvfy in the tests, and shall have no error; PixelMed's validator
+judges templates, with no message but the ones listed with a reason in `tests/system/test_validators.py`. The whole product of 1,280
+films is gone through by `python -m tests.system.validator_matrix`; its figures stand in `benchmarks/README.md`.
+
 ## Character sets
 
 The identity of the patient and the study goes into the results byte for byte, with the Specific Character Set of the film. English
