@@ -5,11 +5,14 @@ The base of the repository `service.queue.jobs.Jobs`: it holds the engine and th
 
 import datetime as dt
 import os
+import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Engine, and_, exists, func, not_, select
+from sqlalchemy import Engine, and_, delete, exists, func, not_, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.errors import Permanent
@@ -35,6 +38,8 @@ DEADLINES: Final[Mapping[State, dt.timedelta]] = {
     State.DELIVERED: dt.timedelta(hours=24),
 }
 FINAL: Final = (State.CONFIRMED, State.FILTERED, State.REJECTED, State.FAILED, State.CANCELLED)
+SILENT_AFTER: Final = dt.timedelta(seconds=60)  # without a heartbeat
+FORGOTTEN_AFTER: Final = dt.timedelta(hours=1)
 # Whose files and rows may go once nothing of them is unconfirmed; FAILED waits for a person.
 REMOVABLE: Final = (State.CONFIRMED, State.FILTERED, State.REJECTED, State.CANCELLED)
 
@@ -260,6 +265,38 @@ class Ledger:
         """Record that a process is alive."""
         with self._write() as session:
             session.merge(Heartbeat(process=process, pid=os.getpid(), at=self.now(), detail=detail))
+
+    def sign_on(self, kind: str) -> str:
+        """Return the name under which one of possibly several processes of a kind beats, and beat for the first time.
+
+        The first one has the name of its kind, others that are alive beside it a number behind it. What a dead one left is
+        taken over; what is left of more than an hour ago is removed.
+        """
+        here = {"pid": os.getpid(), "at": self.now(), "detail": {"host": socket.gethostname()}}
+        number = 0
+        while True:
+            number += 1
+            name = kind if number == 1 else f"{kind} {number}"
+            try:
+                with self._write() as session:
+                    row = session.get(Heartbeat, name, with_for_update=True)
+                    if row is not None and self._lives(row):
+                        continue
+                    session.merge(Heartbeat(process=name, **here))
+                    others = Heartbeat.process.startswith(f"{kind} ", autoescape=True), Heartbeat.process != name
+                    session.execute(delete(Heartbeat).where(*others, Heartbeat.at < self.now() - FORGOTTEN_AFTER))
+            except IntegrityError:  # another one was faster with this name
+                continue
+            return name
+
+    def _lives(self, row: Heartbeat) -> bool:
+        """Whether another process than this one has beaten under this name and, as far as can be told, still would."""
+        host = (row.detail or {}).get("host")
+        if host is None or self.now() - row.at > SILENT_AFTER:
+            return False
+        if host != socket.gethostname():
+            return True
+        return row.pid != os.getpid() and Path(f"/proc/{row.pid}").exists()
 
     def processes(self) -> Sequence[Heartbeat]:
         """Return the last sign of life of every process."""

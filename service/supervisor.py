@@ -190,7 +190,7 @@ def children_of(settings: Settings, config: Path | None, jobs: Jobs) -> list[Chi
         return [sys.executable, "-m", "service", *words, *(["--config", str(config)] if config else [])]
 
     def beats(name: str) -> Callable[[int], bool]:
-        return lambda pid: any(row.process == name and row.pid == pid for row in jobs.processes())
+        return lambda pid: any(row.process.startswith(name) and row.pid == pid for row in jobs.processes())
 
     def listens(host: str, port: int) -> Callable[[int], bool]:
         return lambda _pid: _answers(socket.AF_INET6 if ":" in host else socket.AF_INET, (_local(host), port))

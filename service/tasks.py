@@ -209,16 +209,18 @@ class Worker:
 
 
 def keep_beating(
-    jobs: Jobs, name: str, *, seconds: float = 10, detail: Callable[[], dict[str, Any]] | None = None
+    jobs: Jobs, kind: str, *, seconds: float = 10, detail: Callable[[], dict[str, Any]] | None = None
 ) -> None:
     """Record now, and from a thread of its own ever after, that this process is alive, and what it says of itself."""
-    jobs.beat(name, detail() if detail else None)
+    name = jobs.sign_on(kind)
+    host = {"host": socket.gethostname()}
+    jobs.beat(name, {**host, **(detail() if detail else {})})
 
     def beat() -> None:
         while True:
             time.sleep(seconds)
             try:
-                jobs.beat(name, detail() if detail else None)
+                jobs.beat(name, {**host, **(detail() if detail else {})})
             except Exception as error:  # noqa: BLE001 - a database that is away must not end the heartbeats for good
                 log.warning("heartbeat not written", process=name, error=type(error).__name__)
 

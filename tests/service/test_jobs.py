@@ -1,14 +1,17 @@
 import datetime as dt
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
 
 from service import db
 from service.queue.causes import Decision
 from service.queue.jobs import DuplicateInstance, Jobs, LeaseLost, ReceivedInstance, ResultState, State, UnknownJob
-from service.tables import Table
+from service.tables import Heartbeat, Table
 
 
 class Clock:
@@ -358,3 +361,32 @@ def test_processes_are_known_by_their_last_sign_of_life(jobs: Jobs, clock: Clock
 def test_counts_name_every_state(jobs: Jobs) -> None:
     received(jobs)
     assert jobs.counts() == dict.fromkeys(State, 0) | {State.RECEIVED: 1}
+
+
+def test_each_of_several_workers_of_a_kind_gives_its_own_signs_of_life(
+    jobs: Jobs, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = []
+    for host in ("a", "b", "c"):
+        monkeypatch.setattr("service.ledger.socket.gethostname", lambda host=host: host)
+        names.append(jobs.sign_on("worker inference"))
+    assert names == ["worker inference", "worker inference 2", "worker inference 3"]
+    assert [row.process for row in jobs.processes()] == names
+    clock.pass_seconds(61)  # the first two are silent, the third goes on
+    jobs.beat("worker inference 3", {"host": "c"})
+    monkeypatch.setattr("service.ledger.socket.gethostname", lambda: "d")
+    assert jobs.sign_on("worker inference") == "worker inference"
+    clock.pass_seconds(3601)
+    jobs.beat("worker inference", {"host": "d"})
+    monkeypatch.setattr("service.ledger.socket.gethostname", lambda: "e")
+    assert jobs.sign_on("worker inference") == "worker inference 2"
+    assert [row.process for row in jobs.processes()] == ["worker inference", "worker inference 2"]
+
+
+def test_a_process_that_is_started_anew_takes_the_name_of_the_dead_one(jobs: Jobs) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    jobs.sign_on("worker delivery")
+    with Session(jobs.engine.execution_options(write=True)) as session, session.begin():
+        session.get_one(Heartbeat, "worker delivery").pid = dead.pid
+    assert jobs.sign_on("worker delivery") == "worker delivery"
