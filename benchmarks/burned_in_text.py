@@ -117,10 +117,12 @@ def _png(picture: NDArray[np.uint8]) -> bytes:
     return stream.getvalue()
 
 
-def phantoms(count: int, cases: Path, keep: Callable[[dict[str, dict[str, Any]]], None]) -> None:
+def phantoms(
+    count: int, cases: Path, keep: Callable[[dict[str, dict[str, Any]]], None], *, backwards: bool = False
+) -> None:
     """Write on phantoms, clean them, read again; keep what is known after every tenth film."""
     reader = None
-    for seed in range(count):
+    for seed in range(count)[:: -1 if backwards else 1]:
         known = _known(cases)
         if seed in known:
             continue
@@ -323,6 +325,7 @@ def main() -> None:
     parser.add_argument(
         "--cases", type=Path, help="for `phantoms`: one line a film; what is in it is not measured again"
     )
+    parser.add_argument("--backwards", action="store_true", help="begin with the last phantom: for a second process")
     parser.add_argument("--data", type=Path, help="for `ages`: folder of images.csv and the films it names")
     parser.add_argument("--folder", default="fullres")
     parser.add_argument("--json", type=Path, help="add the part to this file")
@@ -349,7 +352,7 @@ def main() -> None:
     elif options.cases is None:
         parser.error("--part phantoms needs --cases")
     else:
-        phantoms(options.n, options.cases, keep)
+        phantoms(options.n, options.cases, keep, backwards=options.backwards)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.regions import REGIONS, Sex
+
+SIDES: Final[Mapping[str, str]] = {"L": "left", "R": "right"}
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels of the film as received; x to the right, y down
 
@@ -30,6 +32,7 @@ class ImageFacts:
     polarity: str  # the polarity found in the pixels: "bone bright" or "bone dark"
     polarity_declared: str  # MONOCHROME1 or MONOCHROME2
     rotation_degrees: float  # counter-clockwise angle by which the middle finger deviates from pointing up
+    laterality_marked: str | None = None  # the side that a marker on the film names
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +186,24 @@ class Reading:
     agreement: Agreement = Agreement(None, alarm=False)
     parameters: Mapping[str, str] = field(default_factory=dict)  # what the methods were run with, beside the weights
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+    def marked(self, side: str | None) -> Self:
+        """Return it with the side that a marker on the film names, and a remark where thumb or header say another."""
+        if side is None:
+            return self
+        others = (
+            (self.image.laterality, "the thumb lies as on a {} hand"),
+            (self.image.laterality_declared, "the header says {}"),
+        )
+        apart = [text.format(SIDES[other]) for other, text in others if other in SIDES and other != side]
+        reasons = self.verdict.reasons
+        if apart:
+            reasons += (Reason("side-marker", f"the side marker on the film says {SIDES[side]}, {', '.join(apart)}"),)
+        return dataclasses.replace(
+            self,
+            image=dataclasses.replace(self.image, laterality_marked=side),
+            verdict=dataclasses.replace(self.verdict, reasons=reasons),
+        )
 
     def region(self, name: str) -> Region | None:
         """Return the region of that name, or None where it was not found."""

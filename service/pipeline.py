@@ -122,6 +122,8 @@ class Pipeline:
             stored = self.stores.deidentified.write(_encoded(copy), name=f"job-{claim.job.id}")
         known: dict[str, Any] = {"sex": decision.sex, "age_days": age_days(film), "subject": subject}
         told = "" if cleaning is None else str(cleaning)
+        if cleaning is not None and len(cleaning.markers) == 1:
+            known["side_marker"] = cleaning.markers[0]
         return self.jobs.advance(
             claim, State.PREPARED, told, timings_ms=timings, deidentified_name=stored.name, **known
         )
@@ -136,7 +138,7 @@ class Pipeline:
         except pixels.UnreadablePixels as error:
             return self._reject(claim, [Reason(error.code, error.text)], timings)
         age_years = None if claim.job.age_days is None else claim.job.age_days / DAYS_PER_YEAR
-        reading = self.reader.read(image, cast("Sex | None", claim.job.sex), age_years)
+        reading = self.reader.read(image, cast("Sex | None", claim.job.sex), age_years).marked(claim.job.side_marker)
         timings |= reading.timings_ms
         stored = {"reading": reading.to_json(), "bundle_sha256": reading.bundle.sha256}
         if not reading.verdict.accepted:

@@ -193,6 +193,7 @@ class Job(Table):
     state: Mapped[str]
     resume_state: Mapped[str | None]  # the state a retry goes back to
     outcome: Mapped[str | None]  # reading | rejection
+    side_marker: Mapped[str | None]  # L or R: what a marker beside the hand says
     attempts: Mapped[int] = mapped_column(default=0)  # of the present step
     losses: Mapped[int] = mapped_column(default=0)  # workers that died during the present step
     lease_token: Mapped[str | None]

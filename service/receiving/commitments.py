@@ -75,6 +75,8 @@ class Commitments:
         peer = requestor.ae_title.strip()
         if event.action_type != commitment.REQUEST:
             return INVALID_ARGUMENT, None
+        if commitment.too_large(event.request.ActionInformation):
+            return commitment.RESOURCE_LIMITATION, None
         try:
             transaction_uid, references = commitment.parse_request(event.action_information)
             self._record.asked_by(transaction_uid, peer, requestor.address, references)

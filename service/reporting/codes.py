@@ -248,6 +248,7 @@ POLARITY: Final = _private("POLARITY", "Polarity found in the pixels", "像素�
 BONE_BRIGHT: Final = _private("BONEBRIGHT", "Bone bright", "骨为亮")
 BONE_DARK: Final = _private("BONEDARK", "Bone dark: contradicts the header", "骨为暗，与文件头不符")
 POLARITIES: Final = {"bone bright": BONE_BRIGHT, "bone dark": BONE_DARK}
+SIDE_MARKER: Final = _private("SIDEMARKER", "Side marker on the film", "片中左右标记")
 ROTATION: Final = _private("ROTATION", "Rotation of the hand, counter-clockwise", "手部旋转角度（逆时针）")
 
 # Named findings about a film. `code` of a Reason -> concept; what no row names is coded as OTHER_REASON beside its text.
@@ -263,6 +264,9 @@ REASONS: Final = {
     "oblique": _private("OBLIQUE", "Oblique or lateral view", "斜位或侧位"),
     "polarity": _private("POLARITYDIFF", "Polarity contradicts the header", "灰度极性与文件头不符"),
     "laterality": _private("SIDEDIFF", "Side seen differs from the side stated", "所见侧别与文件头不符"),
+    "side-marker": _private(
+        "MARKERDIFF", "Side marker contradicts another statement of the side", "片中左右标记与其他侧别信息不符"
+    ),
     "order": _private("ORDER", "The anatomy contradicts a finding", "检出位置与解剖结构不符"),
     "low-confidence": _private("LOWCONFIDENCE", "Regions found with low confidence", "区域检出置信度低"),
     "adult": _private("ADULT", "Skeleton of an adult", "成人骨骼"),

@@ -51,6 +51,21 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[Callable[[str], str], ...]], ...]] 
         "{}应为骨亮，实为骨暗；已反转灰度后判读",
         (str,),
     ),
+    (
+        r"the side marker on the film says (\w+), the thumb lies as on a (\w+) hand, the header says (\w+)",
+        "片中标记为{}，拇指位置示为{}手，文件头标注为{}手",
+        (_side, _side, _side),
+    ),
+    (
+        r"the side marker on the film says (\w+), the thumb lies as on a (\w+) hand",
+        "片中标记为{}，拇指位置示为{}手",
+        (_side, _side),
+    ),
+    (
+        r"the side marker on the film says (\w+), the header says (\w+)",
+        "片中标记为{}，文件头标注为{}手",
+        (_side, _side),
+    ),
     (r"the thumb lies as on a (\w+) hand, the header says (\w+)", "拇指位置示为{}手，文件头标注为{}手", (_side, _side)),
     (
         r"the hand is turned by (-?\d+) degrees \(limit of the remark: (\d+)\)",

@@ -318,6 +318,8 @@ class _Report:
             items += _reason(reason, language)
         if facts.polarity in codes.POLARITIES:
             items.append(code(codes.POLARITY, codes.POLARITIES[facts.polarity], language))
+        if facts.laterality_marked in codes.LATERALITIES:
+            items.append(code(codes.SIDE_MARKER, codes.LATERALITIES[facts.laterality_marked], language))
         items.append(number(codes.ROTATION, facts.rotation_degrees, codes.DEGREE, language, decimals=1))
         if agreement.spread_years is None:
             items.append(code(codes.METHOD_AGREEMENT, codes.NOT_COMPARED, language))

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, Final
 
 from pydicom import Dataset
@@ -16,6 +17,7 @@ from pynetdicom import build_role, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr-defined]  # made at import time
 
 from service.errors import CarpusError, Permanent, Retryable
+from service.log import get_logger
 from service.sending.scu import Address, associate, status_of
 
 PUSH_MODEL: Final = UID(StorageCommitmentPushModel)
@@ -30,10 +32,16 @@ RESPONSE_SECONDS: Final = 10.0  # that the response to a report is awaited
 SUCCESS: Final = 0x0000
 PROCESSING_FAILURE: Final = 0x0110
 INVALID_ARGUMENT: Final = 0x0115
+RESOURCE_LIMITATION: Final = 0x0213
+MOST_INFORMATION_BYTES: Final = (
+    2 * 1024**2
+)  # of one request or report, about 16,000 references; each is a data set to parse
 NOT_AUTHORISED: Final = 0x0124
 
 Reference = tuple[str, str]  # SOPClassUID, SOPInstanceUID
 Handler = tuple[Any, Callable[[Any], Any]]
+
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +172,14 @@ def report_on(
         raise Retryable(f"the peer answered the report with 0x{status:04X}", code=f"status-{status:04x}")
 
 
+def too_large(information: BytesIO | None) -> bool:
+    """Whether what came with a request is more than is parsed; the log says so."""
+    size = 0 if information is None else information.getbuffer().nbytes
+    if size > MOST_INFORMATION_BYTES:
+        log.warning("commitment message larger than the limit", bytes=size, limit=MOST_INFORMATION_BYTES)
+    return size > MOST_INFORMATION_BYTES
+
+
 def receive(take: Callable[[str, Report], int]) -> Handler:
     """Return the handler of N-EVENT-REPORT; `take` gets the peer's AE title and the report, and returns the status."""
 
@@ -171,6 +187,8 @@ def receive(take: Callable[[str, Report], int]) -> Handler:
         requestor, acceptor = event.assoc.requestor, event.assoc.acceptor
         # Who reports is the other side of the association, whichever side opened it.
         peer = acceptor.ae_title if event.assoc.is_requestor else requestor.ae_title
+        if too_large(event.request.EventInformation):
+            return RESOURCE_LIMITATION, None
         try:
             said = parse_report(event.event_information)
         except CarpusError:

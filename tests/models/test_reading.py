@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -36,3 +38,32 @@ def test_an_unknown_region_name_is_refused() -> None:
 def test_an_empty_mask_is_not_encoded() -> None:
     with pytest.raises(ValueError, match="empty mask"):
         Mask.from_array(np.zeros((4, 4), dtype=np.bool_))
+
+
+@pytest.mark.parametrize(
+    ("seen", "declared", "marker", "said"),
+    [
+        ("L", "L", "L", None),
+        ("L", None, "L", None),
+        ("L", "L", None, None),
+        (
+            "R",
+            "R",
+            "L",
+            "the side marker on the film says left, the thumb lies as on a right hand, the header says right",
+        ),
+        ("L", "R", "L", "the side marker on the film says left, the header says right"),
+        ("R", None, "L", "the side marker on the film says left, the thumb lies as on a right hand"),
+    ],
+)
+def test_a_side_marker_is_kept_and_a_contradiction_said(
+    seen: str, declared: str | None, marker: str | None, said: str | None
+) -> None:
+    facts = dataclasses.replace(FACTS, laterality=seen, laterality_declared=declared)
+    reading = Reading(image=facts, verdict=Verdict(accepted=True), bundle=Bundle("test", "1", "0" * 64)).marked(marker)
+    assert reading.image.laterality_marked == marker
+    assert [reason.text for reason in reading.verdict.reasons if reason.code == "side-marker"] == (
+        [said] if said else []
+    )
+    assert reading.verdict.accepted
+    assert Reading.from_json(reading.to_json()) == reading

@@ -15,9 +15,12 @@ from sqlalchemy import Engine
 from models.image import Image
 from models.reading import Reading, Reason, Verdict
 from models.regions import Sex
+from service import pipeline
+from service.deidentification.burned_in.cleaning import Cleaning
 from service.errors import InvalidInstance, Permanent, Retryable
 from service.pipeline import Pipeline
 from service.queue.jobs import Jobs, ReceivedInstance, ResultState, State
+from service.reporting import codes
 from service.sending.negotiation import EVERY_CLASS
 from service.sending.scu import Address, Sent
 from service.settings import Destination, Settings
@@ -367,3 +370,24 @@ def test_delivery_takes_the_identity_from_the_sealed_header_and_from_nowhere_els
     house.stores.identified.path(name).write_bytes(encoded(hand(patient=CHILD)))
     house.step(job)
     assert {str(ds.PatientID) for ds in house.pacs.kept} == {CHINESE_CHILD.PatientID}
+
+
+def test_a_side_marker_reaches_the_report_where_it_contradicts_the_thumb(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "clean_instance", lambda *_: Cleaning(markers=("R",)))
+    job = house.receive(instance(rows=readings.ROWS, columns=readings.COLUMNS))
+    house.run(job)
+    reading = Reading.from_json(house.jobs.get(job).reading or "")
+    assert (reading.image.laterality, reading.image.laterality_marked) == ("L", "R")
+    (report,) = (ds for ds in house.pacs.kept if ds.Modality == "SR")
+    text = report.to_json()
+    assert codes.SIDE_MARKER.english in text
+    assert "the side marker on the film says right, the thumb lies as on a left hand" in text
+
+
+def test_two_side_markers_name_no_side(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "clean_instance", lambda *_: Cleaning(markers=("L", "R")))
+    job = house.receive(instance(rows=readings.ROWS, columns=readings.COLUMNS))
+    house.run(job)
+    assert Reading.from_json(house.jobs.get(job).reading or "").image.laterality_marked is None

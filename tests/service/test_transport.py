@@ -18,10 +18,11 @@ from structlog.testing import capture_logs
 from service.conformance import CONTEXT_UNKNOWN, VERSION_UNKNOWN
 from service.receiving.places import MAXIMUM_PENDING
 from service.receiving.transport import MAXIMUM_REQUEST_BYTES
+from service.sending import commitment
 from tests import raw_peer
 from tests.factories import instance
 from tests.listening import LIMITS, Running, start
-from tests.raw_peer import IMPLICIT, RawPeer, associate_rq, p_data, pdu
+from tests.raw_peer import IMPLICIT, RawPeer, associate_rq, command_set, p_data, pdu, status
 
 TLS_CLIENT_HELLO = bytes.fromhex("1603010200010001fc0303") + bytes(100)
 
@@ -70,6 +71,40 @@ def test_a_request_that_does_not_parse_is_aborted(scp: Running) -> None:
         assert peer.read()[0] in (0x03, 0x07)
     assert {entry["event"] for entry in logs} <= {"association request cannot be parsed", "association rejected"}
     assert logs
+    assert scp.echo() == 0x0000
+
+
+@pytest.mark.parametrize("number", [0, 2, 254])
+def test_a_presentation_context_without_an_odd_number_is_aborted(scp: Running, number: int) -> None:
+    request = bytearray(associate_rq())
+    request[request.index(b"\x20\x00", 74) + 4] = number  # behind the fixed part
+    with capture_logs() as logs, RawPeer(scp.port) as peer:
+        peer.send(bytes(request))
+        assert peer.read()[0] == 0x07
+    assert [entry["event"] for entry in logs] == ["association request cannot be parsed"]
+    assert scp.echo() == 0x0000
+
+
+def test_a_commitment_request_larger_than_the_limit_is_refused_unparsed(
+    scp: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commitment, "MOST_INFORMATION_BYTES", 50_000)
+    request = command_set(
+        RequestedSOPClassUID=str(commitment.PUSH_MODEL),
+        CommandField=0x0130,
+        MessageID=1,
+        CommandDataSetType=1,
+        RequestedSOPInstanceUID=commitment.WELL_KNOWN_INSTANCE,
+        ActionTypeID=1,
+    )
+    with capture_logs() as logs, RawPeer(scp.port) as peer:
+        peer.associate((str(commitment.PUSH_MODEL), IMPLICIT))
+        peer.send(p_data(1, request, command=True, last=True))
+        for piece in range(5):
+            peer.send(p_data(1, bytes(12_000), command=False, last=piece == 4))
+        kind, body = peer.read()
+        assert (kind, status(body)) == (0x04, commitment.RESOURCE_LIMITATION)
+    assert {"bytes": 60_000, "limit": 50_000} in [{key: entry.get(key) for key in ("bytes", "limit")} for entry in logs]
     assert scp.echo() == 0x0000
 
 

@@ -47,7 +47,14 @@ def test_every_reason_that_is_given_has_its_code_its_words_and_its_advice() -> N
     found = every_reason()
     assert {"not-a-hand", "undecodable", "wrong-body-part", "rotated", "truncated", "not-outlined"} <= found
     assert {code for code in found if codes.canonical(code) not in codes.REASONS} == set()
-    remarks = {"polarity", "laterality", "order", "not-outlined", "stages-apart"}  # on films that are read
+    remarks = {
+        "polarity",
+        "laterality",
+        "side-marker",
+        "order",
+        "not-outlined",
+        "stages-apart",
+    }  # on films that are read
     assert {code for code in found - remarks if codes.canonical(code) not in wording.ADVICE} == set()
 
 
