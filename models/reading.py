@@ -195,7 +195,7 @@ class Reading:
             (self.image.laterality, "the thumb lies as on a {} hand"),
             (self.image.laterality_declared, "the header says {}"),
         )
-        apart = [text.format(SIDES[other]) for other, text in others if other in SIDES and other != side]
+        apart = [text.format(SIDES[other]) for other, text in others if other is not None and other != side]
         reasons = self.verdict.reasons
         if apart:
             reasons += (Reason("side-marker", f"the side marker on the film says {SIDES[side]}, {', '.join(apart)}"),)

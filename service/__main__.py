@@ -4,6 +4,7 @@ from importlib import import_module
 
 import click
 
+from service import crashes
 from service.errors import CarpusError
 
 # Where each subcommand lives, in the order `carpus --help` shows them; the module of one is loaded only when it is asked for.
@@ -54,8 +55,12 @@ class Carpus(click.Group):
 
 @click.command(cls=Carpus, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="carpus")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Bone age for the PACS. For research, not for clinical use."""
+    crashes.no_dumps()
+    if context.invoked_subcommand in crashes.SERVICES:
+        crashes.no_messages()
 
 
 def main() -> None:

@@ -212,7 +212,7 @@ class _Handler(RequestHandler):
                 abstract_syntaxes=tuple(str(item.abstract_syntax) for item in request.presentation_context),
                 certificate=Shown.of(connection) if isinstance(connection, ssl.SSLSocket) else None,
             )
-            if not all(item.presentation_context_id % 2 for item in request.presentation_context):
+            if not all((item.presentation_context_id or 0) % 2 for item in request.presentation_context):
                 raise ValueError("a presentation context without an odd number (PS3.8 9.3.2.2)")
             version, context = request.protocol_version, str(request.application_context_name)
         except Exception as error:  # noqa: BLE001  # whatever a parser makes of hostile bytes, it is the same outcome

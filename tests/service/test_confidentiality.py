@@ -1,5 +1,6 @@
 """The profile against the standard's table: every row, every action, every hiding place."""
 
+import os
 import warnings
 from collections import Counter
 from typing import Any
@@ -279,7 +280,11 @@ def headers(draw: st.DrawFn) -> list[tuple[int, str, int]]:
     return draw(st.lists(entry, min_size=1, max_size=60))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=int(os.environ.get("CARPUS_HEADERS", "60")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(headers())
 def test_no_word_of_the_patient_survives_in_a_random_header(header: list[tuple[int, str, int]]) -> None:
     film = instance(kind="CR", rows=32, columns=32)
