@@ -65,10 +65,7 @@ def measure(folder: Path, stack: ExitStack, films: int, rows: int) -> dict[str, 
     burst = [demo.finished(jobs, ds.SOPInstanceUID) for ds in datasets[films:]]
     burst_seconds = time.monotonic() - started
 
-    memory = {
-        _name(process): round(process.memory_info().rss / 1024**2)
-        for process in psutil.Process(supervisor.pid).children(recursive=True)
-    }
+    processes = psutil.Process(supervisor.pid).children(recursive=True)
     latencies = sorted(_latency(jobs, job) for job in single)
     return {
         "bench": "end_to_end",
@@ -86,7 +83,8 @@ def measure(folder: Path, stack: ExitStack, films: int, rows: int) -> dict[str, 
         "parts_ms": _parts(jobs, single),
         "burst_films_per_minute": round(60 * films / burst_seconds, 1),
         "burst_latency_seconds_maximum": round(max(_latency(jobs, job) for job in burst), 3),
-        "resident_mib": memory,
+        "resident_mib": {_name(process): round(process.memory_info().rss / 1024**2) for process in processes},
+        "peak_mib": {_name(process): _peak_mib(process.pid) for process in processes},
     }
 
 
@@ -94,6 +92,12 @@ def _name(process: psutil.Process) -> str:
     """Return the subcommand a process runs, or its program's name."""
     words = [word for word in process.cmdline()[3:] if not word.startswith("-") and "/" not in word]
     return " ".join(words).strip() or str(process.name())
+
+
+def _peak_mib(pid: int) -> int:
+    """Return the most memory that was resident since the process began, as the Linux kernel counts it."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return round(int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024)
 
 
 def _film(number: int, rows: int) -> Any:

@@ -57,7 +57,10 @@ def _end_to_end(path: Path) -> str:
         return ""
     latency, parts = result["latency_seconds"], result["parts_ms"]
     figures = [f"{latency[key]} s" for key in ("median", "p95", "maximum")] + [str(result["burst_films_per_minute"])]
-    memory = ", ".join(f"{name} {mib} MiB" for name, mib in result["resident_mib"].items())
+    memory, peak = (
+        ", ".join(f"{name} {mib} MiB" for name, mib in result.get(key, {}).items())
+        for key in ("resident_mib", "peak_mib")
+    )
     return "\n".join(
         [
             "## From the C-STORE response to the SR in the PACS",
@@ -70,7 +73,7 @@ def _end_to_end(path: Path) -> str:
             "",
             _table([["step", "ms"], *[[step, str(value)] for step, value in parts.items()]]),
             "",
-            f"Resident memory: {memory}.",
+            f"Resident memory: {memory}." + (f" At the peak: {peak}. Limit of a worker: 1.5 GB." if peak else ""),
         ]
     )
 

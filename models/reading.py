@@ -96,10 +96,12 @@ class Mask:
         ValueError
             When the mask is empty: a missing bone is left out of the Reading, not encoded.
         """
-        ys, xs = np.nonzero(mask)
+        ys = np.flatnonzero(mask.any(axis=1))
         if ys.size == 0:
             raise ValueError("an empty mask cannot be encoded; leave the bone out and say why")
-        y1, y2, x1, x2 = int(ys.min()), int(ys.max()) + 1, int(xs.min()), int(xs.max()) + 1
+        y1, y2 = int(ys[0]), int(ys[-1]) + 1
+        xs = np.flatnonzero(mask[y1:y2].any(axis=0))
+        x1, x2 = int(xs[0]), int(xs[-1]) + 1
         flat = mask[y1:y2, x1:x2].ravel()
         changes = np.flatnonzero(np.diff(flat.astype(np.int8))) + 1
         edges = np.concatenate(([0], changes, [flat.size]))

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes, find_objects, label
+from scipy.ndimage import find_objects, label
 
 from models import weights
 from models.image import Image
@@ -85,9 +85,12 @@ def tidied(found: NDArray[np.bool_], box: Box, rows: slice, columns: slice) -> N
 
     `found` is the part of the film given by `rows` and `columns`, `box` is in pixels of the film.
     """
-    pieces, count = label(found)
-    if count == 0:
+    places = find_objects(found.astype(np.int8))
+    if not places:
         return found
+    whole, where = found, places[0]
+    found, rows, columns = found[where], _within(rows, where[0]), _within(columns, where[1])
+    pieces, count = label(found)
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     largest = int(sizes.argmax())
@@ -101,11 +104,17 @@ def tidied(found: NDArray[np.bool_], box: Box, rows: slice, columns: slice) -> N
     if inside:
         keep[max(inside)[1]] = True
     kept: NDArray[np.bool_] = keep[pieces]
-    holes, number = label(binary_fill_holes(kept) & ~kept)
+    # Holes are the pieces of what is not bone, but for the one around it all, which a margin of one pixel joins.
+    holes, number = label(np.pad(~kept, 1, constant_values=True))
     small = np.bincount(holes.ravel(), minlength=number + 1) <= _HOLE * sizes[largest]
-    small[0] = False
-    closed: NDArray[np.bool_] = kept | small[holes]
+    small[[0, holes[0, 0]]] = False
+    closed = np.zeros_like(whole)
+    closed[where] = kept | small[holes[1:-1, 1:-1]]
     return closed
+
+
+def _within(outer: slice, inner: slice) -> slice:
+    return slice(outer.start + inner.start, outer.start + inner.stop)
 
 
 def _centre_in(place: tuple[slice, slice], box: Box, rows: slice, columns: slice) -> bool:
