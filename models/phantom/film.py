@@ -250,7 +250,9 @@ def draw(
         burned = furniture.burned_text(objects, film, text)
         texts += [burned] if burned else []
     if objects.random() < 0.3 * chance:
-        furniture.frame(objects, film)
+        opening = furniture.frame(objects, film)
+        canvas.masks.clip(opening)
+        canvas.epiphyses.clip(opening)
     if polarity == "bone dark":
         film = 1 - film
     declared = photometric_interpretation or ("MONOCHROME1" if objects.random() < 0.2 else "MONOCHROME2")

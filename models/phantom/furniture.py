@@ -128,10 +128,13 @@ def collimate(rng: np.random.Generator, film: Array, keep: Box, *, white: bool) 
     return (float(open_box[0]), float(open_box[1]), float(open_box[2]), float(open_box[3]))
 
 
-def frame(rng: np.random.Generator, film: Array) -> None:
-    """Leave a thin black or white edge on some sides, as scanners and cassettes do."""
+def frame(rng: np.random.Generator, film: Array) -> Box:
+    """Leave a thin black or white edge on some sides, as scanners and cassettes do; returns what stays open."""
     level = np.float32(rng.choice([0.0, 0.95]))
     thick = int(rng.integers(1, max(2, film.shape[0] // 60)))
+    opening = [0.0, 0.0, float(film.shape[1]), float(film.shape[0])]
     for side in rng.permutation(4)[: int(rng.integers(1, 5))]:
         edge = (film[:thick], film[-thick:], film[:, :thick], film[:, -thick:])[side]
         edge[...] = level
+        opening[(1, 3, 0, 2)[side]] += (thick, -thick, thick, -thick)[side]
+    return (opening[0], opening[1], opening[2], opening[3])

@@ -30,6 +30,15 @@ def test_the_stages_give_the_bone_age_asked_for(age: float, sex: Sex) -> None:
     assert max(abs(value - age) for value in reached) < 0.8
 
 
+@pytest.mark.parametrize("seed", [19, 25, 31])
+def test_bone_under_a_frame_is_not_in_its_mask(seed: int) -> None:
+    film = draw(seed, collimated=False, polarity="bone bright", **SMALL)
+    framed = np.ptp(film.image.pixels, axis=1) == 0
+    assert framed[-1]
+    assert film.masks["radius"].any()
+    assert not film.masks["radius"][framed].any()
+
+
 def test_bones_of_one_hand_differ_in_their_progress() -> None:
     grown = [maturity.draw(np.random.default_rng(seed), 12.0, "M") for seed in range(20)]
     assert len({g.stages["pp3"] for g in grown}) > 1

@@ -17,7 +17,7 @@ from models.runs import RunRefused
 from models.segmentation import table
 from models.segmentation.average import average
 from models.segmentation.batches import prepare
-from models.segmentation.compare import area_under_curve
+from models.segmentation.compare import area_under_curve, common
 from models.segmentation.crop import crop_of, cut, normalise, put_back
 from models.segmentation.data import MARGIN, Crops
 from models.segmentation.evaluate import hausdorff_95
@@ -307,6 +307,16 @@ def test_a_run_goes_on_round_by_round_with_equal_processor_time(tmp_path: Path) 
     assert not list(table.todo(tmp_path / "runs", (1, 2), ("unet", "clustering")))
     with pytest.raises(RunRefused, match="no run 'pspnet' in the table"):
         table.main([*run, "--only", "pspnet"])
+
+
+def test_a_table_compares_at_the_largest_budget_that_all_runs_had(tmp_path: Path) -> None:
+    for name, seconds in (("unet", (30, 60, 120)), ("vnet", (30, 60)), ("fcn2s", ())):
+        (tmp_path / name).mkdir()
+        for number in seconds:
+            (tmp_path / name / f"done-{number}").touch()
+    assert common(tmp_path, ["unet", "vnet"]) == 60
+    with pytest.raises(RunRefused, match="not trained: fcn2s"):
+        common(tmp_path, ["unet", "vnet", "fcn2s"])
 
 
 def test_two_runs_are_averaged_and_the_stricter_terms_stay(tmp_path: Path) -> None:
