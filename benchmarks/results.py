@@ -385,6 +385,7 @@ def _architectures(result: dict[str, Any]) -> str:
         "",
         _table(_segmenters(networks)),
         "",
+        *([f"Not trained with this budget: {', '.join(result['missing'])}.", ""] if "missing" in result else []),
         "P1 reports IoU 0.950 for the ulna and 0.966 for the radius, on real films with ImageNet initialisation and 20,000 steps of one "
         "film. Loss curves of its five networks:",
         "",
