@@ -349,10 +349,10 @@ def one_stage_sentence(method: MethodResult, bone: str, language: Language) -> s
     for move, other, change in moves:
         if other is None or change is None:
             continue
-        if zh:
+        if abs(change) < SMALLEST_EFFECT_YEARS:
+            parts.append(f"{move}{other}期骨龄不变" if zh else f"{scored.stage}->{other} changes nothing")
+        elif zh:
             parts.append(f"{move}{other}期骨龄{signed(change)}岁")
-        elif abs(change) < SMALLEST_EFFECT_YEARS:
-            parts.append(f"{scored.stage}->{other} changes nothing")
         else:
             parts.append(f"{scored.stage}->{other} {'adds' if change > 0 else 'subtracts'} {abs(change):.1f} y")
     if not parts:
