@@ -174,6 +174,8 @@ def _result_objects(path: Path) -> str:
     if result is None:
         return ""
     seconds, cpu, memory, limits = (result[key] for key in ("seconds", "cpu_seconds", "resident_mb", "limits"))
+    warm = "Before a worker takes work it loads tables and fonts"
+    warm += f" ({seconds['warm_up']} s); " if "warm_up" in seconds else "; not so here: "
     kinds = [
         [kind, str(ms), f"{result['bytes_by_kind'].get(kind, 0) / 1000:.0f}"]
         for kind, ms in result["cpu_ms_by_kind"].items()
@@ -193,9 +195,9 @@ def _result_objects(path: Path) -> str:
                 ]
             ),
             "",
-            f"The clock counts what other programs took of the core. Limit {limits['seconds']} s. The first result of a process, which "
-            f"loads tables and fonts, took {seconds['first']} s. Resident: {memory['peak']} MB at most, {memory['imported']} MB of them "
-            f"before the first object; building adds {memory['peak'] - memory['imported']} MB (limit {limits['resident_mb']} MB).",
+            f"The clock counts what other programs took of the core. Limit {limits['seconds']} s. {warm}the first result took "
+            f"{seconds['first']} s. Resident: {memory['peak']} MB at most, {memory['imported']} MB of them "
+            f"before the first object (limit {limits['resident_mb']} MB).",
             "",
             _table([["object", "ms of the core, alone", "kB"], *kinds]),
         ]
