@@ -32,7 +32,7 @@ def networks(result: Mapping[str, Any]) -> str:
             ]
         )
     lines = [
-        "## Graders side by side: the networks of P5, the losses",
+        "## Graders side by side: " + " and ".join(sorted({one["architecture"] for one in result["graders"].values()})),
         "",
         f"`{result['command']}` · commit {result['commit']} · {result['data']}",
         "",
