@@ -16,7 +16,8 @@ from models.metrics.overlap import box_iou
 from models.regions import REGIONS, RUS
 
 FIRST_SEED = 77_000_000
-FOLDER = Path(models.__file__).parent / "bundles" / "detection" / "handnet"
+FOLDER = Path(models.__file__).parent / "bundles" / "detection" / "handnet-sets"
+OLD = FOLDER.parent / "handnet-closer"
 
 
 @cache
@@ -154,7 +155,7 @@ def test_all_rus_bones_of_a_toddler_are_found_before_their_centres_appear() -> N
 
 
 def test_the_closer_look_brings_the_boxes_of_unseen_phantoms_to_fit() -> None:
-    closer = Detector(FOLDER.parent / "handnet-closer")
+    closer = detector()
     overlaps = []
     for seed in range(2):
         drawn = film(seed)
@@ -168,3 +169,22 @@ def test_a_thumbnail_has_too_few_pixels_for_a_closer_look() -> None:
     pixels = film(3).image.pixels.reshape(100, 6, 100, 6).mean(axis=(1, 3)).astype(np.float32)
     boxes = [Detector(FOLDER.parent / name).detect(Image(pixels)).regions for name in ("handnet", "handnet-closer")]
     assert [r.box for r in boxes[0]] == [r.box for r in boxes[1]]
+
+
+def test_weights_of_an_earlier_day_know_fewer_points_and_are_read() -> None:
+    points = {name: d.detect(film(1).image).points or {} for name, d in (("new", detector()), ("old", Detector(OLD)))}
+    assert "spot mcp3" in points["new"]
+    assert "spot mcp3" not in points["old"]
+    assert {"mcp3", "loose mc3"} <= points["old"].keys()
+
+
+@pytest.mark.parametrize("covered", [0.0, 1.0])
+def test_fingers_under_a_shield_or_on_unexposed_film_are_named_as_missing(covered: float) -> None:
+    drawn = film(2)
+    pixels = drawn.image.pixels.copy()
+    column = int(drawn.boxes["mp5"][2]) + 4  # the little finger's side of a left hand lies on the left
+    pixels[:, :column] = covered
+    found = detector().detect(Image(pixels))
+    (reason,) = [reason for reason in found.verdict.reasons if reason.code == "missing-regions"]
+    assert "dp5" in reason.text
+    assert "mp5" in reason.text

@@ -10,7 +10,7 @@ import models
 from models.detection.predict import Detector
 from models.detection.stress import SIDE, Subject, drawn, plot, steps
 
-FOLDER = Path(models.__file__).parent / "bundles" / "detection" / "handnet"
+FOLDER = Path(models.__file__).parent / "bundles" / "detection" / "handnet-sets"
 STEPS = {step.name: step for step in steps()}
 SHORT = ("turned by 0", "turned by 90", "turned by 195", "mirrored", "inverted", "gamma 0.5", "gamma 2.0", "cropped by 10 %",
          "white border", "markers", "1/2 resolution", "1/4 resolution")  # fmt: skip
