@@ -290,6 +290,8 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for name, part in parts:  # written after each, so that an interrupted run keeps what it measured
         results[name] = part(detector, args)
+        if name == "unseen_phantoms":
+            results |= {f"{kind} on unseen phantoms": results[name][kind] for kind in ("mAP50", "mAP50-95")}
         args.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

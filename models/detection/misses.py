@@ -1,6 +1,6 @@
 r"""Say where on real films a detector misses, and how far two readers of one film are apart: what can be reached, and what not.
 
-    python -m models.detection.misses --weights models/bundles/detection/handnet-closer --data ../shared/data/rsna \
+    python -m models.detection.misses --weights models/bundles/detection/handnet-sets --data ../shared/data/rsna \
         --json benchmarks/accuracy/detection_misses.json
 
 Films are those of the validation split. Each stated point is held against the network's channel for its set (*own head*).

@@ -1,6 +1,6 @@
 r"""Disturb films as clinics do, step by step, and say how many regions are still found in their place (Santomartino 2024).
 
-    python -m models.detection.stress --weights models/bundles/detection/handnet --data ../shared/data/rsna \
+    python -m models.detection.stress --weights models/bundles/detection/handnet-sets --data ../shared/data/rsna \
         --json benchmarks/accuracy/detection_stress.json --plot benchmarks/detection_stress.svg
 
 On phantoms the truth is the drawn region; on real films (`fullres`, none of them trained on) it is the readers' joint points
