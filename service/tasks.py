@@ -199,10 +199,12 @@ class Worker:
                 log.error("poll failed", queue=self._queue, error=type(error).__name__)
 
     def take_waiting(self) -> None:
-        """Do what waits in the database although its message was sent a while ago, or never."""
-        old = BROKER_EMPTY_AFTER
+        """Do what waits in the database although its message was sent a while ago, or never; until a message comes."""
+        old, last = BROKER_EMPTY_AFTER, self._message_at
         while waiting := self._jobs.unpublished(limit=1, older_than=old, settled_for=old, state=self._state):
             with self._gate, self.watchdog.working():
+                if self._message_at != last:  # a long step only looked like silence
+                    return
                 log.warning("taken without a message", job=waiting[0][0], queue=self._queue)
                 if not self._steps.next(self._state):
                     return

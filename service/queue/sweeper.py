@@ -11,6 +11,7 @@ from service.queue.steps import MESSAGE_STATES
 
 log = get_logger()
 
+NAMED_AT_MOST: Final = 10  # jobs in one line of the log; a backlog is overdue by hundreds
 SWEEP_SECONDS: Final = 60.0
 OUTBOX_AFTER: Final = dt.timedelta(seconds=1)  # by then whoever finished the step before has sent its message
 BROKER_EMPTY_AFTER: Final = dt.timedelta(seconds=5)  # a message younger than this may be on its way to a worker
@@ -49,7 +50,10 @@ class Sweeper:
             self._swept_at = time.monotonic()
             swept = self._jobs.sweep()
             if swept.released or swept.abandoned or swept.overdue:
-                log.warning("swept", released=swept.released, abandoned=swept.abandoned, overdue=swept.overdue)
+                found = {"released": swept.released, "abandoned": swept.abandoned, "overdue": swept.overdue}
+                counts = {what: len(jobs) for what, jobs in found.items()}
+                some = {f"some_{what}": list(jobs[:NAMED_AT_MOST]) for what, jobs in found.items() if jobs}
+                log.warning("swept", **counts, **some)
         due = self._jobs.unpublished(settled_for=OUTBOX_AFTER)
         for state in MESSAGE_STATES:
             lost = self._jobs.unpublished(older_than=BROKER_EMPTY_AFTER, settled_for=BROKER_EMPTY_AFTER, state=state)

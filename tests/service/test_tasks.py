@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine
+from structlog.testing import capture_logs
 
 from service.errors import Permanent, Retryable
 from service.queue.causes import Decision, backoff
 from service.queue.jobs import Claim, Jobs, State
+from service.queue.queues import INFERENCE
 from service.queue.steps import Steps
 from service.queue.sweeper import Sweeper
 from service.settings import RetrySettings, Settings
-from service.tasks import Publisher, create_app
+from service.tasks import Publisher, Worker, create_app
 from tests.service.test_jobs import Clock, film
 
 
@@ -59,8 +61,8 @@ class House:
         self.jobs.record_instance(film(number))
         return self.jobs.find(f"2.25.{number}")[0].id
 
-    def prepared(self) -> int:
-        job_id = self.received()
+    def prepared(self, number: int = 1) -> int:
+        job_id = self.received(number)
         self.steps.prepare(job_id)
         self.sent.clear()
         self.pipeline.calls.clear()
@@ -266,3 +268,27 @@ def test_a_broker_that_is_away_is_an_outcome_not_an_error(house: House, tmp_path
     assert time.monotonic() - started < 1  # a backlog does not wait for the broker job by job
     assert publisher.waiting(State.PREPARED) is None
     assert house.jobs.unpublished() == [(job_id, State.PREPARED)]
+
+
+def test_a_backlog_that_is_overdue_makes_one_short_line_of_the_log(house: House) -> None:
+    for number in range(1, 31):
+        house.received(number)
+    house.clock.pass_seconds(3600)
+    with capture_logs() as logs:
+        Sweeper(house.jobs, FakePublisher(house.jobs)).round()
+    (line,) = [entry for entry in logs if entry["event"] == "swept"]
+    assert (line["overdue"], line["released"], len(line["some_overdue"])) == (30, 0, 10)
+
+
+def test_a_worker_leaves_what_waits_to_its_messages_once_they_come_again(house: House) -> None:
+    for number in (1, 2, 3):
+        house.prepared(number)
+    house.clock.pass_seconds(60)
+    app = create_app(house.settings)
+    worker = Worker(app, house.jobs, house.steps, INFERENCE, house.settings)
+    house.pipeline.before = lambda _claim: setattr(worker, "_message_at", worker._message_at + 1)
+    worker.take_waiting()
+    assert house.pipeline.calls.count("infer") == 1
+    house.pipeline.before = lambda _claim: None
+    worker.take_waiting()  # and none comes
+    assert house.pipeline.calls.count("infer") == 3
