@@ -31,7 +31,8 @@ LONG: Final = 2.5  # times as long as wide: the shape of a line of writing, of w
 TALL: Final = 96  # pixels: a larger place is text only if it can be read
 SMALL: Final = 32  # pixels: a larger sign that stands alone names nobody, and a bone often is one
 BROAD: Final = 48  # pixels: a line as broad as a bone has to be read, too,
-CLEARLY_READ: Final = 0.7  # with this confidence
+CLEARLY_READ: Final = 0.7  # with this confidence,
+HALF_READ: Final = 0.5  # or with this one where it has several signs
 UNMISTAKABLE: Final = 0.85  # score from which on it is a sign all the same
 WRITING_CONFIDENCE: Final = 0.8  # from which on something read is text, whatever its score
 WRITING_CHARACTERS: Final = 3  # and at least as many letters and digits, or two ideographs
@@ -233,7 +234,8 @@ def _lines(grey: Grey, where: Mask, large: Sequence[Line], words: Words, recogni
         best = _read(grey[y1:y2, x1:x2], words, recogniser) if found.read < enough else None
         found.read += best is not None
         if best is not None and short > BROAD:
-            plausible &= best.confidence >= CLEARLY_READ or score >= UNMISTAKABLE
+            several = _characters(best) >= WRITING_CHARACTERS and best.confidence >= HALF_READ
+            plausible &= best.confidence >= CLEARLY_READ or several or score >= UNMISTAKABLE
         if best is not None and long < LONG * short:
             doubtful = short > SMALL or best.confidence < WRITING_CONFIDENCE
             alone = _characters(best) <= 1 and doubtful and score < UNMISTAKABLE
@@ -353,20 +355,22 @@ def _left(
             if _judged(place, judged):
                 continue
             judged.append(place)
+            aligned = abs(_across(place, like=box) - middle) <= half
+            if not aligned and line.score < CERTAIN and not _covered(place, [_wider(box, growth)], SAME):
+                continue  # a bone beside the line
             text = _read(grey[place[1] : place[3], place[0] : place[2]], words, recogniser)
             written = text is not None and (_is_writing(text, words) or _is_ideograph(text, line.score))
-            goes_on = (
-                text is not None
-                and text.confidence >= WRITING_CONFIDENCE
-                and _characters(text) >= 2
-                and abs(_across(place, like=box) - middle) <= half
-            )
+            goes_on = text is not None and text.confidence >= WRITING_CONFIDENCE and _characters(text) >= 2 and aligned
             if not written and not goes_on and line.score < CERTAIN:
                 continue
             readable += written
-            wide = (place[0] - growth, place[1] - growth, place[2] + growth, place[3] + growth)
+            wide = _wider(place, growth)
             again.append((max(wide[0], 0), max(wide[1], 0), min(wide[2], columns), min(wide[3], rows)))
     return again, readable
+
+
+def _wider(box: Box, growth: int) -> Box:
+    return box[0] - growth, box[1] - growth, box[2] + growth, box[3] + growth
 
 
 def _strip(grey: Grey, box: Box, *, follow: bool) -> tuple[Grey, tuple[int, int], bool]:
