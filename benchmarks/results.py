@@ -387,14 +387,13 @@ def _architectures(result: dict[str, Any]) -> str:
         "",
         _table(_segmenters(networks)),
         "",
-        *([f"Not trained with this budget: {', '.join(result['missing'])}.", ""] if "missing" in result else []),
         "P1 reports IoU 0.950 for the ulna and 0.966 for the radius, on real films with ImageNet initialisation and 20,000 steps of one "
         "film. Loss curves of its five networks:",
         "",
         "![loss curves](segmentation_fcn_losses.png)",
         "",
         f"The default, {other['seconds']} s each: `loss-X` by another loss than cross-entropy and Dice together (`loss-compound`), "
-        "`films-N` with N training films (`loss-compound`: 2,000).",
+        "`films-N` with N training films (`loss-compound`: 2,000). Where intervals overlap, half a minute tells nothing apart.",
         "",
         _table(_segmenters(others)),
     ]
