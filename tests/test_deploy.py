@@ -99,3 +99,12 @@ def test_the_image_takes_neither_secrets_nor_state() -> None:
 @pytest.mark.parametrize("name", ["intake", "delivery"])
 def test_who_opens_the_vault_may_write_where_it_lies(name: str) -> None:
     assert "keys:/var/lib/carpus/keys" in OURS[name]["volumes"]
+
+
+def test_who_speaks_tls_finds_its_certificates_read_only_and_inference_has_none() -> None:
+    mounts = {name: [str(each) for each in service.get("volumes", ())] for name, service in OURS.items()}
+    with_tls = {name for name, each in mounts.items() if "./tls:/etc/carpus/tls:ro" in each}
+    assert with_tls == {"scp", "delivery", "web"}
+    assert "2762:2762" in OURS["scp"]["ports"]
+    page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    assert "certificate: /etc/carpus/tls/CARPUS.pem" in page
