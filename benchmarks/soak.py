@@ -4,7 +4,8 @@
 
 Inference is a stub process (a known Reading); so is the search for text in the pixels unless `--clean` is given, and the result set is
 what `--objects` names. Everything else is what a hospital runs. A sample is taken every minute and appended to `--samples`, so that a
-stopped run leaves what it saw. Prints a table and ends with one JSON line.
+stopped run leaves what it saw; `--judge samples.jsonl` judges such a file. A process that was started anew is judged from ten minutes after
+its start. Prints a table and ends with one JSON line.
 """
 
 import argparse
@@ -22,12 +23,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 from sqlalchemy import func, select
 
 from benchmarks.chaos import house as houses
 from benchmarks.chaos import load
 from benchmarks.chaos.pacs import Pacs
+from models.engine import git_commit
 from service import log
 from service.errors import CarpusError
 from service.sending import scu
@@ -35,7 +38,7 @@ from service.tables import Job
 
 SAMPLE_SECONDS = 60.0
 BATCH = 20  # films written and sent over one association
-WARM_UP = 0.1  # share of the time that does not count
+WARM_UP_SECONDS = 600.0  # of a process, which do not count
 GROWTH_LIMIT = 0.10  # of resident memory after the warm-up
 
 
@@ -48,10 +51,15 @@ def main() -> None:
     parser.add_argument("--clean", action="store_true", help="look for text in the pixels, as the service does")
     parser.add_argument("--samples", type=Path, help="one JSON line a minute is appended here")
     parser.add_argument("--json", type=Path, help="where the result goes")
+    parser.add_argument("--judge", type=Path, metavar="SAMPLES", help="run nothing: judge what an earlier run saw")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     log.configure("CRITICAL", as_json=False)
+    if arguments.judge:
+        samples = [json.loads(line) for line in arguments.judge.read_text(encoding="utf-8").splitlines()]
+        print(json.dumps(judged(samples)))
+        return
     result = run(
         arguments.hours * 3600,
         arguments.rate,
@@ -98,7 +106,29 @@ def run(seconds: float, rate: float, *, kinds: Sequence[str], clean: bool, recor
         complete = house.wait_confirmed(films, 120 + 2 * len(films) ** 0.5)
         samples.append(_sample(house, time.monotonic() - started, len(films)))
         wrong = house.judge(films, {film.path.name for film in films})
-        return _judged(samples, films, seconds, refused, wrong if complete else ["not all confirmed in time", *wrong])
+        wrong = wrong if complete else ["not all confirmed in time", *wrong]
+        found = judged(samples)
+        grown = [f"{name} grew by {each['growth_percent']} %" for name, each in found["processes"].items()]
+        wrong += [
+            text
+            for text, each in zip(grown, found["processes"].values(), strict=True)
+            if each["growth_percent"] > 100 * GROWTH_LIMIT
+        ]
+        return {
+            "date": dt.datetime.now(dt.UTC).date().isoformat(),
+            "machine": f"{os.cpu_count()} cores",
+            "commit": git_commit(),
+            "inference": "stub process (known Reading)",
+            "text": "searched for in the pixels" if clean else "not searched for in the pixels",
+            "objects": list(kinds),
+            "seconds": round(seconds),
+            "films": len(films),
+            "films_a_second": round(len(films) / seconds, 2),
+            "batches_not_taken_at_once": refused,
+            **found,
+            "wrong": wrong[:20],
+            "wrong_count": len(wrong),
+        }
 
 
 def _send(house: houses.House, films: Sequence[load.Film]) -> int:
@@ -152,39 +182,48 @@ def _sample(house: houses.House, elapsed: float, sent: int) -> dict[str, Any]:
     }
 
 
-def _judged(
-    samples: Sequence[Mapping[str, Any]], films: Sequence[load.Film], seconds: float, refused: int, wrong: list[str]
-) -> dict[str, Any]:
+def judged(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Compare the end with the time after the warm-up."""
-    settled = [each for each in samples if each["seconds"] >= WARM_UP * seconds] or list(samples)
-    first, last = settled[0], settled[-1]
+    last = samples[-1]
     processes = {}
-    for name, after in last["processes"].items():
-        before = first["processes"].get(name, after)
-        growth = after["mib"] / before["mib"] - 1
+    for name in last["processes"]:
+        seen = [(each["seconds"], each["processes"][name]) for each in samples if name in each["processes"]]
+        pid = last["processes"][name]["pid"]
+        alive = [(at, figures) for at, figures in seen if figures["pid"] == pid]
+        settled = [figures for at, figures in alive if at >= alive[0][0] + WARM_UP_SECONDS] or [alive[-1][1]]
+        first, end = settled[0], settled[-1]
+        before, after = alive[0], alive[-1]
         processes[name] = {
-            "mib_after_warm_up": round(before["mib"], 1),
-            "mib_at_end": round(after["mib"], 1),
-            "growth_percent": round(100 * growth, 1),
-            "files_after_warm_up": before["files"],
-            "files_at_end": after["files"],
+            "started_anew": len({figures["pid"] for _, figures in seen}) - 1,
+            "mib_after_warm_up": round(first["mib"], 1),
+            "mib_at_end": round(end["mib"], 1),
+            "growth_percent": round(100 * (end["mib"] / first["mib"] - 1), 1),
+            "files": [min(each["files"] for each in settled), max(each["files"] for each in settled)],
+            "threads": [min(each["threads"] for each in settled), max(each["threads"] for each in settled)],
+            "cores": round((after[1]["cpu_seconds"] - before[1]["cpu_seconds"]) / max(after[0] - before[0], 1), 3),
         }
-        if growth > GROWTH_LIMIT:
-            wrong = [*wrong, f"{name} grew by {100 * growth:.0f} %"]
-    grown = last["database_bytes"] - first["database_bytes"]
+    half = [each for each in samples if WARM_UP_SECONDS / 2 <= each["seconds"] <= last["seconds"] / 2] or list(samples)
+    sizes = np.array([each["database_bytes"] for each in half], dtype=float)
+    known = np.array([[1.0, *_facts(each)] for each in half])
+    fitted, *_ = np.linalg.lstsq(known, sizes, rcond=None)
+    predicted = float(np.array([1.0, *_facts(last)]) @ fitted)
+    loads = sorted(each["load_average"] for each in samples)
     return {
-        "date": dt.datetime.now(dt.UTC).date().isoformat(),
-        "machine": f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the end",
-        "inference": "stub process (known Reading)",
-        "seconds": round(seconds),
-        "films": len(films),
-        "films_a_second": round(len(films) / seconds, 2),
-        "batches_not_taken_at_once": refused,
-        "database_bytes_a_film": round(grown / max(last["sent"] - first["sent"], 1)),
         "samples": len(samples),
+        "sampled_seconds": last["seconds"],
+        "sent": last["sent"],
+        "states_at_end": last["states"],
+        "load_average": [loads[0], loads[len(loads) // 2], loads[-1]],
+        "database_bytes": last["database_bytes"],
+        "database_bytes_predicted": round(predicted),
+        "database_bytes_a_film": round(fitted[1] + fitted[2]),
         "processes": processes,
-        "wrong": wrong[:20],
     }
+
+
+def _facts(sample: Mapping[str, Any]) -> tuple[float, float]:
+    """Return what the size of the database follows from: films received, films finished."""
+    return float(sample["sent"]), float(sample["states"].get("CONFIRMED", 0))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import datetime as dt
 from typing import Final
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import ColumnElement, and_, select, update
 
 from service.queue.leases import Leases
 from service.tables import Job, State
@@ -19,7 +19,7 @@ class Outbox(Leases):
         self,
         *,
         limit: int = 500,
-        older_than: dt.timedelta = REPUBLISH_AFTER,
+        older_than: dt.timedelta | None = REPUBLISH_AFTER,
         settled_for: dt.timedelta = dt.timedelta(0),
         state: State | None = None,
     ) -> list[tuple[int, State]]:
@@ -28,15 +28,18 @@ class Outbox(Leases):
         Parameters
         ----------
         older_than
-            The age from which a message counts as lost; short where the broker is known to hold none.
+            The age from which a message counts as lost; short where the broker is known to hold none, None where it holds some:
+            one is as good as another, and a long backlog would only fill the broker with more of them.
         settled_for
             How long the job must have been in its state: whoever put it there is about to send the message.
         state
             Only jobs of this state.
         """
         self.unpark()
-        # Two questions, each a short stretch of an index: never sent, and sent too long ago.
-        unsent = (Job.published_at.is_(None), Job.published_at < self.now() - older_than)
+        # Two questions at most, each a short stretch of an index: never sent, and sent too long ago.
+        unsent: list[ColumnElement[bool]] = [Job.published_at.is_(None)]
+        if older_than is not None:
+            unsent.append(Job.published_at < self.now() - older_than)
         settled = self.now() - settled_for
         found: list[tuple[int, State]] = []
         with self._read() as session:

@@ -54,7 +54,7 @@ class Sweeper:
                 counts = {what: len(jobs) for what, jobs in found.items()}
                 some = {f"some_{what}": list(jobs[:NAMED_AT_MOST]) for what, jobs in found.items() if jobs}
                 log.warning("swept", **counts, **some)
-        due = self._jobs.unpublished(settled_for=OUTBOX_AFTER)
+        due = self._jobs.unpublished(settled_for=OUTBOX_AFTER, older_than=None)
         for state in MESSAGE_STATES:
             lost = self._jobs.unpublished(older_than=BROKER_EMPTY_AFTER, settled_for=BROKER_EMPTY_AFTER, state=state)
             if lost and self._messages.waiting(state) == 0:

@@ -292,3 +292,16 @@ def test_a_worker_leaves_what_waits_to_its_messages_once_they_come_again(house: 
     house.pipeline.before = lambda _claim: None
     worker.take_waiting()  # and none comes
     assert house.pipeline.calls.count("infer") == 3
+
+
+def test_a_long_backlog_does_not_fill_the_broker_with_messages(house: House) -> None:
+    for number in range(1, 6):
+        house.prepared(number)
+    house.clock.pass_seconds(2)
+    broker = FakePublisher(house.jobs)
+    sweeper = Sweeper(house.jobs, broker)
+    assert sweeper.round() == 5
+    for _ in range(6):  # an hour in which the only worker reads one long film
+        house.clock.pass_seconds(605)
+        assert sweeper.round() == 0
+    assert len(broker.messages) == 5
