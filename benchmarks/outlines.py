@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--outlines", type=Path, default=OUTLINES)
     parser.add_argument("--part", choices=splits.PARTS, default="test")
-    parser.add_argument("--detector", type=Path, default=BUNDLES / "detection" / "handnet")
+    parser.add_argument("--detector", type=Path, default=BUNDLES / "detection" / "handnet-sets")
     parser.add_argument("--segmenter", type=Path, default=BUNDLES / "segmentation" / "unet-outlines")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--boxes", type=Path)
@@ -60,7 +60,7 @@ def main() -> None:
         window = np.zeros((image.rows, image.columns), np.bool_)
         if crop is not None:
             placed, rows, columns = put_back(np.ones((1, 64, 64), np.float32), crop, image.rows, image.columns)
-            window[rows, columns] = placed[0] > 0.5
+            window[rows, columns] = placed[0] > 0.99  # not the last half pixel of the crop
         case: dict[str, Any] = {"id": name}
         for bone in SEGMENTED:
             overlap = mask_overlap(found.get(bone, np.zeros_like(window)) & window, film.mask(bone) & window)

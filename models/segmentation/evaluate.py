@@ -47,12 +47,12 @@ def jittered(boxes: dict[str, Box], rng: np.random.Generator, sigma: float) -> d
 
 
 def seen(phantom: Phantom, boxes: dict[str, Box]) -> NDArray[np.bool_]:
-    """Return the pixels of the film inside the crop."""
+    """Return the pixels of the film inside the crop, without a rim of half a pixel of 64."""
     crop = crop_of(boxes)
     window = np.zeros((phantom.image.rows, phantom.image.columns), dtype=np.bool_)
     if crop is not None:
         placed, rows, columns = put_back(np.ones((1, 64, 64), np.float32), crop, *window.shape)
-        window[rows, columns] = placed[0] > 0.5
+        window[rows, columns] = placed[0] > 0.99
     return window
 
 
