@@ -79,10 +79,44 @@ def _campaign(result: dict[str, Any]) -> str:
     )
 
 
+def soak(result: dict[str, Any]) -> str:
+    """Return what the steady load did to every process and to the database."""
+    rows = [
+        ["process", "MiB after warm-up", "MiB at the end", "growth", "open files", "threads", "cores", "started anew"]
+    ]
+    for name, each in result["processes"].items():
+        spans = ["–".join(map(str, dict.fromkeys(each[what]))) for what in ("files", "threads")]
+        memory = [str(each["mib_after_warm_up"]), str(each["mib_at_end"]), f"{each['growth_percent']:+.1f} %"]
+        rows.append([name, *memory, *spans, f"{each['cores']:.3f}", str(each["started_anew"])])
+    low, middle, high = result["load_average"]
+    size, predicted = result["database_bytes"], result["database_bytes_predicted"]
+    states = ", ".join(f"{state} {count}" for state, count in sorted(result["states_at_end"].items()))
+    return "\n".join(
+        [
+            f"`{result['command']}` · {result['machine']}, load average {low}–{high}, median {middle} · {result['date']} · "
+            f"commit {result['commit']} · {result['inference']}, text {result['text']}, results: {', '.join(result['objects'])}",
+            "",
+            f"{result['films']} films in {result['seconds']} s ({result['films_a_second']} a second by C-STORE), "
+            f"{result['batches_not_taken_at_once']} batches of 20 not taken at once (0xA700, sent again). "
+            f"At the last sample ({result['sampled_seconds']:.0f} s): {states}. Database {size / 1e6:.1f} MB, "
+            f"{predicted / 1e6:.1f} MB predicted from its first half "
+            f"({100 * (size / predicted - 1):+.1f} %), {result['database_bytes_a_film'] / 1e3:.1f} kB a film.",
+            "",
+            table(rows),
+            *(
+                ["", f"Wrong ({result['wrong_count']}):", "", *(f"- {text}" for text in result["wrong"])]
+                if result["wrong"]
+                else []
+            ),
+        ]
+    )
+
+
 # Mark: page, stored result, how it is shown.
 PARTS: Final[Mapping[str, tuple[str, str, Callable[[Any], str]]]] = {
     "attacks": ("security.md", "attacks.json", attacks),
     "fuzz": ("reliability.md", "fuzz.json", fuzz),
+    "soak": ("reliability.md", "soak.json", soak),
 }
 
 
