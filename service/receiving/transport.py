@@ -262,13 +262,20 @@ class GuardedSocket(AssociationSocket):
         return parse
 
     def crossing(self, act: Callable[[str], None]) -> Callable[[str], None]:
-        """Wrap the state machine: an answer of ours that crosses an abort ends the association, not its thread."""
+        """Wrap the state machine: what it cannot act on ends the association in good order, not with an error of its thread.
+
+        That is an answer of ours that crosses an abort, or a PDU that is decoded but says what it must not, as an A-ABORT
+        from a source that there is not (PS3.8 9.3.8).
+        """
 
         def do_action(event: str) -> None:
             try:
                 act(event)
             except InvalidEventError:
                 log.info("association ended while it was answered", peer=self._peer, event_code=event)
+                self.assoc._kill = self.assoc.dul._kill_thread = True
+            except Exception as error:  # noqa: BLE001 - whatever a state machine makes of hostile bytes, it is the same outcome
+                log.warning("PDU cannot be acted on", peer=self._peer, error=type(error).__name__)
                 self.assoc._kill = self.assoc.dul._kill_thread = True
             finally:
                 self._news.set()

@@ -85,6 +85,19 @@ def test_a_presentation_context_without_an_odd_number_is_aborted(scp: Running, n
     assert scp.echo() == 0x0000
 
 
+@pytest.mark.parametrize("body", [bytes([0, 0, 9, 0]), bytes([0, 0, 2, 99])])
+def test_an_abort_from_a_source_or_for_a_reason_that_there_is_not_ends_its_association_alone(
+    scp: Running, body: bytes
+) -> None:
+    with capture_logs() as logs, RawPeer(scp.port) as peer:
+        peer.associate()
+        peer.send(pdu(0x07, body))
+        assert peer.closed()
+        scp.wait_until_free()
+    assert "PDU cannot be acted on" in [entry["event"] for entry in logs]
+    assert scp.echo() == 0x0000
+
+
 def test_a_commitment_request_larger_than_the_limit_is_refused_unparsed(
     scp: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
