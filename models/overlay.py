@@ -75,19 +75,28 @@ def _window(image: Image, reading: Reading) -> NDArray[np.uint8]:
     pixels = 1 - image.pixels if reading.image.polarity == "bone dark" else image.pixels
     step = max(1, min(pixels.shape) // SAMPLED_SIDE)
     low, high = np.percentile(pixels[::step, ::step], (0.5, 99.5))
-    grey: NDArray[np.uint8] = (255 * np.clip((pixels - low) / max(float(high - low), 1e-6), 0, 1)).astype(np.uint8)
+    stretched = pixels - np.float32(low)
+    stretched *= np.float32(255 / max(float(high - low), 1e-6))
+    grey: NDArray[np.uint8] = np.clip(stretched, 0, 255, out=stretched).astype(np.uint8)
     return grey
 
 
 def _outline(canvas: Picture.Image, mask: Mask, image: Image, colour: tuple[int, int, int]) -> None:
-    """Paint the inner border of a mask, two pixels wide."""
+    """Paint the inner border of a mask, two pixels wide; only what lies around the mask is looked at."""
     full = Picture.fromarray(mask.to_array(image.rows, image.columns).astype(np.uint8) * 255)
-    inside = np.asarray(full.resize(canvas.size, Picture.Resampling.BILINEAR)) > 127
+    across, down = canvas.width / image.columns, canvas.height / image.rows
+    x1, y1, x2, y2 = mask.box
+    left, top = max(0, int(x1 * across) - 2), max(0, int(y1 * down) - 2)
+    right, bottom = min(canvas.width, int(x2 * across) + 3), min(canvas.height, int(y2 * down) + 3)
+    around = (left / across, top / down, min(right / across, image.columns), min(bottom / down, image.rows))
+    part = full.resize((right - left, bottom - top), Picture.Resampling.BILINEAR, box=around)
+    inside = np.asarray(part) > 127
     core = inside.copy()
     for _ in range(2):
         padded = np.pad(core, 1, constant_values=True)  # the film's own edge is no border of the bone
         core = core & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    canvas.paste(colour, mask=Picture.fromarray((inside & ~core).astype(np.uint8) * 255))
+    border = Picture.fromarray((inside & ~core).astype(np.uint8) * 255)
+    canvas.paste(colour, (left, top, right, bottom), mask=border)
 
 
 def _box(pen: ImageDraw.ImageDraw, region: Region, scale: float) -> None:
