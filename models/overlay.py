@@ -27,7 +27,7 @@ STAGE_COLOURS: Final = {
     "H": (203, 222, 62),
     "I": (253, 214, 58),
 }
-SAMPLED_SIDE: Final = 700  # pixels a side that are enough to find the percentiles of a film's grey levels
+SAMPLED_SIDE: Final = 350  # pixels a side that are enough to find the percentiles of a film's grey levels
 UNGRADED: Final = (170, 170, 170)
 OUTLINES: Final = {"radius": (255, 140, 90), "ulna": (110, 205, 255)}
 

@@ -160,6 +160,8 @@ def _modality(ds: "Dataset", levels: NDArray[Any], remarks: list[str]) -> NDArra
         remarks.append(f"bits above HighBit {high} were set and are ignored")
         levels = levels & ((1 << (high + 1)) - 1)
     try:
+        if "ModalityLUTSequence" not in ds and ds.get("RescaleSlope", 1) == 1 and ds.get("RescaleIntercept", 0) == 0:
+            return levels  # a table of no effect makes eight bytes of each level
         return np.asarray(apply_modality_lut(levels, ds))
     except DECODER_ERRORS as error:
         raise UnreadablePixels("undecodable", f"the modality LUT cannot be applied: {first_line(error)}") from error
