@@ -64,10 +64,14 @@ def draw(image: Image, reading: Reading, *, height: int = 1200, footer: bool = T
 
 
 def describe(region: Region) -> str:
-    """Return the label of a region: its name, RUS-CHN stage and TW3 letter, and how sure the grader is."""
+    """Return the label of a region: its name, RUS-CHN stage and TW3 letter, and how sure the grader is.
+
+    A stage without a runner-up was given by a person, of whom no probability is known.
+    """
     if region.stage is None:
         return region.name
-    return f"{region.name} {region.stage.label} {region.stage.letter} {100 * region.stage.probability:.0f}%"
+    sure = "" if region.stage.runner_up is None else f" {100 * region.stage.probability:.0f}%"
+    return f"{region.name} {region.stage.label} {region.stage.letter}{sure}"
 
 
 def _window(image: Image, reading: Reading) -> NDArray[np.uint8]:

@@ -153,8 +153,8 @@ class _Panel:
         self.y += 36
         shown = result_tables.headline(reading)
         if not shown:
-            self.text(MARGIN, self.y, self.label("no methods"), 30, ALARM)
-            self.y += 56
+            self.paragraph(result_tables.no_headline(reading, self.language), 30, ALARM)
+            self.y += 12
         x = float(MARGIN)
         for method in shown:
             age = method.bone_age_years

@@ -153,7 +153,7 @@ class _Page:
                 at, y + 38, result_tables.under_headline(method, self.language), 9 if len(shown) == 1 else 7.5, FAINT
             )
         if not shown:
-            self.text(x, y + 20, self.word("no methods"), 12, ALARM)
+            self.paragraph(x, y + 4, result_tables.no_headline(reading, self.language), 12, WIDTH - MARGIN - x, ALARM)
         y = self.methods(reading, x, y + 56)
         y = self.paragraph(x, y + 8, wording.age_sentence(reading, self.language), 8.5, WIDTH - MARGIN - x)
         agreement = wording.agreement_sentence(reading, self.language)
@@ -187,7 +187,7 @@ class _Page:
         x, y = 306.0, max(338.0, below + 20)
         self.text(x, y, self.word("bones"), 9, bold=True)
         y += 13
-        columns = (x, x + 80, x + 134, x + 164, x + 200)
+        columns = (x, x + 76, x + 127, x + 160, x + 203)
         for at, key in zip(columns, ("bone", "stage", "probability", "runner-up", "change"), strict=True):
             self.text(at, y, self.word(key), 7, FAINT)
         for row in result_tables.bone_rows(reading, self.language, amendment):

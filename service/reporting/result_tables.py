@@ -34,9 +34,11 @@ _WORDS: Final = {
     "change": ("-1/+1 stage, y", "降/升一期（岁）"),
     "chronological": ("chronological age", "生活年龄"),
     "no methods": ("No method gave a bone age.", "没有方法给出骨龄。"),
+    "no default": ("{} gave no bone age; the other methods are below.", "{}未给出骨龄，其他方法见下。"),
     "by hand": ("reader", "人工"),
     "own": ("AI: {}", "AI：{}"),
     "absent": ("not found", "未检出"),
+    "rejected": ("rejected by the reader", "人工排除"),
     "no stage": ("no stage", "未分期"),
     "name": ("Name", "姓名"),
     "id": ("Patient ID", "患者编号"),
@@ -87,6 +89,13 @@ def headline(reading: Reading) -> list[MethodResult]:
     return [method for method in shown if method.bone_age_years is not None or method.qualifier]
 
 
+def no_headline(reading: Reading, language: Language) -> str:
+    """Return what is written large where the default method has no result; another method's age does not take its place."""
+    if reading.default_method is None or all(method.bone_age_years is None for method in reading.methods):
+        return word("no methods", language)
+    return word("no default", language).format(wording.method_name(reading.default_method, language))
+
+
 def under_headline(method: MethodResult, language: Language) -> str:
     """Return what stands below the large number: the age in years and months, the method and the curve."""
     name, curve = wording.method_name(method.name, language), wording.curve(method.sex, language)
@@ -125,7 +134,9 @@ def bone_rows(reading: Reading, language: Language, amendment: Amendment | None 
         name = wording.bone_label(bone, language) + ("*" if bone in codes.HARD_BONES else "")
         region = reading.region(bone)
         if region is None or region.stage is None:
-            yield BoneRow(name, word("absent" if region is None else "no stage", language))
+            rejected = amendment is not None and bone in amendment.rejected
+            why = "rejected" if rejected else "absent" if region is None else "no stage"
+            yield BoneRow(name, word(why, language))
             continue
         stage = region.stage
         certainty, doubtful, by_hand, runner_up = _certainty(bone, stage, language, amendment)

@@ -9,7 +9,7 @@ from models.reading import Bundle, ImageFacts, Mask, Reading, Region, Stage, Ver
 
 ROWS, COLUMNS = 300, 200
 FACTS = ImageFacts(ROWS, COLUMNS, None, "L", None, "bone bright", "MONOCHROME2", 0.0)
-STAGE = Stage("RUS-CHN", "6", "G", 0.91)
+STAGE = Stage("RUS-CHN", "6", "G", 0.91, "5", 0.06)
 
 
 def _film() -> Image:
@@ -56,3 +56,12 @@ def test_bone_is_shown_bright_whatever_the_polarity(polarity: str, expected: int
 def test_a_label_names_bone_stage_letter_and_certainty() -> None:
     assert overlay.describe(_reading().regions[0]) == "radius 6 G 91%"
     assert overlay.describe(_reading().regions[1]) == "mc2"
+
+
+def test_a_stage_that_a_person_gave_carries_no_probability() -> None:
+    region = next(region for region in _reading().regions if region.stage is not None)
+    assert region.stage is not None
+    read = dataclasses.replace(region.stage, probability=0.71, runner_up="5", runner_up_probability=0.2)
+    given = dataclasses.replace(region.stage, probability=1.0, runner_up=None, runner_up_probability=None)
+    assert overlay.describe(dataclasses.replace(region, stage=read)).endswith(" 71%")
+    assert "%" not in overlay.describe(dataclasses.replace(region, stage=given))

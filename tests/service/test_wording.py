@@ -13,7 +13,7 @@ import service
 from models.calibration import SignOff, SiteCalibration
 from models.detection import verdict
 from models.image import Image
-from models.reading import ImageFacts, MethodResult, Reason, Region, Stage
+from models.reading import ImageFacts, MethodResult, Reading, Reason, Region, Stage
 from models.regions import RUS
 from models.scoring import Scoring
 from models.standards import RUS_CHN, TW3_RUS
@@ -297,9 +297,34 @@ def test_with_both_curves_each_position_names_its_own() -> None:
 def test_picture_and_page_show_what_a_person_changed_beside_what_was_read() -> None:
     """A row of a corrected bone says who set it, not how sure the grader is of another stage."""
     original = readings.reading()
-    amendment = Amendment("TEST^READER", "HOSPITAL", AT, verified=True, original=original, stages={"mc5": "6"})
-    row = next(r for r in result_tables.bone_rows(original, "en", amendment) if r.name == "MC5")
-    assert (row.certainty, row.by_hand, row.runner_up) == ("reader", True, "AI: 5")
+    amendment = Amendment("TEST^READER", "HOSPITAL", AT, True, original, {"mc5": "6"}, ("dp5",))
+    without = dataclasses.replace(original, regions=tuple(r for r in original.regions if r.name != "dp5"))
+    rows = {row.name: row for row in result_tables.bone_rows(without, "en", amendment)}
+    assert (rows["MC5"].certainty, rows["MC5"].by_hand, rows["MC5"].runner_up) == ("reader", True, "AI: 5")
+    assert rows["DP5"].stage == "rejected by the reader"
+    assert {row.name: row.stage for row in result_tables.bone_rows(without, "en")}["DP5"] == "not found"
+
+
+@pytest.mark.parametrize(
+    ("language", "default", "none"),
+    [
+        ("en", "RUS-CHN gave no bone age; the other methods are below.", "No method gave a bone age."),
+        ("zh", "RUS-CHN未给出骨龄，其他方法见下。", "没有方法给出骨龄。"),
+    ],
+)
+def test_the_headline_without_the_default_method_does_not_deny_the_others(
+    language: codes.Language, default: str, none: str
+) -> None:
+    whole = readings.reading()
+
+    def missing(*names: str) -> Reading:
+        lost = {"bone_age_years": None, "interval_years": None, "reason": "no stage for dp5"}
+        methods = (dataclasses.replace(m, **lost) if m.name in names else m for m in whole.methods)  # type: ignore[arg-type]
+        return dataclasses.replace(whole, methods=tuple(methods))
+
+    assert result_tables.headline(missing("RUS-CHN")) == []
+    assert result_tables.no_headline(missing("RUS-CHN"), language) == default
+    assert result_tables.no_headline(missing(*(m.name for m in whole.methods)), language) == none
 
 
 def test_lines_break_where_chinese_and_english_allow_it() -> None:
