@@ -91,9 +91,10 @@ def headline(reading: Reading) -> list[MethodResult]:
 
 def no_headline(reading: Reading, language: Language) -> str:
     """Return what is written large where the default method has no result; another method's age does not take its place."""
-    if reading.default_method is None or all(method.bone_age_years is None for method in reading.methods):
+    methods = wording.in_order(reading)
+    if all(method.bone_age_years is None for method in methods):
         return word("no methods", language)
-    return word("no default", language).format(wording.method_name(reading.default_method, language))
+    return word("no default", language).format(wording.method_name(methods[0].name, language))
 
 
 def under_headline(method: MethodResult, language: Language) -> str:
