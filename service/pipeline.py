@@ -18,7 +18,7 @@ from models import pixels
 from models.reader import Reader
 from models.reading import Reading, Reason, Verdict
 from models.regions import Sex
-from service import priors
+from service import priors, tracing
 from service.amendments import amendment_of
 from service.deidentification.burned_in.cleaning import clean_instance
 from service.deidentification.deidentify import age_days, for_inference, patient_of
@@ -140,6 +140,7 @@ class Pipeline:
         age_years = None if claim.job.age_days is None else claim.job.age_days / DAYS_PER_YEAR
         reading = self.reader.read(image, cast("Sex | None", claim.job.sex), age_years).marked(claim.job.side_marker)
         timings |= reading.timings_ms
+        tracing.annotate({f"ms.{part}": round(took, 1) for part, took in reading.timings_ms.items()})
         stored = {"reading": reading.to_json(), "bundle_sha256": reading.bundle.sha256}
         if not reading.verdict.accepted:
             return self._reject(claim, reading.verdict.reasons, timings, **stored)
@@ -273,7 +274,7 @@ class Pipeline:
         with _timed(timings, "results built"):
             self._build(claim, destination, work, breakers)
         waiting = [row for row in self._rows(destination, job) if row.state in TO_SEND]
-        with _timed(timings, f"sent to {destination.name}"):
+        with _timed(timings, f"sent to {destination.name}", "send", **_whereto(destination, self.settings)):
             self._send(destination, job, waiting, breakers)
 
     def _rows(self, destination: Destination, job: Job) -> list[ResultObject]:
@@ -284,6 +285,8 @@ class Pipeline:
             return
 
         def record(sent: scu.Sent) -> None:
+            if sent.status is not None:
+                tracing.event("C-STORE response", {"sop_class": sent.SOPClassUID, "status": f"0x{sent.status:04X}"})
             if sent.accepted or sent.status is not None or isinstance(sent.error, Permanent):
                 refused = ResultState.REFUSED if isinstance(sent.error, Permanent) else ResultState.BUILT
                 state = ResultState.ACCEPTED if sent.accepted else refused
@@ -316,6 +319,17 @@ class Pipeline:
             self._negotiation.forget(destination)
         if errors:
             raise _chief(errors)
+
+
+def _whereto(destination: Destination, settings: Settings) -> dict[str, str | int]:
+    """Return what a trace says of a destination."""
+    return {
+        "destination": destination.name,
+        "called_ae_title": destination.ae_title,
+        "calling_ae_title": settings.ae_title,
+        "server.address": destination.host,
+        "server.port": destination.port,
+    }
 
 
 def _chief(errors: Sequence[CarpusError]) -> CarpusError:
@@ -399,9 +413,11 @@ def _encoded(ds: Dataset) -> bytes:
 
 
 @contextmanager
-def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
+def _timed(timings: dict[str, float], name: str, span: str = "", **told: str | int) -> Iterator[None]:
+    """Time the block for the timeline, and trace it, under a name of its own where the first one names a destination."""
     started = time.perf_counter()
     try:
-        yield
+        with tracing.span(span or name, kind="CLIENT" if told else "INTERNAL", attributes=told):
+            yield
     finally:
         timings[name] = timings.get(name, 0.0) + (time.perf_counter() - started) * 1000

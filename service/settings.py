@@ -202,6 +202,37 @@ class ConfirmationSettings(_Frozen):
     )
 
 
+class TracingSettings(_Frozen):
+    """Traces of OpenTelemetry, sent as OTLP over HTTP; needs `pip install 'carpus[tracing]'`. They hold nothing of a patient.
+
+    The variables of OpenTelemetry hold beside these: OTEL_EXPORTER_OTLP_ENDPOINT in place of `endpoint`, OTEL_EXPORTER_OTLP_HEADERS
+    and _CERTIFICATE, OTEL_TRACES_SAMPLER and _ARG, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_SDK_DISABLED.
+    """
+
+    endpoint: str = Field(
+        default="",
+        pattern=r"^(https?://[^\s?#]+)?$",
+        description="of the collector, the part before /v1/traces; empty: none, or the one that the variable names",
+    )
+    timeout_seconds: float = Field(
+        default=3, gt=0, le=30, description="for a delivery, and for the last one at the end"
+    )
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is traced."""
+        if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+            return False
+        named = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        return bool(self.endpoint or any(os.environ.get(name) for name in named))
+
+    @property
+    def traces_url(self) -> str:
+        """Where the spans go; empty where the variable says it."""
+        base = self.endpoint.rstrip("/")
+        return base if not base or base.endswith("/v1/traces") else f"{base}/v1/traces"
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -417,6 +448,7 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     web: WebSettings = WebSettings()
     keys: KeySettings = KeySettings()
+    tracing: TracingSettings = TracingSettings()
     log_level: str = "INFO"
     log_json: bool = True
 

@@ -214,6 +214,7 @@ class Job(Table):
     reading: Mapped[str | None]  # Reading.to_json()
     bundle_sha256: Mapped[str | None]
     read_at: Mapped[dt.datetime | None]  # when the Reading was made: the content date of every result
+    traceparent: Mapped[str | None]  # of the film's trace (W3C Trace Context); none: it is not traced
     created_at: Mapped[dt.datetime]
     updated_at: Mapped[dt.datetime]
     state_since: Mapped[dt.datetime]

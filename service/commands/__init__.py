@@ -36,6 +36,13 @@ def opened(config: Path | None, process: str) -> "tuple[Settings, Jobs]":
     return loaded, Jobs(engine, process=f"{process} {os.getpid()}{who}")
 
 
+def traced(settings: "Settings", process: str) -> None:
+    """Trace what this process does, where a collector is named."""
+    from service import installation, tracing
+
+    tracing.configure(settings.tracing, process, version=installation.software_version())
+
+
 def audited(settings: "Settings", jobs: "Jobs", event: "Event", detail: str) -> None:
     """Tell the audit trail what somebody at the command line did."""
     from service.auditing.messages import APPLICATION_ROLE, AuditMessage, Participant

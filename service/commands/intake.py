@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from service.commands import config_option, opened
+from service.commands import config_option, opened, traced
 
 
 @click.command()
@@ -26,6 +26,7 @@ def intake(config: Path | None) -> None:
     from service.trust.vault import Vault
 
     settings, jobs = opened(config, "intake")
+    traced(settings, "intake")
     stores = Stores.open(settings.data_directory)
     pseudonyms = Pseudonyms.of(settings)
     vault = Vault.of(settings, pseudonyms)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from service.commands import config_option, opened
+from service.commands import config_option, opened, traced
 
 
 @click.command()
@@ -25,6 +25,7 @@ def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
     from service.storage import Stores
 
     settings, jobs = opened(config, f"worker {queue}")
+    traced(settings, f"worker {queue}")
     stores = Stores.open(settings.data_directory)
     rounds: Callable[[], object] = list  # nothing beside the steps
     facts: Callable[[], dict[str, object]] = dict

@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from service import tracing
 from service.ledger import DEADLINES, FINAL, UnknownJob
 from service.queue.causes import Decision
 from service.queue.leases import Claim, LeaseLost, Sweep
@@ -76,6 +77,7 @@ class Jobs(Sendings):
             if to == State.PREPARED:
                 self._note_late_film(session, claim.job)
             self._let_later_ones_go(session, claim.job.subject, before)
+        tracing.annotate({"state": to.value})
 
     def retry_later(self, claim: Claim, code: str, text: str, delay: dt.timedelta, next_action: str = "") -> None:
         """Release the claimed step, to be tried again after the delay."""
@@ -195,6 +197,7 @@ class Jobs(Sendings):
         last = session.scalar(select(func.max(Job.revision)).where(Job.instance_id == old.instance_id)) or 0
         urgency = int(old.priority if priority is None else priority)
         place = {"priority": urgency, "peer": old.peer, "turn": next_turn(session, old.peer, urgency)}
+        place["traceparent"] = old.traceparent  # one trace a film, whatever becomes of it
         entered = self._entered(state, now) | fields
         job = Job(instance_id=old.instance_id, revision=last + 1, created_at=now, **place, **entered)
         session.add(job)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import and_, select
 from sqlalchemy.exc import IntegrityError
 
+from service import tracing
 from service.errors import CarpusError
 from service.ledger import DEADLINES, Ledger
 from service.queue.turns import next_turn
@@ -71,9 +72,11 @@ class Reception(Ledger):
                     created_at=now,
                     updated_at=now,
                     state_since=now,
+                    traceparent=tracing.carried(),
                 )
                 session.add(job)
                 session.flush()
+                tracing.annotate({"job": job.id})
                 text = f"{received.byte_count} bytes from {received.calling_ae_title}"
                 self._note(session, job.id, "received", text)
                 return instance.id

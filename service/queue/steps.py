@@ -2,11 +2,12 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Final, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from service import tracing
 from service.errors import Postponed
 from service.log import about, get_logger
 from service.queue.causes import decide
@@ -17,6 +18,7 @@ log = get_logger()
 
 HEARTBEATS_PER_LEASE: Final = 4
 MESSAGE_STATES: Final = (State.PREPARED, State.INFERRED)
+STAGES: Final = {State.PREPARED: "infer", State.INFERRED: "deliver"}  # what a step is called in traces
 
 
 class Pipeline(Protocol):
@@ -54,7 +56,7 @@ class Steps:
         """Prepare a received job; a repeated call does nothing. Errors are the caller's: it keeps the file in quarantine."""
         claim = self._jobs.claim(job_id, State.RECEIVED)
         if claim is not None:
-            with self._kept(claim):
+            with _traced("prepare", claim), self._kept(claim):
                 self._pipeline.prepare(claim)
             self._send_next(job_id)
 
@@ -75,7 +77,7 @@ class Steps:
             return False
         job = claim.job
         try:
-            with about(job=job.id, step=job.state), self._kept(claim):
+            with about(job=job.id, step=job.state), _traced(STAGES[State(job.state)], claim), self._kept(claim):
                 self._steps[State(job.state)](claim)
         except LeaseLost:
             log.warning("lease lost", job=job.id, state=job.state)
@@ -130,3 +132,11 @@ class Steps:
         state = State(self._jobs.get(job_id).state)
         if state in MESSAGE_STATES:
             self._publish(job_id, state)
+
+
+def _traced(stage: str, claim: Claim) -> AbstractContextManager[None]:
+    """Trace one attempt at a step, as a child of the film's reception."""
+    job = claim.job
+    waited = (claim.started_at - job.state_since).total_seconds() * 1000
+    said = {"job": job.id, "revision": job.revision, "attempt": job.attempts, "waited_ms": round(waited, 1)}
+    return tracing.span(stage, parent=job.traceparent, kind="CONSUMER", attributes=said)

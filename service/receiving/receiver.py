@@ -13,6 +13,7 @@ from pydicom.uid import UID
 from pynetdicom.dsutils import create_file_meta, encode_file_meta
 from sqlalchemy.exc import SQLAlchemyError
 
+from service import tracing
 from service.conformance import FAILURE, OTHER_BYTES, OUT_OF_RESOURCES, STORED, Status
 from service.errors import Retryable
 from service.log import get_logger, whereabouts
@@ -65,8 +66,11 @@ class Receiver:
         peer = f"{association.requestor.ae_title}@{association.requestor.address}"
         data: memoryview = request.DataSet.getbuffer()
         fields = {"peer": peer, "bytes": len(data)}
+        told = {"calling_ae_title": association.requestor.ae_title, "bytes": len(data)}
         try:
-            instance_id, repeated = self._keep(event, data)
+            with tracing.span("receive", kind="SERVER", attributes=told):
+                instance_id, repeated = self._keep(event, data)
+                tracing.annotate({"instance": instance_id, "repeated": repeated})
         except (SQLAlchemyError, Retryable) as error:
             self.pressure.refused(error)
             # The text of a database error would repeat the row: UIDs, the accession number.

@@ -17,6 +17,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from sqlalchemy.exc import SQLAlchemyError
 
+from service import tracing
 from service.conformance import (
     ADDRESS_UNKNOWN,
     CALLED_UNKNOWN,
@@ -30,6 +31,7 @@ from service.conformance import (
     Rejection,
 )
 from service.errors import Permanent
+from service.installation import software_version
 from service.log import get_logger
 from service.queue.jobs import Jobs
 from service.receiving import prefork
@@ -228,6 +230,7 @@ def serve(settings: Settings, stores: Stores, jobs: Jobs, *, ready: Callable[[in
 
 def _receive(server: StorageServer, name: str) -> None:
     """Receive in this process until SIGTERM or SIGINT."""
+    tracing.configure(server.settings.tracing, "scp", version=software_version())
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -14,7 +14,7 @@ from typing import Any, Final
 from sqlalchemy import Engine, and_, or_, select, update
 from sqlalchemy.orm import Session
 
-from service import uids
+from service import tracing, uids
 from service.queue.jobs import Jobs
 from service.tables import Commitment, CommitmentState, Instance, Job, ResultObject, ResultState, State
 
@@ -84,11 +84,22 @@ class Confirmations(Jobs):
         Names of the destinations that are to prove what they keep (`confirm` is not none).
     maximum_resends
         How often an object that was lost is sent again before the job is FAILED.
+    ae_titles
+        Of the destinations by name, for traces.
     """
 
-    def __init__(self, engine: Engine, *, required: Iterable[str], maximum_resends: int = 3, **options: Any) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        required: Iterable[str],
+        maximum_resends: int = 3,
+        ae_titles: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(engine, **options)
         self.required = frozenset(required)
+        self.ae_titles = dict(ae_titles or {})
         self.maximum_resends = maximum_resends
 
     def due(self, destination: str, limit: int = BATCH) -> list[Unproved]:
@@ -256,6 +267,7 @@ class Confirmations(Jobs):
 
     def _confirm(self, session: Session, rows: Sequence[ResultObject], way: Way, text: str) -> int:
         now = self.now()
+        self._trace(session, rows, way, now)
         for row in rows:
             row.state, row.confirmed_at, row.confirmed_by = ResultState.CONFIRMED, now, way
             row.failure_reason = None
@@ -263,6 +275,23 @@ class Confirmations(Jobs):
             kinds = ", ".join(row.kind for row in rows if row.job_id == job_id)
             self._note(session, job_id, "object-confirmed", f"{kinds}: {text}")
         return len(rows)
+
+    def _trace(self, session: Session, rows: Sequence[ResultObject], way: Way, now: dt.datetime) -> None:
+        """Add to each film's trace how long its results were accepted and not yet proved."""
+        if not tracing.on():
+            return
+        proved: dict[int, list[ResultObject]] = {}
+        for row in rows:
+            if row.state != ResultState.CONFIRMED:
+                proved.setdefault(row.job_id, []).append(row)
+        for job in session.scalars(select(Job).where(Job.id.in_([*proved]))):
+            mine = proved[job.id]
+            name = mine[0].destination
+            told = {"job": job.id, "revision": job.revision, "attempt": 1 + max(row.resends for row in mine)}
+            where = {"destination": name, "called_ae_title": self.ae_titles.get(name, ""), "proof": way.value}
+            accepted_at = max(row.updated_at for row in mine)
+            attributes = {**told, **where, "objects": len(mine)}
+            tracing.record("confirm", parent=job.traceparent, started=accepted_at, ended=now, attributes=attributes)
 
     def _missing(self, session: Session, rows: Mapping[ResultObject, int | None]) -> None:
         now = self.now()

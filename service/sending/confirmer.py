@@ -31,6 +31,7 @@ def record_of(settings: Settings, jobs: Jobs) -> Confirmations:
         jobs.engine,
         required=required,
         maximum_resends=settings.confirmation.maximum_resends,
+        ae_titles={destination.name: destination.ae_title for destination in settings.destinations},
         process=jobs.process,
         clock=jobs.now,
     )

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import date
 
@@ -16,6 +17,7 @@ from pydicom.uid import JPEGLSLossless
 from models.phantom import draw, draw_other
 from service.queue.jobs import State
 from service.wrap import Patient, wrap
+from tests.collector import Collector, collecting
 from tests.integration.serving import ROOT, Installation, serving
 from tests.integration.test_serve import send, wait_for
 
@@ -25,9 +27,19 @@ CHILD = Patient("TEST^PHANTOM", "TEST-7", "F", date(2016, 5, 4))
 
 
 @pytest.fixture(scope="module")
-def carpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    with serving(tmp_path_factory.mktemp("loop"), command=("service", "serve", "--config")) as installation:
-        yield installation
+def collector() -> Iterator[Collector]:
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def carpus(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Installation]:
+    folder = tmp_path_factory.mktemp("loop")
+    command = ("service", "serve", "--config")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")  # ms; 5,000 unless it is set
+        with serving(folder, command=command, tracing={"endpoint": collector.url}) as installation:
+            yield installation
 
 
 def returned(installation: Installation, film: Dataset) -> list[Dataset]:
@@ -41,7 +53,9 @@ def jobs_command(installation: Installation, *words: str) -> str:
     return done.stdout
 
 
-def test_a_hand_comes_back_read_within_its_own_study(carpus: Installation) -> None:
+def test_a_hand_comes_back_read_within_its_own_study_and_as_one_trace(
+    carpus: Installation, collector: Collector
+) -> None:
     film = wrap(draw(3, age_years=10, sex="F").image, CHILD, study="hand")
     send(carpus, film)
     wait_for(carpus.jobs, [film], State.CONFIRMED, 120)
@@ -55,6 +69,30 @@ def test_a_hand_comes_back_read_within_its_own_study(carpus: Installation) -> No
     assert report.VerificationFlag == "UNVERIFIED"
     evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
     assert evidence.ReferencedSOPInstanceUID == film.SOPInstanceUID
+    traced_to_the_end(carpus, collector, film)
+
+
+def traced_to_the_end(installation: Installation, collector: Collector, film: Dataset) -> None:
+    """Assert that every process has told the collector of its part of the film's one trace, and nothing of the patient."""
+    wanted = {
+        "receive": "carpus scp",
+        "prepare": "carpus intake",
+        "infer": "carpus worker inference",
+        "deliver": "carpus worker delivery",
+        "send": "carpus worker delivery",
+    }
+    (job,) = installation.jobs.find(film.SOPInstanceUID)
+    trace = (job.traceparent or "--").split("-")[1]
+    end = time.monotonic() + 30
+    while not {*wanted, "confirm"} <= {span["name"] for span in collector.spans if span["trace"] == trace}:
+        assert time.monotonic() < end, collector.spans
+        time.sleep(0.1)
+    spans = {span["name"]: span for span in collector.spans if span["trace"] == trace}
+    assert {name: spans[name]["service"] for name in wanted} == wanted
+    assert {spans[name]["told"]["carpus.job"] for name in wanted if name != "send"} == {job.id}
+    assert {spans[name]["told"]["carpus.called_ae_title"] for name in ("send", "confirm")} == {"PACS"}
+    for value in ("PHANTOM", film.PatientID, film.StudyInstanceUID, film.SOPInstanceUID, film.AccessionNumber):
+        assert str(value) not in repr(collector.spans)
 
 
 def test_a_chest_film_ends_rejected_with_its_reason_in_the_pacs_and_in_carpus_jobs(carpus: Installation) -> None:
