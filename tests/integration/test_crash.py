@@ -38,9 +38,8 @@ else:
 
 def died(folder: Path, how: str) -> subprocess.CompletedProcess[str]:
     soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(
-        resource.RLIMIT_CORE, (hard, hard)
-    )  # an administrator who wants dumps of everything; 0 in some containers
+    # An administrator who wants dumps of everything; 0 in some containers.
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
     try:
         return subprocess.run(
             [sys.executable, "-c", DIES],
