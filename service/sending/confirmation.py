@@ -287,11 +287,17 @@ class Confirmations(Jobs):
         for job in session.scalars(select(Job).where(Job.id.in_([*proved]))):
             mine = proved[job.id]
             name = mine[0].destination
-            told = {"job": job.id, "revision": job.revision, "attempt": 1 + max(row.resends for row in mine)}
-            where = {"destination": name, "called_ae_title": self.ae_titles.get(name, ""), "proof": way.value}
+            told: dict[str, str | int] = {
+                "job": job.id,
+                "revision": job.revision,
+                "attempt": 1 + max(row.resends for row in mine),
+                "destination": name,
+                "called_ae_title": self.ae_titles.get(name, ""),
+                "proof": way.value,
+                "objects": len(mine),
+            }
             accepted_at = max(row.updated_at for row in mine)
-            attributes = {**told, **where, "objects": len(mine)}
-            tracing.record("confirm", parent=job.traceparent, started=accepted_at, ended=now, attributes=attributes)
+            tracing.record("confirm", parent=job.traceparent, started=accepted_at, ended=now, attributes=told)
 
     def _missing(self, session: Session, rows: Mapping[ResultObject, int | None]) -> None:
         now = self.now()
