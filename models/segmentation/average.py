@@ -12,11 +12,12 @@ from pathlib import Path
 from models import weights
 from models.engine import git_commit
 from models.segmentation.network import ARCHITECTURES
+from models.segmentation.predict import LOOKS
 from models.weights import FREE_TERMS, Metadata
 
 
-def average(first: Path, second: Path, out: Path, *, version: str = "1") -> Metadata:
-    """Write the mean of two weights folders of one architecture.
+def average(first: Path, second: Path, out: Path, *, version: str = "1", looks: int = 1) -> Metadata:
+    """Write the mean of two weights folders of one architecture; a film is then seen through `looks` crops.
 
     Raises
     ------
@@ -36,6 +37,7 @@ def average(first: Path, second: Path, out: Path, *, version: str = "1") -> Meta
         created="",
         commit=git_commit(),
         metrics={"mean of": [weights.digest(first), weights.digest(second)]},
+        preprocessing={**after.preprocessing, "looks": looks},
     )
     return weights.save(out, mean, metadata, half=True)
 
@@ -47,8 +49,9 @@ def main() -> None:
     parser.add_argument("second", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--version", default="1")
+    parser.add_argument("--looks", type=int, choices=tuple(LOOKS), default=1, help="crops a film is seen through")
     options = parser.parse_args()
-    average(options.first, options.second, options.out, version=options.version)
+    average(options.first, options.second, options.out, version=options.version, looks=options.looks)
 
 
 if __name__ == "__main__":

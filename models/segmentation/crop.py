@@ -4,7 +4,7 @@ The crop is upright (forearm down) and has the radius on the right, whatever the
 line from the ulna's box to the radius's is its x axis. Its side is `SIDE` times the radius's box.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -126,3 +126,25 @@ def put_back(values: Array, crop: Crop, rows: int, columns: int) -> tuple[Array,
     planes = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
     placed = functional.grid_sample(planes[None], grid[None], mode="bilinear", align_corners=False)[0]
     return placed.numpy(), slice(int(y1), int(y2)), slice(int(x1), int(x2))
+
+
+def join(values: Array, crops: Sequence[Crop], rows: int, columns: int) -> tuple[Array, slice, slice]:
+    """Put several crops' values back; where they overlap, the result is their mean.
+
+    `values` is (crops, channels, size, size); what is returned is as in `put_back`, for the part of the film all of them cover.
+    """
+    if len(crops) == 1:
+        return put_back(values[0], crops[0], rows, columns)
+    # One channel more says how much of a crop a pixel has: bilinear sampling fades at its border.
+    shares = np.ones((1, *values.shape[2:]), np.float32)
+    placed = [put_back(np.concatenate((v, shares)), crop, rows, columns) for v, crop in zip(values, crops, strict=True)]
+    downs, acrosses = [part[1] for part in placed], [part[2] for part in placed]
+    rows_seen = slice(min(down.start for down in downs), max(down.stop for down in downs))
+    columns_seen = slice(min(across.start for across in acrosses), max(across.stop for across in acrosses))
+    y, x = rows_seen.start, columns_seen.start
+    total = np.zeros((values.shape[1] + 1, rows_seen.stop - y, columns_seen.stop - x), np.float32)
+    for part, down, across in placed:
+        total[:, down.start - y : down.stop - y, across.start - x : across.stop - x] += part
+    # Where all crops together cover less than one pixel of one crop, nothing is made greater than it was.
+    total[:-1] /= np.maximum(total[-1:], 1.0)
+    return total[:-1], rows_seen, columns_seen

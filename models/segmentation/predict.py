@@ -12,9 +12,12 @@ from models import weights
 from models.image import Image
 from models.reading import Box, Mask, Region
 from models.regions import RADIUS, ULNA
-from models.segmentation.crop import Array, crop_of, cut, normalise, put_back
+from models.segmentation.crop import Array, crop_of, cut, join, normalise
 from models.segmentation.network import ARCHITECTURES, CLASSES, build, layout
 
+# The crops a film is seen through, by their number: turn in degrees, scale, shift to the right and down in crop sides (`Crop.moved`).
+# What the network says of a pixel depends on where the crop's edge happens to lie; the mean over three crops depends on it less.
+LOOKS: Final = {1: ((0.0, 1.0, 0.0, 0.0),), 3: ((0.0, 1.0, 0.0, 0.0), (5.0, 1.08, 0.0, 0.0), (-5.0, 0.95, 0.0, 0.0))}
 # A bone shows as at most two pieces, shaft and epiphysis; a second piece smaller than this share of the first is a speck.
 _SPECK: Final = 0.003
 # Bone has no holes on a film; larger ones are left, for the growth plate may be enclosed at its two ends.
@@ -37,6 +40,10 @@ class Segmenter:
         self.net.load_state_dict(tensors)
         self.net.eval().to(memory_format=layout(self.net))
         self.size = int(self.metadata.preprocessing["size"])
+        looks = self.metadata.preprocessing.get("looks", 1)
+        if looks not in LOOKS:
+            raise weights.WeightsRefused(folder, "looks", " or ".join(map(str, LOOKS)), looks)
+        self.looks = LOOKS[looks]
 
     def segment(self, image: Image, regions: tuple[Region, ...]) -> dict[str, Mask]:
         """Return the outline of each of the two bones that was found, in pixels of the film."""
@@ -49,18 +56,22 @@ class Segmenter:
         return decided(image, boxes, *found) if found is not None else {}
 
     def chances(self, image: Image, boxes: dict[str, Box]) -> tuple[Array, slice, slice] | None:
-        """Return the probability of ulna and of radius, (2, rows, columns), in the part of the film that the crop covers."""
+        """Return the probability of ulna and of radius, (2, rows, columns), in the part of the film that the crops cover.
+
+        It is the mean over the crops that cover a pixel.
+        """
         crop = crop_of(boxes)
         if crop is None:
             return None
-        sampled, inside = cut(image.pixels, crop, self.size)
-        return put_back(self.probabilities(normalise(sampled, inside))[1:], crop, image.rows, image.columns)
+        crops = [crop.moved(*look) for look in self.looks]
+        views = [normalise(*cut(image.pixels, seen, self.size)) for seen in crops]
+        return join(self.probabilities(np.stack(views))[:, 1:], crops, image.rows, image.columns)
 
     @torch.inference_mode()
-    def probabilities(self, crop: Array) -> Array:
-        """Map a normalised crop (size, size) to the probability of each class, (3, size, size)."""
-        scores = self.net(torch.from_numpy(crop)[None, None].to(memory_format=layout(self.net)))
-        chances: Array = scores[0].float().softmax(dim=0).numpy()
+    def probabilities(self, crops: Array) -> Array:
+        """Map normalised crops (n, size, size) to the probability of each class, (n, 3, size, size)."""
+        scores = self.net(torch.from_numpy(crops)[:, None].to(memory_format=layout(self.net)))
+        chances: Array = scores.float().softmax(dim=1).numpy()
         return chances
 
 

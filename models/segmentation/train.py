@@ -37,6 +37,7 @@ from models.segmentation.batches import fill_prior, measure, mixed, prepare
 from models.segmentation.data import SIZE, Crops, drawn_for
 from models.segmentation.losses import LOSSES, total
 from models.segmentation.network import ARCHITECTURES, CLASSES, CLASSICAL, build, layout
+from models.segmentation.predict import LOOKS
 from models.weights import FREE_TERMS, RSNA_TERMS, Metadata
 
 CURVE_STEPS: Final = 5  # steps averaged into one point of the loss curve
@@ -68,6 +69,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--terms", help="terms of the weights; left out: free, or the RSNA's where outlines are given")
     made.add_argument("--source", help="what the outlined films are, for the weights' metadata")
     made.add_argument("--version", default="1", help="version of the weights")
+    made.add_argument(
+        "--looks", type=int, choices=tuple(LOOKS), default=1, help="crops the trained weights see a film through"
+    )
     made.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw")
     made.add_argument(
         "--schedule",
@@ -228,6 +232,7 @@ def _ship(
             hyperparameters=hyperparameters,
             preprocessing={
                 "size": options.size,
+                "looks": options.looks,
                 "classes": list(CLASSES),
                 "normalisation": "mean and standard deviation of the crop",
             },

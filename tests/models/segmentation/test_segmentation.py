@@ -18,7 +18,7 @@ from models.segmentation import table
 from models.segmentation.average import average
 from models.segmentation.batches import prepare
 from models.segmentation.compare import area_under_curve, common
-from models.segmentation.crop import crop_of, cut, normalise, put_back
+from models.segmentation.crop import Crop, crop_of, cut, join, normalise, put_back
 from models.segmentation.data import MARGIN, Crops
 from models.segmentation.evaluate import hausdorff_95
 from models.segmentation.losses import LOSSES, compound, total
@@ -200,6 +200,39 @@ def test_a_segmenter_of_saved_weights_answers_in_film_coordinates(tmp_path: Path
     assert set(masks) <= {"radius", "ulna"}
     assert all(mask.shape == (300, 240) for mask in masks.values())
     assert segmenter.masks(Image(film.image.pixels), {}) == {}
+
+
+def test_a_segmenter_that_is_to_look_twice_is_refused(tmp_path: Path) -> None:
+    net = build("unet", {"widths": [4, 8]})
+    made = Metadata(
+        "segmentation",
+        "unet",
+        FREE_TERMS,
+        ("none",),
+        0,
+        preprocessing={"size": 64, "looks": 2},
+        hyperparameters={"widths": [4, 8]},
+    )
+    weights.save(tmp_path, net.state_dict(), made)
+    with pytest.raises(weights.WeightsRefused, match="looks: expected 1 or 3, found 2"):
+        Segmenter(tmp_path)
+
+
+def test_crops_that_overlap_are_joined_to_their_mean_and_the_others_stay_as_they_are() -> None:
+    left = Crop(np.array([60.0, 80.0]), np.eye(2), 60.0)
+    right = Crop(np.array([100.0, 80.0]), np.eye(2), 60.0)
+    values = np.stack([np.full((1, 32, 32), level, np.float32) for level in (0.2, 0.8)])
+    joined, rows, columns = join(values, [left, right], 160, 160)
+    film = np.zeros((160, 160))
+    film[rows, columns] = joined[0]
+    assert film[80, 40] == pytest.approx(0.2)
+    assert film[80, 80] == pytest.approx(0.5)
+    assert film[80, 120] == pytest.approx(0.8)
+    assert film[20, 80] == film[80, 20] == film[80, 140] == 0
+    alone, down, across = join(values[:1], [left], 160, 160)
+    expected, *place = put_back(values[0], left, 160, 160)
+    assert [down, across] == place
+    assert np.array_equal(alone, expected)
 
 
 def test_a_bone_keeps_its_shaft_and_its_epiphysis_and_loses_specks_and_holes() -> None:
