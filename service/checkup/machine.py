@@ -2,6 +2,7 @@
 
 import datetime as dt
 import os
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -44,22 +45,19 @@ def look(settings: Settings, jobs: Jobs, clock_url: str | None) -> Iterator[Find
 
 
 def disk(settings: Settings) -> Finding:
-    """Write and flush a file in the data directory, and compare the free space with the reserve."""
-    folder, reserve = settings.data_directory, settings.limits.minimum_free_disk_bytes
-    probe = folder / f".check-{os.getpid()}"
+    """Write and flush a file where films are received, and compare the free space with the reserve."""
+    folder, reserve = settings.data_directory / "identified", settings.limits.minimum_free_disk_bytes
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        started = time.perf_counter()
-        with probe.open("wb") as file:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".check-") as file:
+            started = time.perf_counter()
             file.write(bytes(1 << 20))
             file.flush()
             os.fsync(file.fileno())
-        seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - started
     except OSError as error:
-        action = f"let this user write to data_directory ({folder}), or set another one"
+        action = "let this user write to data_directory, or set another one; with containers, ask the one that receives"
         return Finding(PLACE, "disk", Verdict.FAILED, f"{folder}: {error.strerror}", action)
-    finally:
-        probe.unlink(missing_ok=True)
     state = os.statvfs(folder)
     free = state.f_bavail * state.f_frsize
     words = f"{free / 1e9:.1f} GB free, {reserve / 1e9:.1f} GB in reserve; 1 MiB flushed in {seconds * 1000:.0f} ms"

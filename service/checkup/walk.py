@@ -37,7 +37,7 @@ def walk(settings: Settings, jobs: Jobs, *, read_only: bool = False, clock_url: 
 
     def make(profile: ResultProfile) -> list[Dataset]:
         image, header, reading = sample()
-        return samples.objects(profile, installation.device_uid(settings), reading, image, header)
+        return samples.objects(profile, installation.device_uid(settings, jobs.engine), reading, image, header)
 
     if not settings.destinations:
         action = "name the PACS under `destinations` (name, ae_title, host, port)"

@@ -32,5 +32,4 @@ def supervise(settings: Settings, jobs: Jobs, children: Sequence[Child]) -> None
         )
 
     with installation.locked(settings.data_directory):
-        installation.device_uid(settings)
         Supervisor(children, on_ready=announce, on_death=lambda name, pid: jobs.release(f"{name} {pid}")).run()

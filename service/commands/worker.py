@@ -43,7 +43,7 @@ def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
         pipeline = Pipeline(jobs, stores, settings, reader=reader)
         facts = _graphics
     else:
-        device_uid = installation.device_uid(settings)
+        device_uid = installation.device_uid(settings, jobs.engine)
         version = installation.software_version()
         from functools import cache
 

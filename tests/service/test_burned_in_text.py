@@ -1,7 +1,11 @@
 """Text in the pixels: phantoms with writing beside and over the hand, read by the same recogniser before and after."""
 
 import dataclasses
+import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -263,3 +267,17 @@ def test_the_recogniser_loads_without_a_network(monkeypatch: pytest.MonkeyPatch)
     ((line),) = fresh.find(picture)
     x1, y1, x2, y2 = line.box
     assert any(text.text.replace(" ", "") == "CARPUS2026" for text in fresh.read(picture[y1:y2, x1:x2]))
+
+
+def test_the_recogniser_reports_to_nobody(tmp_path: Path) -> None:
+    """ONNX Runtime would keep an identifier and a queue of events in the home directory, and send them to its maker."""
+    lines = [
+        "import numpy",
+        "from service.deidentification.burned_in.recogniser import shared",
+        "shared().find(numpy.zeros((64, 64), numpy.uint8))",
+    ]
+    root = Path(__file__).parents[2]
+    # A clean environment: what marks a machine as one of CI would keep it silent as well.
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=root, env=environment, timeout=100, check=True)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -1,9 +1,11 @@
 """Find lines of text in a picture and read them (PP-OCRv6, small, by RapidOCR; the weights come with its package).
 
-Chosen by measurement, see benchmarks/README.md. Nothing is fetched: the weights are files of an installed package.
+Chosen by measurement, see benchmarks/README.md. Nothing is fetched: the weights are files of an installed package. Nothing is
+sent: ONNX Runtime reports on its use to its maker unless it is told not to before it is loaded (since version 1.29, on Linux too).
 """
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -102,6 +104,7 @@ class Recogniser:
 
     def _loaded(self) -> Any:
         if self._engine is None:
+            os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # also keeps it from leaving an identifier in the home directory
             from rapidocr import RapidOCR
 
             quiet = logging.getLogger("RapidOCR")
