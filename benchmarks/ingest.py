@@ -4,7 +4,9 @@
 
 Each run starts a fresh server, then so many `storescu` at once, each with its share of the films on one association, and measures
 from the first start to the last end. Carpus answers only for what is flushed to the disk and committed; the others flush nothing.
-Servers are measured in turn, and the repeats interleaved, so that a busy moment of the machine does not fall on one of them.
+Servers are measured in turn, and the repeats interleaved, so that a busy moment of the machine does not fall on one of them. Beside
+the rate stands what a film costs of the processors, the server's share and the clients': on few cores the clients take theirs from
+the server, and both together say what rate the machine allows.
 """
 
 import argparse
@@ -68,11 +70,13 @@ def measure(folder: Path, films: int, repeats: int, processes: Sequence[int]) ->
     sent = _films(folder / "films", films)
     servers = _servers(processes)
     rates: dict[str, dict[int, list[float]]] = {name: {n: [] for n in ASSOCIATIONS} for name in servers}
+    costs: dict[str, dict[int, list[dict[str, float]]]] = {name: {n: [] for n in ASSOCIATIONS} for name in servers}
     load = os.getloadavg()[0]
     for _ in range(repeats):
         for associations in ASSOCIATIONS:
             for name in random.sample(list(servers), len(servers)):
-                seconds = _run(servers[name], folder / "run", sent, associations)
+                seconds, cost = _run(servers[name], folder / "run", sent, associations)
+                costs[name][associations].append(cost)
                 rates[name][associations].append(round(sum(p.stat().st_size for p in sent) / seconds / 1e6, 1))
     middle = {name: {n: median(values) for n, values in row.items()} for name, row in rates.items()}
     return {
@@ -85,6 +89,13 @@ def measure(folder: Path, films: int, repeats: int, processes: Sequence[int]) ->
         "films": films,
         "repeats": repeats,
         "mb_per_second": {name: {str(n): values for n, values in row.items()} for name, row in rates.items()},
+        "cpu_ms_per_film": {
+            name: {
+                str(n): {who: round(median(cost[who] for cost in costs[name][n]), 1) for who in ("server", "clients")}
+                for n in ASSOCIATIONS
+            }
+            for name in servers
+        },
         "ratio_to": {
             other: {
                 name: {str(n): round(middle[name][n] / middle[other][n], 2) for n in ASSOCIATIONS}
@@ -102,6 +113,10 @@ def table(result: dict[str, Any]) -> str:
     rows = [f"{'MB/s, median (range)':24}" + "".join(f"{n + ' assoc':>22}" for n in map(str, ASSOCIATIONS))]
     for name, row in result["mb_per_second"].items():
         cells = [f"{median(v):.0f} ({min(v):.0f}-{max(v):.0f})" for v in row.values()]
+        rows.append(f"{name:24}" + "".join(f"{cell:>22}" for cell in cells))
+    rows.append("CPU ms a film, server + clients")
+    for name, costs in result["cpu_ms_per_film"].items():
+        cells = [f"{cost['server']} + {cost['clients']}" for cost in costs.values()]
         rows.append(f"{name:24}" + "".join(f"{cell:>22}" for cell in cells))
     for other, ratios in result["ratio_to"].items():
         for name, row in ratios.items():
@@ -169,8 +184,8 @@ def _orthanc(folder: Path, port: int) -> Sequence[str]:
     return [str(find_orthanc()), str(config)]
 
 
-def _run(server: Server, folder: Path, films: Sequence[Path], associations: int) -> float:
-    """Return the seconds from the first client's start to the last one's end."""
+def _run(server: Server, folder: Path, films: Sequence[Path], associations: int) -> tuple[float, dict[str, float]]:
+    """Return the seconds from the first client's start to the last one's end, and the CPU ms a film of either side."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     shares = []
@@ -181,12 +196,17 @@ def _run(server: Server, folder: Path, films: Sequence[Path], associations: int)
             (share / path.name).hardlink_to(path)
         shares.append(share)
     (port,) = free_ports(1)
-    with _running(server(folder, port), port):
+    with _running(server(folder, port), port) as spent:
         words = ["storescu", "-aet", "BENCH", "-aec", "CARPUS", "-pdu", str(PDU), "+sd", "127.0.0.1", str(port)]
+        before = spent()
         started = time.monotonic()
         clients = [subprocess.Popen([*words, str(share)], stdout=subprocess.DEVNULL) for share in shares]
-        statuses = [client.wait() for client in clients]
+        ended = [os.wait4(client.pid, 0) for client in clients]
         seconds = time.monotonic() - started
+        cost = {"server": spent() - before, "clients": sum(used.ru_utime + used.ru_stime for *_, used in ended)}
+    statuses = [os.waitstatus_to_exitcode(status) for _, status, _ in ended]
+    for client, status in zip(clients, statuses, strict=True):
+        client.returncode = status
     if any(statuses):
         raise SystemExit(f"storescu ended with {statuses}")
     stored = sum(path.stat().st_size > 1_000_000 for path in (folder / "data").rglob("*") if path.is_file())
@@ -194,11 +214,12 @@ def _run(server: Server, folder: Path, films: Sequence[Path], associations: int)
         raise SystemExit(f"{stored} of {len(films)} films are on the disk")
     shutil.rmtree(folder)
     os.sync()  # what one server left to the kernel to write must not be the next one's burden
-    return seconds
+    return seconds, {who: 1000 * value / len(films) for who, value in cost.items()}
 
 
 @contextmanager
-def _running(command: Sequence[str], port: int) -> Iterator[None]:
+def _running(command: Sequence[str], port: int) -> Iterator[Callable[[], float]]:
+    """Run a server; yield what returns the CPU seconds of it and of all its processes, ended ones too."""
     process = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
@@ -213,7 +234,7 @@ def _running(command: Sequence[str], port: int) -> Iterator[None]:
                 raise SystemExit(f"{command[0]} does not listen")
             time.sleep(0.05)
         time.sleep(0.5)
-        yield
+        yield lambda: _cpu_seconds(psutil.Process(process.pid))
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -221,6 +242,11 @@ def _running(command: Sequence[str], port: int) -> Iterator[None]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _cpu_seconds(parent: psutil.Process) -> float:
+    every = [process.cpu_times() for process in (parent, *parent.children(recursive=True))]
+    return float(sum(times.user + times.system + times.children_user + times.children_system for times in every))
 
 
 def _answers(port: int) -> bool:

@@ -1,16 +1,19 @@
 """Record what was received: an instance becomes a job in the same transaction, a file that cannot be used goes to quarantine."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast
 
-from sqlalchemy import and_, select
+from sqlalchemy import Connection, and_, insert, inspect, select
+from sqlalchemy import Table as DatabaseTable
 from sqlalchemy.exc import IntegrityError
 
 from service import tracing
 from service.errors import CarpusError
 from service.ledger import DEADLINES, Ledger
 from service.queue.turns import next_turn
-from service.tables import Instance, Job, Priority, Quarantined, Refusal, State
+from service.tables import Instance, Job, JobEvent, Priority, Quarantined, Refusal, State, Table
 
 
 class DuplicateInstance(CarpusError):
@@ -55,31 +58,29 @@ class Reception(Ledger):
             When the SOPInstanceUID is kept already, also when another association won the race for it.
         """
         now = self.now()
+        fields = {name: getattr(received, name) for name in ReceivedInstance.__dataclass_fields__}
+        job = {
+            "priority": int(priority),
+            "peer": received.calling_ae_title,
+            "state": State.RECEIVED,
+            "not_before": now,
+            "deadline": now + DEADLINES[State.RECEIVED],
+            "created_at": now,
+            "updated_at": now,
+            "state_since": now,
+            "traceparent": tracing.carried(),
+        }
+        said = {"at": now, "code": "received", "process": self.process}
+        said["text"] = f"{received.byte_count} bytes from {received.calling_ae_title}"
+        # Three rows for every film of a burst: written as rows, without a session that would look after them as objects.
         try:
-            with self._write() as session:
-                fields = {key: getattr(received, key) for key in ReceivedInstance.__dataclass_fields__}
-                instance = Instance(**fields, received_at=now)
-                session.add(instance)
-                session.flush()
-                job = Job(
-                    instance_id=instance.id,
-                    priority=int(priority),
-                    peer=received.calling_ae_title,
-                    turn=next_turn(session, received.calling_ae_title, int(priority)),
-                    state=State.RECEIVED,
-                    not_before=now,
-                    deadline=now + DEADLINES[State.RECEIVED],
-                    created_at=now,
-                    updated_at=now,
-                    state_since=now,
-                    traceparent=tracing.carried(),
-                )
-                session.add(job)
-                session.flush()
-                tracing.annotate({"job": job.id})
-                text = f"{received.byte_count} bytes from {received.calling_ae_title}"
-                self._note(session, job.id, "received", text)
-                return instance.id
+            with self._writer.begin() as connection:
+                instance_id = _inserted(connection, Instance, {**fields, "received_at": now})
+                job["turn"] = next_turn(connection, received.calling_ae_title, int(priority))
+                job_id = _inserted(connection, Job, {**job, "instance_id": instance_id})
+                _inserted(connection, JobEvent, {**said, "job_id": job_id})
+            tracing.annotate({"job": job_id})
+            return instance_id
         except IntegrityError:
             found = self.find_instance(received.SOPInstanceUID)
             if found is None:
@@ -88,9 +89,9 @@ class Reception(Ledger):
 
     def find_instance(self, sop_instance_uid: str) -> tuple[int, str] | None:
         """Return (instance id, sha256) of what is kept under this SOPInstanceUID."""
-        with self._read() as session:
-            query = select(Instance.id, Instance.sha256).where(Instance.SOPInstanceUID == sop_instance_uid)
-            row = session.execute(query).one_or_none()
+        query = select(Instance.id, Instance.sha256).where(Instance.SOPInstanceUID == sop_instance_uid)
+        with self.engine.connect() as connection:
+            row = connection.execute(query).one_or_none()
             return None if row is None else (row[0], row[1])
 
     def known_names(self, names: Sequence[str]) -> set[str]:
@@ -148,3 +149,21 @@ class Reception(Ledger):
             row.last_at = now
             session.flush()
             return row.id
+
+
+def _inserted(connection: Connection, table: type[Table], values: Mapping[str, Any]) -> int:
+    """Insert one row, its values by attribute; return its number."""
+    names = _columns(table)
+    row = {names[name]: value for name, value in values.items()}
+    key = connection.execute(insert(_table(table)), row).inserted_primary_key
+    assert key is not None  # noqa: S101 - one row was inserted
+    return int(key[0])
+
+
+@cache
+def _columns(table: type[Table]) -> Mapping[str, str]:
+    return {each.key: each.columns[0].key for each in inspect(table).column_attrs}
+
+
+def _table(table: type[Table]) -> DatabaseTable:
+    return cast(DatabaseTable, table.__table__)

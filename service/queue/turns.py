@@ -6,35 +6,45 @@ else sends one, and who was silent for a week may not claim the places of that w
 so that taking the next job is one look into an index.
 """
 
-from sqlalchemy import ScalarSelect, func, select
+from typing import Final
+
+from sqlalchemy import Connection, ScalarSelect, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from service.tables import Job, State
 
-WAITING = (State.RECEIVED, State.PREPARED)  # what is still to be read
+WAITING: Final = (State.RECEIVED, State.PREPARED)  # what is still to be read
+_PRIORITY: Final = Job.priority == bindparam("priority")
 
 
-def next_turn(session: Session, peer: str, priority: int) -> int:
+def next_turn(session: Session | Connection, peer: str, priority: int) -> int:
     """Return the turn of a film that comes in now.
 
     Two films of one peer that come in at the same moment may get the same turn; the number of the job then decides.
     """
-    first = session.execute(
-        select(*(_first(state, priority).label(state.lower()) for state in WAITING), _last(priority).label("last"))
-    ).one()
+    first = session.execute(_SERVED, {"priority": priority}).one()
     serving = [turn for turn in (first.received, first.prepared) if turn is not None]
     if not serving:
         return int(first.last or 0) + 1
-    mine = Job.peer == peer, Job.priority == priority, Job.turn >= min(serving), Job.state.in_(WAITING)
-    last_of_peer = session.scalar(select(Job.turn).where(*mine).order_by(Job.turn.desc()).limit(1))
+    mine = {"peer": peer, "priority": priority, "serving": min(serving)}
+    last_of_peer = session.execute(_LAST_OF_PEER, mine).scalar()
     return max(int(min(serving)), (last_of_peer or 0) + 1)
 
 
-def _first(state: State, priority: int) -> ScalarSelect[int]:
+def _first(state: State) -> ScalarSelect[int]:
     # What waits for a later time keeps its turn, however old: it must not set back the count for everybody.
-    here = Job.state == state, Job.parked.is_(False), Job.priority == priority
+    here = Job.state == state, Job.parked.is_(False), _PRIORITY
     return select(Job.turn).where(*here).order_by(Job.turn).limit(1).scalar_subquery()
 
 
-def _last(priority: int) -> ScalarSelect[int | None]:
-    return select(func.max(Job.turn)).where(Job.priority == priority).scalar_subquery()
+# Asked for every film that comes in: put together once.
+_SERVED: Final = select(
+    *(_first(state).label(state.lower()) for state in WAITING),
+    select(func.max(Job.turn)).where(_PRIORITY).scalar_subquery().label("last"),
+)
+_LAST_OF_PEER: Final = (
+    select(Job.turn)
+    .where(Job.peer == bindparam("peer"), _PRIORITY, Job.turn >= bindparam("serving"), Job.state.in_(WAITING))
+    .order_by(Job.turn.desc())
+    .limit(1)
+)

@@ -27,6 +27,7 @@ from service.sending.scu import Gate
 MAXIMUM_REQUEST_BYTES: Final = 512 * 1024
 ASSOCIATE_RQ: Final = 0x01
 _P_DATA: Final = 0x04
+_SLACK: Final = 1030  # bytes of a P-DATA-TF beyond the maximum length: its header, and what some peers count wrongly
 # PS3.8 9.3.8: A-ABORT by the service provider: reason 2 unexpected PDU, 6 invalid PDU parameter.
 ABORT_UNEXPECTED, ABORT_INVALID = (bytes([7, 0, 0, 0, 0, 4, 0, 0, 2, reason]) for reason in (2, 6))
 # An association without news looks around this often (s); news wakes it at once.
@@ -58,9 +59,9 @@ class GuardedSocket(AssociationSocket):
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN | select.POLLHUP | select.POLLERR)
         self._poll.register(self._woken, select.POLLIN)
-        self._header: bytearray | None = None  # of a PDU that is for the state machine, though it was looked into
-        self._body: bytearray | None = None  # of that one
-        self._buffer = bytearray()  # for one PDU after another
+        self._ahead = bytearray()  # what was read beyond the PDU at hand: as much of a data set as there is at once
+        self._begin = self._end = 0  # of the part of it that is unread
+        self._counted = False  # the PDU at its front is for the state machine, though it was looked into
         self.answering = False  # a request has begun to arrive and has no response yet
         super().__init__(association, client_socket=connection)
 
@@ -75,27 +76,15 @@ class GuardedSocket(AssociationSocket):
             return False
         try:
             while self._readable(self.socket):
-                if not self._in_data_set():
+                if not (self._in_data_set() and self._added(self.socket)):
                     return True
-                self._header = self._take(6)
-                if len(self._header) < 6:
-                    return True
-                length = int.from_bytes(self._header[2:6], "big")
-                self._judge(self._header[0], length)
-                if self._header[0] != _P_DATA:
-                    return True
-                self._buffer = self._take(length, self._buffer)
-                if len(self._buffer) < length or not self._added(self._buffer):
-                    self._body, self._buffer = self._buffer, bytearray()
-                    return True
-                self._header = None
         except (OSError, ValueError):
             self.event_queue.put("Evt17")  # PS3.8 9.2.2: transport connection closed
         return False
 
     def _readable(self, connection: socket.socket) -> bool:
         # A TLS record holds up to 16 KiB: what it brought beyond the last PDU waits where no poll sees it.
-        if self._unread or self._header is not None or (isinstance(connection, ssl.SSLSocket) and connection.pending()):
+        if self._unread or self._begin < self._end or (isinstance(connection, ssl.SSLSocket) and connection.pending()):
             return True
         due = bool(self.assoc.dul.to_provider_queue.queue or self.event_queue.queue)
         found = {descriptor for descriptor, _ in self._poll.poll(0 if due else _WAIT_S * 1000)}
@@ -124,38 +113,65 @@ class GuardedSocket(AssociationSocket):
             not end in time. The peer gets an A-ABORT.
         """
         if self._pdu_type is None:
-            header, self._header = self._header, None
-            if header is None:
-                header = self._take(6)
-                if len(header) == 6:
-                    self._judge(header[0], int.from_bytes(header[2:6], "big"))
+            header = self._take(6)
+            if len(header) == 6:
+                self._judge(header[0], int.from_bytes(header[2:6], "big"))
             self._pdu_type = header[0] if len(header) == 6 else None
             return header
         pdu_type, self._pdu_type = self._pdu_type, None
-        body, self._body = self._body, None
-        if body is not None:  # looked into already
-            return body
         body = self._take(nr_bytes)
-        if pdu_type == _P_DATA:
+        if pdu_type == _P_DATA and not self._counted:
             self._count(body)
+        self._counted = False
         return body
 
     def _in_data_set(self) -> bool:
         """Whether the command of a C-STORE has come and its data set is what follows."""
         return isinstance(self.assoc.dimse.message, C_STORE_RQ)
 
-    def _added(self, body: bytearray) -> bool:
-        """Add the fragments of a P-DATA-TF to the message under way; False where one of them is not from its middle."""
-        fragments = self._count(body)
-        message: Any = self.assoc.dimse.message
-        if not fragments or sum(fragments[-1]) + 4 != len(body):
-            return False  # malformed; whoever decodes it says so
-        if any(body[at + 5] & (_LAST | _COMMAND) or body[at + 4] != message.context_id for at, _ in fragments):
+    def _added(self, connection: socket.socket) -> bool:
+        """Add the next PDU to the message under way; False where it is for the state machine, which then finds it unread."""
+        if self._unread or self._counted or not self._gathered(connection, 6):
             return False
-        with memoryview(body) as view:
-            for at, length in fragments:
-                message.data_set.write(view[at + 6 : at + 4 + length])
+        length = int.from_bytes(self._ahead[self._begin + 2 : self._begin + 6], "big")
+        self._judge(self._ahead[self._begin], length)
+        if self._ahead[self._begin] != _P_DATA or not self._gathered(connection, 6 + length):
+            return False
+        message: Any = self.assoc.dimse.message
+        with memoryview(self._ahead) as ahead, ahead[self._begin + 6 : self._begin + 6 + length] as body:
+            fragments = self._count(body)
+            self._counted = True
+            if not fragments or sum(fragments[-1]) + 4 != length:
+                return False  # malformed; whoever decodes it says so
+            if any(body[at + 5] & (_LAST | _COMMAND) or body[at + 4] != message.context_id for at, _ in fragments):
+                return False
+            for at, size in fragments:
+                message.data_set.write(body[at + 6 : at + 4 + size])
+        self._begin += 6 + length
+        self._counted = False
         self.assoc.dul._idle_timer.restart()
+        return True
+
+    def _gathered(self, connection: socket.socket, count: int) -> bool:
+        """Read ahead until so many bytes of a PDU are there; False when the connection ends before."""
+        if self._end - self._begin >= count:
+            return True
+        if not self._ahead:
+            self._ahead = bytearray(2 * (self._limits.maximum_pdu_size + _SLACK))
+        if len(self._ahead) - self._begin < count:  # what is there of it moves to the front
+            self._ahead[: self._end - self._begin] = self._ahead[self._begin : self._end]
+            self._begin, self._end = 0, self._end - self._begin
+        elif self._begin == self._end:
+            self._begin = self._end = 0
+        deadline = time.monotonic() + self._limits.network_timeout_seconds
+        with memoryview(self._ahead) as ahead:
+            while self._end - self._begin < count:
+                received = connection.recv_into(ahead[self._end :])
+                if received == 0:
+                    return False
+                self._end += received
+                if self._end - self._begin < count and time.monotonic() > deadline:
+                    self._refuse("PDU did not end in time", seconds=self._limits.network_timeout_seconds)
         return True
 
     def send(self, bytestream: bytes) -> None:
@@ -173,12 +189,15 @@ class GuardedSocket(AssociationSocket):
         self._wake.close()
         self._woken.close()
 
-    def _take(self, count: int, into: bytearray | None = None) -> bytearray:
-        """Read so many bytes, into a buffer of this length where there is one; fewer when the connection ends."""
-        data = into if into is not None and len(into) == count else bytearray(count)
+    def _take(self, count: int) -> bytearray:
+        """Read so many bytes; fewer when the connection ends."""
+        data = bytearray(count)
         done = min(count, len(self._unread))
         data[:done] = self._unread[:done]
         self._unread = self._unread[done:]
+        more = min(count - done, self._end - self._begin)
+        data[done : done + more] = self._ahead[self._begin : self._begin + more]
+        self._begin, done = self._begin + more, done + more
         deadline = time.monotonic() + self._limits.network_timeout_seconds
         connection = self.socket
         if done < count and connection is None:
@@ -203,7 +222,7 @@ class GuardedSocket(AssociationSocket):
     def _judge(self, pdu_type: int, length: int) -> None:
         if pdu_type == _P_DATA:
             # Some peers count the six bytes of the header against the maximum length (PS3.8 D.1 does not).
-            limit = self._limits.maximum_pdu_size + 1024
+            limit = self._limits.maximum_pdu_size + _SLACK - 6
             self.answering = True
         else:
             limit = MAXIMUM_REQUEST_BYTES if pdu_type == ASSOCIATE_RQ else 1024
@@ -212,7 +231,7 @@ class GuardedSocket(AssociationSocket):
         if length > limit:
             self._refuse("PDU longer than the limit", pdu_type=pdu_type, bytes=length, limit=limit)
 
-    def _count(self, body: bytearray) -> list[tuple[int, int]]:
+    def _count(self, body: bytearray | memoryview) -> list[tuple[int, int]]:
         """Add a P-DATA-TF to what is under way (PS3.8 9.3.5, E.2); return where each fragment begins, and its length."""
         self._message_bytes += len(body)
         total = self._places.under_way(len(body))

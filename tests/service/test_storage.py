@@ -1,12 +1,15 @@
 import errno
+import fcntl
 import os
+import random
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from service import storage
 from service.errors import Permanent
-from service.storage import DiskFull, Store, Stores
+from service.storage import BLOCK_BYTES, DIRECT, STAGE_BYTES, DiskFull, Store, Stores
 
 
 @pytest.fixture
@@ -19,6 +22,39 @@ def test_a_written_file_is_complete_and_read_back_by_its_name(store: Store) -> N
     assert store.read(stored.name) == b"abcdef"
     assert (stored.sha256, stored.byte_count) == (sha256(b"abcdef").hexdigest(), 6)
     assert list(store.names()) == [stored.name]
+
+
+@pytest.mark.parametrize("count", [0, 1, BLOCK_BYTES, BLOCK_BYTES + 1, STAGE_BYTES, 2 * STAGE_BYTES + 4097])
+def test_a_file_written_past_the_page_cache_has_the_same_bytes(tmp_path: Path, count: int) -> None:
+    direct = Store(tmp_path / "identified", direct=True)
+    data = random.Random(count).randbytes(count)
+    for cut in (0, 132, count // 2):  # pieces end where no block does
+        stored = direct.write([data[:cut], data[cut:]])
+        assert direct.path(stored.name).read_bytes() == data
+        assert (stored.sha256, stored.byte_count) == (sha256(data).hexdigest(), count)
+
+
+@pytest.mark.parametrize("which", ["none of it", "no such blocks"])
+def test_a_disk_that_cannot_be_written_directly_is_written_through_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    real, refused = os.write, 0
+
+    def write(descriptor: int, data: memoryview) -> int:
+        nonlocal refused
+        if DIRECT and fcntl.fcntl(descriptor, fcntl.F_GETFL) & DIRECT:
+            refused += 1
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(descriptor, data)
+
+    if which == "none of it":
+        monkeypatch.setattr(storage, "DIRECT", 0)
+    else:
+        monkeypatch.setattr(os, "write", write)
+    direct = Store(tmp_path / "identified", direct=True)
+    data = random.Random(1).randbytes(10 * BLOCK_BYTES + 7)
+    assert direct.read(direct.write(data).name) == data
+    assert refused in (0, 1)
 
 
 def test_the_file_and_its_folder_are_flushed_before_write_returns(

@@ -372,6 +372,31 @@ def test_what_comes_in_many_fragments_is_kept_byte_by_byte(scp: Running, fragmen
     assert scp.jobs.instance(job.instance_id).sha256 == hashlib.sha256(data).hexdigest()
 
 
+@pytest.mark.parametrize("cut", [977, 9_001, 70_001])
+def test_however_the_network_cuts_the_stream_the_film_is_kept_byte_by_byte(tmp_path: Path, cut: int) -> None:
+    running = start(tmp_path, limits=LIMITS.model_copy(update={"maximum_pdu_size": 4096}))
+    film = instance()
+    film.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    data = encode(film, True, True)
+    assert data is not None
+    sizes = [1, 4000, 4090, 17, 3000]
+    stream, at, turn = p_data(1, raw_peer.c_store_rq(CR, str(film.SOPInstanceUID)), command=True, last=True), 0, 0
+    while at < len(data):
+        size = sizes[turn % len(sizes)]
+        stream += p_data(1, data[at : at + size], command=False, last=at + size >= len(data))
+        at, turn = at + size, turn + 1
+    with running.server, RawPeer(running.port) as peer:
+        assert peer.associate((CR, IMPLICIT))[0] == 0x02
+        for _ in range(2):  # the second time it is the same instance, and what was read ahead of the first is gone
+            for begin in range(0, len(stream), cut):
+                peer.send(stream[begin : begin + cut])
+            assert raw_peer.status(peer.read()[1]) == 0x0000
+        (job,) = running.jobs.find(str(film.SOPInstanceUID))
+        assert running.jobs.instance(job.instance_id).sha256 == hashlib.sha256(data).hexdigest()
+        assert running.server.places.bytes_under_way == 0
+    running.jobs.engine.dispose()
+
+
 def test_a_release_in_the_middle_of_a_data_set_harms_nobody(scp: Running) -> None:
     with RawPeer(scp.port, timeout_s=6) as peer:
         assert peer.associate((CR, IMPLICIT))[0] == 0x02
