@@ -15,11 +15,12 @@ from typing import Any, Final
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine.url import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from service.errors import InvalidConfiguration, Retryable
+from service.errors import InvalidConfiguration, Permanent, Retryable
 from service.tables import Table
 
 BUSY_TIMEOUT_MS: Final = 15_000  # how long a writer of SQLite waits for another
@@ -100,6 +101,8 @@ def migrate(engine: Engine) -> None:
     ------
     Retryable
         When the database cannot be reached.
+    Permanent
+        When its tables were made by a version later than this one.
     """
     with as_file(files("service") / "migrations") as folder:
         config = Config()
@@ -108,6 +111,7 @@ def migrate(engine: Engine) -> None:
             with engine.execution_options(write=True).begin() as connection:
                 if connection.dialect.name == "postgresql":
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+                _refuse_later(MigrationContext.configure(connection).get_current_revision(), config)
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except DBAPIError as error:
@@ -116,6 +120,16 @@ def migrate(engine: Engine) -> None:
                 code="database-unavailable",
                 next_action="start the database, or correct database_url",
             ) from error
+
+
+def _refuse_later(found: str | None, config: Config) -> None:
+    scripts = ScriptDirectory.from_config(config)
+    if found is not None and found not in {script.revision for script in scripts.walk_revisions()}:
+        raise Permanent(
+            f"the tables of the database stand at {found}; this version of Carpus knows them up to {scripts.get_current_head()}",
+            code="database-later",
+            next_action="start the version that made them, or one after it; to go back, restore the backup of before its first start",
+        )
 
 
 def version(engine: Engine) -> str | None:

@@ -8,6 +8,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
 from service import db
+from service.errors import Permanent
 
 
 @pytest.fixture
@@ -52,3 +53,13 @@ def test_a_writer_that_waits_too_long_gets_the_error_of_the_database(
         assert later.execute(text("SELECT count(*) FROM t")).scalar() == 1
         assert later.execute(text("PRAGMA busy_timeout")).scalar() == db.BUSY_TIMEOUT_MS
     writer.dispose()
+
+
+def test_tables_of_a_later_version_are_left_alone(engine: Engine) -> None:
+    """Who goes back to an older version is told so, and not by a stack of somebody else's functions."""
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(Permanent, match="stand at 9999; this version of Carpus knows them up to 00") as refused:
+        db.migrate(engine)
+    assert "backup" in refused.value.next_action
+    assert db.version(engine) == "9999"
