@@ -23,9 +23,9 @@ QUIET = (
     "PIL",
     "uvicorn.access",
     "alembic",
-    "urllib3",
-    "dicomweb_client",
 )
+# What these warn of names the address that was asked, with the patient in its query; we say ourselves what went wrong.
+SILENT = ("urllib3", "dicomweb_client", "retrying")
 
 
 def configure(level: str = "INFO", *, as_json: bool = True, stream: TextIO | None = None) -> None:
@@ -43,6 +43,8 @@ def configure(level: str = "INFO", *, as_json: bool = True, stream: TextIO | Non
     logging.basicConfig(level=number, stream=out, format="%(message)s", force=True)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

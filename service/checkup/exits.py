@@ -1,4 +1,4 @@
-"""Walk the way out to one PACS and back: association, SOP classes, test objects, proof that they are kept, move.
+"""Walk the way out to one PACS and back: association, SOP classes, test objects, proof that they are kept, move, earlier reports.
 
 Each step needs the ones before it; what cannot be tried any more is said to be skipped.
 """
@@ -13,7 +13,9 @@ from typing import Final
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, SecondaryCaptureImageStorage
 
+from service import priors
 from service.checkup.finding import Finding, Verdict, failed, good, skipped
+from service.checkup.samples import PATIENT
 from service.conformance import RESULT_CLASSES
 from service.errors import CarpusError
 from service.queue.jobs import Jobs
@@ -69,6 +71,8 @@ class Exit:
         except CarpusError as error:
             yield failed(self.place, "C-ECHO", error)
             yield skipped(self.place, "everything else", "no association comes about")
+            if self.destination.priors is not None and self.destination.priors.web is not None:
+                yield from self.earlier([])  # another way, to another port
             return
         over = "TLS" if self.destination.tls else "plain DICOM"
         where = f"{self.destination.ae_title} at {self.destination.host}:{self.destination.port}"
@@ -90,6 +94,7 @@ class Exit:
         yield from self.proof(kept)
         yield from self.found(kept)
         yield self.moved(kept)
+        yield from self.earlier(kept)
 
     def listed(self) -> Finding:
         """Say whether the PACS may call us back with a commitment report."""
@@ -227,6 +232,41 @@ class Exit:
         words = f"the PACS says that it sent {sent}, and nothing came here"
         action = f"in the PACS, correct the entry to {self._entry()}"
         return Finding(self.place, "C-MOVE to us", Verdict.FAILED, words, action)
+
+    def earlier(self, kept: Sequence[Dataset]) -> Iterator[Finding]:
+        """Look earlier reports up as a delivery does, for the test patient: nobody's, or the report that was stored just now."""
+        settings = self.destination.priors
+        if settings is None:
+            return
+        ways = {"get": "C-FIND and C-GET", "move": "C-FIND and C-MOVE", "web": "QIDO-RS and WADO-RS"}
+        way = ways[settings.retrieve]
+        name = f"earlier reports by {way}"
+        where = f" at {settings.web.url}" if settings.web else ""
+        report = next((ds for ds in kept if ds.SOPClassUID in RESULT_CLASSES["SR"]), None)
+        started = time.monotonic()
+        try:
+            sought = priors.archive(self._address, self._calling, settings)
+            series = sought.report_series(PATIENT.PatientID)
+            ours = [each for each in series if report and each.SeriesInstanceUID == report.SeriesInstanceUID]
+            came = sought.reports(ours) if ours else []
+        except CarpusError as error:
+            action = self._remedy(error) or "without it reports name no earlier bone age; see what the PACS logs of it"
+            yield Finding(self.place, name, Verdict.FAILED, str(error), action)
+            return
+        took = f"{1000 * (time.monotonic() - started):.0f} ms"
+        if report is None:
+            yield good(
+                self.place, name, f"the search answers{where} in {took}; no test report was stored to be got back"
+            )
+        elif any(ds.SOPInstanceUID == report.SOPInstanceUID for ds in came):
+            yield good(self.place, name, f"the test report came back{where} in {took}")
+        else:
+            what = "does not bring" if ours else "does not list"
+            words = f"the PACS accepted the test report and{where} {what} it (patient {PATIENT.PatientID})"
+            action = "see in the PACS whether this service shows what came by C-STORE, at once and to this account"
+            if settings.web:
+                action += "; or correct the url of priors.web of this destination: it may be of another archive"
+            yield Finding(self.place, name, Verdict.FAILED, words, action)
 
     @staticmethod
     def _classes(kind: ResultKind) -> tuple[UID, ...]:

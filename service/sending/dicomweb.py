@@ -165,7 +165,11 @@ class WebArchive:
             except requests.ConnectionError as error:
                 if time.monotonic() >= self.deadline:  # a body that stalls comes as a broken connection
                     raise self._late() from None
-                raise Retryable(f"{url} cannot be reached or ended {what}", code="dicomweb-unreachable") from error
+                raise Retryable(
+                    f"{url} cannot be reached or ended {what}",
+                    code="dicomweb-unreachable",
+                    next_action="check the url of priors.web of this destination, and that the server there runs",
+                ) from error
             # What foreign bytes make of JSON, of a multipart message and of a data set.
             except (
                 ValueError,

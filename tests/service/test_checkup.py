@@ -27,9 +27,18 @@ from service.queue.jobs import Jobs
 from service.receiving.scp import StorageServer
 from service.result_profile import ResultProfile
 from service.sending.scu import Address
-from service.settings import ConfirmationSettings, Destination, Limits, Peer, Settings
+from service.settings import (
+    ConfirmationSettings,
+    Destination,
+    DicomWebSettings,
+    Limits,
+    Peer,
+    PriorSettings,
+    Settings,
+)
 from service.storage import Stores
 from tests.factories import encoded
+from tests.fake_dicomweb import FakeDicomWeb
 from tests.fake_pacs import FakePacs, forgets
 from tests.service import readings
 
@@ -95,6 +104,65 @@ def test_a_pacs_that_does_everything_passes(place: Place) -> None:
     assert found["C-FIND"].text == "3 of 3 test objects found"
     kept = [dcmread(path) for path in pacs.files()]
     assert {(str(ds.PatientName), ds.PatientID) for ds in kept} == {("CARPUS^SETUP CHECK", "CARPUS-CHECK")}
+
+
+EARLIER = "earlier reports by QIDO-RS and WADO-RS"
+
+
+def web(url: str, **more: Any) -> dict[str, Any]:
+    return {"priors": PriorSettings(retrieve="web", web=DicomWebSettings(url=url, **more))}
+
+
+def test_the_test_report_comes_back_over_dicomweb(place: Place) -> None:
+    kept = made(ResultProfile(objects=("SR", "SC", "SEG")))
+    with StandInPacs(place.folder / "pacs") as pacs, FakeDicomWeb(kept) as archive:
+        found = place.look(pacs.port, **web(archive.url))[EARLIER]
+        searched = place.look(pacs.port, make=None, **web(archive.url))[EARLIER]
+    assert found.verdict == Verdict.GOOD
+    assert f"the test report came back at {archive.url}" in found.text
+    assert searched.verdict == Verdict.GOOD
+    assert "no test report was stored" in searched.text
+
+
+@pytest.mark.parametrize("missing", ["of another archive", "listed and not brought"])
+def test_a_dicomweb_server_without_the_test_report_is_told(place: Place, missing: str) -> None:
+    kept = [] if missing == "of another archive" else made(ResultProfile(objects=("SR",)))
+
+    def spoil(path: str, answer: Any) -> Any:
+        retrieval = "/series/" in path
+        return (200, 'multipart/related; type="application/dicom"; boundary=x', b"--x--") if retrieval else answer
+
+    with StandInPacs(place.folder / "pacs") as pacs, FakeDicomWeb(kept, spoil=spoil) as archive:
+        found = place.look(pacs.port, **web(archive.url))[EARLIER]
+    assert found.verdict == Verdict.FAILED
+    assert archive.url in found.text
+    assert "url of priors.web" in found.next_action
+
+
+def test_a_dicomweb_server_that_wants_a_token_or_is_away_names_the_setting(place: Place) -> None:
+    with StandInPacs(place.folder / "pacs") as pacs:
+        with FakeDicomWeb([], authorization="Bearer other") as archive:
+            refused = place.look(pacs.port, **web(archive.url))[EARLIER]
+        away = place.look(pacs.port, **web(archive.url))[EARLIER]
+    assert (refused.verdict, away.verdict) == (Verdict.FAILED, Verdict.FAILED)
+    assert "the token or the password of priors.web" in refused.next_action
+    assert "priors.web" in away.next_action
+    assert archive.url in away.text
+
+
+def test_dicomweb_is_tried_although_no_association_comes_about(place: Place) -> None:
+    with FakePacs(callers=["SOMEBODY"]) as pacs, FakeDicomWeb([]) as archive:
+        found = place.look(pacs.port, **web(archive.url))
+    assert found["C-ECHO"].verdict == Verdict.FAILED
+    assert found[EARLIER].verdict == Verdict.GOOD
+
+
+def test_earlier_reports_over_dimse_are_tried_too(place: Place) -> None:
+    with StandInPacs(place.folder / "pacs") as pacs:
+        found = place.look(pacs.port, priors=PriorSettings(timeout_seconds=5))
+    told = found["earlier reports by C-FIND and C-GET"]
+    assert told.verdict == Verdict.FAILED  # the stand-in retrieves nothing
+    assert told.next_action
 
 
 def test_an_ae_title_the_pacs_does_not_know_is_named(place: Place) -> None:

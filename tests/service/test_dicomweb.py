@@ -1,6 +1,7 @@
 """Earlier bone ages over DICOMweb: found as over DIMSE, and what a wrong, slow or hostile server costs."""
 
 import base64
+import io
 import time
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from service import priors
+from service import log, priors
 from service.errors import CarpusError
 from service.sending import dicomweb
 from service.sending.scu import Address
@@ -194,3 +195,18 @@ def test_no_error_names_the_patient(monkeypatch: pytest.MonkeyPatch) -> None:
             asked.report_series("MRN-7")
     assert "MRN-7" not in f"{caught.value} {caught.value.next_action} {caught.value.__cause__}"
     assert caught.value.__suppress_context__
+
+
+def test_no_log_line_of_a_library_names_the_patient() -> None:
+    """A header that is none has urllib3 warn with the address, and with it the query."""
+
+    def spoil(_path: str, answer: Answer) -> Answer:
+        return answer[0], f"{answer[1]}\r\nno header at all", answer[2]
+
+    written = io.StringIO()
+    log.configure("INFO", stream=written)
+    with FakeDicomWeb([EARLIER], spoil=spoil) as archive:
+        priors.archive(NOWHERE, "CARPUS", settings(archive)).report_series("MRN-7")
+        assert "MRN-7" in "".join(archive.asked)
+    assert "MRN-7" not in written.getvalue()
+    assert "urllib3" not in written.getvalue()
