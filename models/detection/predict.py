@@ -1,6 +1,7 @@
 """Find the regions of a hand: look at the whole film, turn the hand upright, look again, then look at each region closely.
 
-The first look sees the film letterboxed into a small view and finds side, turn, scale and polarity. The second look sees
+The first look sees the film letterboxed into a small view and finds side, turn, scale and polarity; where it sees no hand, it
+looks once more at what there is on the film (`nearer`). The second look sees
 the hand as every hand is seen: upright, left, bone bright, filling the view. Where the film has the pixels for it, a third look
 moves and sizes each region's box from a view of the region alone (`closer`).
 """
@@ -15,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from models import transforms, weights
-from models.detection import anatomy, closer
+from models.detection import anatomy, closer, nearer
 from models.detection.conventions import CHANNELS
+from models.detection.hidden import hidden
 from models.detection.network import Found, build, decode
-from models.detection.verdict import Evidence, judge
+from models.detection.verdict import HAND_PROBABILITY, Evidence, judge
 from models.image import Image
 from models.reading import Box, ImageFacts, Reason, Region, Verdict
 from models.regions import REGIONS
@@ -94,8 +96,10 @@ class Detector:
         small, block = transforms.shrink(image.pixels, WORKING_SIDE)
         small = transforms.stretch(small)
         whole = self._look(small, block, transforms.letterbox(small.shape, self.size))
-        odds = _log_odds(whole.facts[1])  # that bone is bright in the film as it came
         pose = self._pose(whole)
+        if pose is None or whole.facts[0] < HAND_PROBABILITY:
+            whole, pose = self._nearer(small, block) or (whole, pose)
+        odds = _log_odds(whole.facts[1])  # that bone is bright in the film as it came
         if pose is None:
             return self._nothing(image, whole, odds < 0)
         for _ in range(LOOKS):
@@ -111,6 +115,15 @@ class Detector:
         if self.closer is not None and abs(np.log(seen_through.squash)) <= BROAD:
             look = self._closer_look(self.closer, look, seen_through, 1 - small if dark else small, block)
         return self._assemble(image, whole, look, seen_through, pose, dark)
+
+    def _nearer(self, pixels: NDArray[np.float32], block: float) -> tuple[_Look, anatomy.Pose] | None:
+        """Look at what there is on the film alone; None where no hand is seen there either."""
+        matrix = nearer.around(pixels, self.size)
+        if matrix is None:
+            return None
+        look = self._look(pixels, block, matrix)
+        pose = self._pose(look) if look.facts[0] >= HAND_PROBABILITY else None
+        return None if pose is None else (look, pose)
 
     def _look(self, pixels: NDArray[np.float32], block: float, matrix: transforms.Matrix) -> _Look:
         """Run the network on what the matrix (view to shrunk film) shows."""
@@ -162,12 +175,18 @@ class Detector:
         upright = transforms.apply(transforms.invert(pose.matrix), points)
         wrong = anatomy.out_of_order(upright, seen)
         scale, turn = seen_through.upright.scale / self.size, seen_through.upright.radians
-        regions = []
+        boxes, scores = {}, {}
         for index, name in enumerate(REGIONS):
             if seen[index]:
-                box = _box(points[index], look.sizes[index] * scale, turn, seen_through.squash)
-                score = float(look.presence[index] * min(1.0, look.focus[index]))
-                regions.append(Region(name, box, round(score, 4), flags=("order",) if name in wrong else ()))
+                boxes[name] = _box(points[index], look.sizes[index] * scale, turn, seen_through.squash)
+                scores[name] = float(look.presence[index] * min(1.0, look.focus[index]))
+        astray = np.hypot(*(upright - self.template.points).T)
+        lost = hidden(image.pixels, boxes, scores, {name: float(astray[REGIONS.index(name)]) for name in boxes})
+        regions = [
+            Region(name, box, round(scores[name], 4), flags=("order",) if name in wrong else ())
+            for name, box in boxes.items()
+            if name not in lost
+        ]
         facts = ImageFacts(
             rows=image.rows,
             columns=image.columns,
@@ -184,7 +203,8 @@ class Detector:
             found=tuple(region.name for region in regions),
             fitting=pose.fitting,
             misfit=pose.misfit,
-            out_of_order=wrong,
+            out_of_order=[name for name in wrong if name not in lost],
+            hidden=lost,
         )
         named = {
             name: (float(points[index, 0]), float(points[index, 1]))

@@ -3,10 +3,11 @@
 The codes are stable; the texts name what was seen and the limit.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
+from models.detection.hidden import COINCIDES, COVERED, UNSURE
 from models.image import Image
 from models.reading import ImageFacts, Reason, Verdict
 from models.regions import RADIUS, REGIONS
@@ -20,7 +21,13 @@ MINIMUM_FITTING: Final = 0.6  # share of points that lie where a hand has them
 MAXIMUM_MISFIT: Final = 3.0
 MAXIMUM_MISSING: Final = 3
 TURNED_DEGREES: Final = 30.0
-MINIMUM_CONTRAST: Final = 0.02  # of the range of grey levels, between the 10th and 90th percentile inside the hand
+# Why a region counts as missing, in the words of the remark; what no cause is known of is not on the film.
+_MISSING: Final = {
+    None: "not seen on the film",
+    COVERED: "covered or burnt out, one grey level there",
+    COINCIDES: "not told apart from a neighbour",
+    UNSURE: "not made out with certainty",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,7 @@ class Evidence:
     fitting: float
     misfit: float
     out_of_order: Sequence[str]
+    hidden: Mapping[str, str] = field(default_factory=dict)  # regions whose place is known but shows nothing -> why
 
 
 def judge(image: Image, facts: ImageFacts, evidence: Evidence) -> Verdict:
@@ -44,8 +52,10 @@ def judge(image: Image, facts: ImageFacts, evidence: Evidence) -> Verdict:
     missing = [name for name in REGIONS if name not in evidence.found]
     refused = len(missing) > MAXIMUM_MISSING or RADIUS in missing
     if missing:
-        limit = f"; at most {MAXIMUM_MISSING} may be missing, the radius not" if refused else ""
-        reasons.append(Reason("missing-regions", f"not on the film: {', '.join(missing)}{limit}"))
+        by_cause = {cause: [name for name in missing if evidence.hidden.get(name) == cause] for cause in _MISSING}
+        parts = [f"{_MISSING[cause]}: {', '.join(names)}" for cause, names in by_cause.items() if names]
+        parts += [f"at most {MAXIMUM_MISSING} may be missing, the radius not"] if refused else []
+        reasons.append(Reason("missing-regions", "; ".join(parts)))
     if evidence.two_hands_probability >= TWO_HANDS_PROBABILITY:
         reasons.append(Reason("two-hands", "more than one hand on the film; the left one was read"))
     if facts.polarity == "bone dark":

@@ -14,6 +14,8 @@ from service.reporting import codes
 
 _SIDES: Final = {"left": "左", "right": "右"}
 _PROBLEMS: Final = {"grading": "分期", "regression": "骨龄回归", "segmentation": "分割", "detection": "检测"}
+_KINDS: Final = {"mc": "metacarpal", "pp": "proximal phalanx", "mp": "middle phalanx", "dp": "distal phalanx"}
+_CODED: Final = re.compile(r"\b(mc|pp|mp|dp)([1-5])\b")
 _BONE_WORDS: Final = re.compile(r"\b(" + "|".join(sorted(REGIONS, key=len, reverse=True)) + r")\b")
 
 
@@ -38,12 +40,11 @@ def _problem(text: str) -> str:
 # (English, Chinese, what becomes of each group); the groups of a pattern are the values.
 _PATTERNS: Final[tuple[tuple[str, str, tuple[Callable[[str], str], ...]], ...]] = (
     # the detector's verdict
-    (
-        r"not on the film: (.+); at most (\d+) may be missing, the radius not",
-        "未见{}；最多可缺{}处，且不得缺桡骨",
-        (_bones, str),
-    ),
-    (r"not on the film: ([^;]+)", "未见{}", (_bones,)),
+    (r"not (?:seen )?on the film: ([^;]+)", "未见{}", (_bones,)),
+    (r"covered or burnt out, one grey level there: ([^;]+)", "{}被遮盖或曝光溢出，仅有单一灰度", (_bones,)),
+    (r"not told apart from a neighbour: ([^;]+)", "{}与相邻骨无法区分", (_bones,)),
+    (r"not made out with certainty: ([^;]+)", "{}未能可靠辨认", (_bones,)),
+    (r"at most (\d+) may be missing, the radius not", "最多可缺{}处，且不得缺桡骨", (str,)),
     (r"more than one hand on the film; the left one was read", "片中不止一只手，已判读左手", ()),
     (r"(\d+) hands found(?:; one is needed)?", "检出{}只手，需为单手", (str,)),
     (
@@ -87,6 +88,11 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[Callable[[str], str], ...]], ...]] 
     ),
     (r"no hand could be pieced together from what was seen", "所见结构无法组成手部", ()),
     # the reader
+    (
+        r"the joints of the middle finger are ([\d.]+) pixels wide; stages need at least (\d+)",
+        "中指各关节区仅宽{}像素，分期至少需{}像素",
+        (str, str),
+    ),
     (r"no outline of (.+): the bone was not found in its region", "{}未能勾画：区域内未找到该骨", (_bones,)),
     (
         r"no outline of (.+): (?:the )?bundle ?(.*) holds no weights for segmentation",
@@ -171,6 +177,11 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[Callable[[str], str], ...]], ...]] 
 @cache
 def _compiled() -> tuple[tuple[re.Pattern[str], str, tuple[Callable[[str], str], ...]], ...]:
     return tuple((re.compile(pattern), chinese, values) for pattern, chinese, values in _PATTERNS)
+
+
+def english(text: str) -> str:
+    """Return a text with the regions of the tubular bones as a radiologist writes them: dp5 is distal phalanx 5."""
+    return _CODED.sub(lambda found: f"{_KINDS[found.group(1)]} {found.group(2)}", text)
 
 
 def chinese(text: str) -> str:

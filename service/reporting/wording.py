@@ -199,7 +199,7 @@ def plain(text: str, language: Language) -> str:
 
 def detail(text: str, language: Language) -> str:
     """Return what another step has said, in the language of the report where it can be said in it."""
-    return phrases.chinese(text) if language == "zh" else plain(text, language)
+    return phrases.chinese(text) if language == "zh" else plain(phrases.english(text), language)
 
 
 def in_order(reading: Reading) -> list[MethodResult]:

@@ -30,9 +30,11 @@ class Found:
 @dataclasses.dataclass
 class FakeDetector:
     verdict: Verdict = ACCEPTED
+    side: int = 24
 
     def detect(self, image: Image) -> Found:
-        return Found(tuple(Region(name, (1, 1, 9, 9), 0.9) for name in REGIONS), FACTS, self.verdict)
+        box = (1, 1, 1 + self.side, 1 + self.side)
+        return Found(tuple(Region(name, box, 0.9) for name in REGIONS), FACTS, self.verdict)
 
 
 @dataclasses.dataclass
@@ -90,6 +92,18 @@ def test_every_method_stands_side_by_side_on_the_curve_of_the_sex() -> None:
     assert _method(reading, "RUS-CHN").bone_age_years == standards.RUS_CHN.bone_age(expected, "F").years
     assert reading.region("radius").stage.label == MIDDLE["radius"]  # type: ignore[union-attr]
     assert reading.region("mc2").stage is None  # type: ignore[union-attr]
+
+
+def test_a_film_of_few_pixels_is_read_as_a_whole_and_not_staged() -> None:
+    reading = _reader(detector=FakeDetector(side=18)).read(FILM, "F")
+    said = "the joints of the middle finger are 18.0 pixels wide; stages need at least 22"
+    assert [(m.name, m.bone_age_years, m.reason) for m in reading.methods[:3]] == [
+        (name, None, said) for name in ("RUS-CHN", "TW3-C RUS", "TW3")
+    ]
+    assert _method(reading, "fake").bone_age_years == 9.0
+    assert all(region.stage is None for region in reading.regions)
+    assert [(r.code, r.text) for r in reading.verdict.reasons] == [("too-small", said)]
+    assert reading.verdict.accepted
 
 
 def test_an_unknown_sex_gives_both_curves_and_no_default() -> None:

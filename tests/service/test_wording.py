@@ -11,7 +11,7 @@ from fontTools.ttLib import TTFont
 import models
 import service
 from models.calibration import SignOff, SiteCalibration
-from models.detection import verdict
+from models.detection import hidden, verdict
 from models.image import Image
 from models.reading import ImageFacts, MethodResult, Reading, Reason, Region, Stage
 from models.regions import RUS
@@ -83,6 +83,9 @@ def image(level: float = 0.5) -> Image:
     return Image(pixels)
 
 
+HIDDEN = dict(zip(list(codes.SITES)[:3], (hidden.COVERED, hidden.COINCIDES, hidden.UNSURE), strict=True))
+
+
 def said_by_the_detector() -> list[str]:
     every = list(codes.SITES)
     seen = verdict.Evidence(0.9, 0.9, every[:18], 0.9, 0.1, ("mc3", "pp1"))
@@ -94,6 +97,7 @@ def said_by_the_detector() -> list[str]:
         verdict.judge(image(), facts(), dataclasses.replace(seen, found=every[:5])),
         verdict.judge(image(), facts(), dataclasses.replace(seen, fitting=0.2)),
         verdict.judge(image(0.0), facts(), seen),
+        verdict.judge(image(), facts(), dataclasses.replace(seen, found=every[4:], hidden=HIDDEN)),
     ]
     return [reason.text for each in judged for reason in each.reasons]
 
@@ -112,6 +116,7 @@ def test_what_the_models_say_can_be_said_in_chinese() -> None:
     texts += [
         "bundle default 0.2 holds no weights for grading",
         "no outline of radius and ulna: the bone was not found in its region",
+        "the joints of the middle finger are 8.3 pixels wide; stages need at least 22",
     ]
     assert len(texts) > 12
     for text in texts:
@@ -119,6 +124,12 @@ def test_what_the_models_say_can_be_said_in_chinese() -> None:
         assert not re.search(r"[a-z]{3}", re.sub(r"MONOCHROME\d|default|Brush", "", translated)), text
         for value in re.findall(r"\d+\.\d+|\d{3,}", text):  # what was measured is not lost
             assert value in translated
+
+
+def test_bones_are_named_in_english_as_a_radiologist_writes_them() -> None:
+    reason = Reason("missing-regions", "not seen on the film: dp2, mc5; at most 3 may be missing, the radius not")
+    assert "distal phalanx 2, metacarpal 5; at most 3" in wording.rejection([reason], "en")
+    assert phrases.english("mp3dp5 tamp3 mp6") == "mp3dp5 tamp3 mp6"
 
 
 def test_what_no_pattern_knows_stays_as_it_came() -> None:

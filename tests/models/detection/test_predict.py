@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import models
-from models import phantom
+from models import phantom, transforms
+from models.detection import nearer
+from models.detection.hidden import hidden, one_level
 from models.detection.phantoms import region_boxes
 from models.detection.predict import Detection, Detector
 from models.image import Image
@@ -188,3 +190,75 @@ def test_fingers_under_a_shield_or_on_unexposed_film_are_named_as_missing(covere
     (reason,) = [reason for reason in found.verdict.reasons if reason.code == "missing-regions"]
     assert "dp5" in reason.text
     assert "mp5" in reason.text
+
+
+@pytest.mark.parametrize(("bone", "level"), [("radius", 1.0), ("dp5", 0.5), ("dp5", 0.0)])
+def test_a_bone_that_is_painted_over_is_not_found(bone: str, level: float) -> None:
+    drawn = phantom.draw(
+        FIRST_SEED + 123, age_years=10.0, rows=900, columns=750, laterality="L", rotation_degrees=0.0, zoom=0.8,
+        furnished=False, collimated=False, low_contrast=False,
+    )  # fmt: skip
+    pixels = drawn.image.pixels.copy()
+    x1, y1, x2, y2 = drawn.boxes[bone]
+    more = 0.1 * (x2 - x1)
+    pixels[int(y1 - more) : int(y2 + more), int(x1 - more) : int(x2 + more)] = level
+    found = detector().detect(Image(pixels))
+    assert bone not in {region.name for region in found.regions}
+    (reason,) = [reason for reason in found.verdict.reasons if reason.code == "missing-regions"]
+    assert bone in reason.text
+    assert found.verdict.accepted == (bone != "radius")
+
+
+def test_why_a_place_shows_no_bone_is_told() -> None:
+    film = np.random.default_rng(0).random((200, 200)).astype(np.float32)
+    film[140:180, 20:60] = 0.4
+    boxes = {"mp5": (20.0, 20.0, 60.0, 60.0), "dp5": (24.0, 24.0, 64.0, 64.0), "dp4": (100.0, 20.0, 140.0, 60.0)}
+    boxes |= {
+        "mc5": (20.0, 140.0, 60.0, 180.0),
+        "mc4": (100.0, 100.0, 140.0, 140.0),
+        "pp4": (104.0, 100.0, 144.0, 140.0),
+    }
+    scores = dict.fromkeys(boxes, 0.9) | {"dp4": 0.4}
+    astray = dict.fromkeys(boxes, 0.01) | {"dp5": 0.1}
+    # Knuckles may share their place; of mp5 and dp5 in one place dp5 is the one that lies elsewhere in a hand.
+    assert hidden(film, boxes, scores, astray) == {"dp5": "coincides", "dp4": "unsure", "mc5": "covered"}
+
+
+def test_a_small_hand_on_a_large_plate_is_looked_at_from_nearer() -> None:
+    drawn = phantom.draw(
+        FIRST_SEED + 4, rows=400, columns=320, age_years=6.0, rotation_degrees=0.0, zoom=0.9, furnished=False,
+        collimated=False,
+    )  # fmt: skip
+    plate = np.full((1400, 1200), np.percentile(drawn.image.pixels, 2), np.float32)
+    plate[60:460, 800:1120] = drawn.image.pixels
+    found = detector().detect(Image(plate))
+    true = {name: xy + np.array([800, 60]) for name, xy in true_centres(drawn).items()}
+    assert found.verdict.accepted
+    assert np.median(errors(centres(found), true)) < 2.5
+
+
+def test_what_fills_the_film_or_is_only_a_marker_is_not_looked_at_from_nearer() -> None:
+    plate = np.zeros((300, 240), np.float32)
+    plate[20:280, 20:220] = 0.8
+    assert nearer.around(plate, 96) is None
+    plate[:] = 0
+    assert nearer.around(plate, 96) is None
+    plate[30:36, 200:206] = 1.0
+    assert nearer.around(plate, 96) is None
+    plate[100:160, 60:90] = 0.6
+    matrix = nearer.around(plate, 96)
+    assert matrix is not None
+    assert transforms.apply(matrix, np.array([[47.5, 47.5]]))[0] == pytest.approx((74.5, 129.5), abs=1.5)
+    assert matrix[0, 0] == pytest.approx(nearer.ROOM * 60 / 96, rel=0.1)
+
+
+def test_one_level_is_told_from_grain_and_from_a_slope() -> None:
+    rng = np.random.default_rng(0)
+    film = rng.normal(0.5, 0.02, (200, 200)).astype(np.float32)
+    film[:, 100:] = np.linspace(0.3, 0.7, 200)[:, None]
+    box = (20.0, 20.0, 80.0, 80.0)
+    assert one_level(film, box, 0.002) < 0.2
+    assert one_level(film, (120.0, 20.0, 180.0, 80.0), 0.002) < 0.2
+    film[35:80, 20:80] = 0.4  # all of the inner half
+    assert one_level(film, box, 0.002) == 1.0
+    assert one_level(film, (-300.0, 20.0, -240.0, 80.0), 0.002) == 0.0

@@ -1,0 +1,43 @@
+"""Find the part of a film that shows something, for a hand too small on a large plate to be seen in a view of the whole."""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from models.transforms import Matrix
+
+RIM: Final = 0.03  # of the film's side: its grey level is that of the empty plate
+AWAY: Final = 0.12  # grey levels from the plate's, of the film's span, from which on something is there
+SMALLEST: Final = 0.002  # share of the film that the largest thing on it must have: less is a marker
+LARGEST: Final = 0.75  # of the film's side: what fills more was seen well enough in the view of the whole
+ROOM: Final = 1.3  # side of the nearer view over that of the thing
+
+
+def around(pixels: NDArray[np.float32], size: int) -> Matrix | None:
+    """Map a view of `size` pixels to the square around the largest thing on a film; None where it fills the film, or there is none.
+
+    `pixels` is the shrunk film, stretched to 0..1.
+    """
+    rows, columns = pixels.shape
+    rim = max(1, round(RIM * min(rows, columns)))
+    border = np.concatenate(
+        [pixels[:rim].ravel(), pixels[-rim:].ravel(), pixels[:, :rim].ravel(), pixels[:, -rim:].ravel()]
+    )
+    smooth = ndimage.uniform_filter(pixels, 3)
+    there = ndimage.binary_opening(np.abs(smooth - np.median(border)) > AWAY, iterations=2)
+    things, number = ndimage.label(there)
+    if not number:
+        return None
+    sizes = np.bincount(things.ravel())[1:]
+    if sizes.max() < SMALLEST * pixels.size:
+        return None
+    down, across = ndimage.find_objects(things)[int(sizes.argmax())]
+    side = ROOM * max(down.stop - down.start, across.stop - across.start)
+    if side > LARGEST * max(rows, columns):
+        return None
+    scale = side / size
+    middle = np.array([across.start + across.stop - 1, down.start + down.stop - 1]) / 2
+    matrix: Matrix = np.hstack([scale * np.eye(2), (middle - scale * (size - 1) / 2)[:, None]])
+    return matrix
