@@ -136,7 +136,7 @@ class Jobs(Sendings):
             if job.state in (*FINAL, State.DELIVERED) and job.state != State.FAILED:
                 raise UnknownJob(f"job {job_id} is {job.state}; there is nothing to cancel")
             fields = {"resume_state": job.resume_state or job.state, "cause_code": "cancelled", "cause_text": text}
-            fields["next_action"] = "none; `carpus jobs retry` lets it go on"
+            fields["next_action"] = "none; a retry lets it go on"
             self._note(session, job_id, "cancelled", text)
             subject, before = job.subject, State(job.state)
             self._write_row(session, job_id, None, self._entered(State.CANCELLED, now) | fields)

@@ -65,10 +65,14 @@ def _processes(jobs: Jobs) -> list[Check]:
     ages = {kind: age for kind, age in metrics.heartbeat_ages(jobs).items() if age < FORGOTTEN_SECONDS}
     if not ages:
         return [Check("processes", False, "no process has given a sign of life")]
-    return [
-        Check(kind, age <= OLDEST_HEARTBEAT_SECONDS, f"last sign of life {display.duration(age)} ago")
-        for kind, age in ages.items()
-    ]
+    return [_process(kind, age) for kind, age in ages.items()]
+
+
+def _process(kind: str, age: float) -> Check:
+    if age <= OLDEST_HEARTBEAT_SECONDS:
+        return Check(kind, True, f"last sign of life {display.duration(age)} ago")
+    words = f"no sign of life for {display.duration(age)}: it is started again by itself; if it stays silent, its log says why"
+    return Check(kind, False, words)
 
 
 def refusing(processes: Sequence[Heartbeat], now: dt.datetime, *, within_seconds: float = 30) -> list[dict[str, str]]:

@@ -48,7 +48,8 @@ class QueuePage:
             breakers=self._breakers(),
             refusals=self._refusals(),
             work=WORK,
-            destinations=[each.name for each in self.pages.settings.destinations],
+            longest_reason=LONGEST_REASON,
+            destinations=self.pages.settings.destinations,
         )
 
     async def act(self, request: Request) -> Response:

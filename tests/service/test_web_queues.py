@@ -22,10 +22,11 @@ def test_a_queue_is_paused_and_resumed_by_its_buttons(admin: TestClient, install
     assert re.findall(r'action="/queues/(\w+)/(\w+)"', page) == [
         (queue, action) for queue in ("intake", "inference", "delivery") for action in ("pause", "drain")
     ]
-    assert admin.post("/queues/inference/pause", data={"csrf": token(page)}).status_code == 303
+    said = {"csrf": token(page), "reason": "PACS upgrade until 14:00"}
+    assert admin.post("/queues/inference/pause", data=said).status_code == 303
     assert queues.mode("inference") == QueueMode.PAUSED
     page = admin.get("/queues").text
-    assert re.search(r"inference.*paused.*admin", page, re.IGNORECASE | re.DOTALL)
+    assert re.search(r"inference.*paused.*admin.*PACS upgrade until 14:00", page, re.IGNORECASE | re.DOTALL)
     assert admin.post("/queues/inference/resume", data={"csrf": token(page)}).status_code == 303
     assert queues.mode("inference") == QueueMode.RUNNING
 
@@ -55,7 +56,9 @@ def test_a_destination_left_alone_and_a_refusal_are_shown_with_what_to_do(
     jobs.count_refusals("disk-full", "0 bytes free", "make room", 1)
     jobs.beat("scp", {"refusing": [{"code": "backlog", "text": "5000 instances wait", "next_action": "see"}]})
     page = admin.get("/queues").text
+    to = installation.settings.destinations[0]
     for words in (
+        f"<code>{to.ae_title}</code> at {to.host}:{to.port}",
         "left alone",
         "check that the PACS runs",
         "5000 instances wait to be prepared",

@@ -58,5 +58,8 @@ function themeButton(button) {
 const theme = localStorage.getItem("theme");
 if (theme) document.documentElement.dataset.theme = theme;
 localTimes(document);
+document.querySelectorAll("#zone").forEach((part) => {
+  part.textContent = "Times of " + Intl.DateTimeFormat().resolvedOptions().timeZone; // until then the pages say UTC, and mean it
+});
 document.querySelectorAll("[data-refresh]").forEach(keepLive);
 document.querySelectorAll("#theme").forEach(themeButton);
