@@ -2,7 +2,7 @@
 
 Four networks, the steps of P4's ablation: `cnn` (plain convolutions), `resnet-50`, `dl-resnet-50` (the same on the overlay of
 `texture`), `zh05-dl-resnet-50` (attention added after the pooling layer). All give 19 classes, 0 to 18 years. As in P4 the sex
-is no input.
+is no input. Where a graphics card is missing, the ResNet-50 can be narrowed: all its blocks, a share of its channels.
 """
 
 from typing import Final
@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models import resnet50
+from torchvision.models.resnet import Bottleneck
 
 CLASSES: Final = 19
 FEATURES: Final = 512  # of each region
@@ -25,6 +25,12 @@ ANCHORS: Final = {
 }  # fmt: skip
 LOOK: Final = 24  # pixels of a sub-region
 SLACK: Final = 1.4  # a look begins this much wider than its region
+STAGES: Final = (
+    (64, 3),
+    (128, 4),
+    (256, 6),
+    (512, 3),
+)  # ResNet-50: channels of the 3 x 3 convolutions, blocks (He et al. 2016)
 
 
 class SqueezeExcitation(nn.Module):
@@ -44,6 +50,34 @@ class SqueezeExcitation(nn.Module):
         return maps * torch.as_tensor(self.gate(maps.mean((2, 3))))[:, :, None, None]
 
 
+def resnet_50(channels: int, width: float = 1.0) -> tuple[nn.Module, int]:
+    """Return ResNet-50 up to its pooled features, and how many these are; `width` is the share of channels every layer keeps."""
+    inputs = round(64 * width)
+    layers: list[nn.Module] = [
+        nn.Conv2d(channels, inputs, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(inputs),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2, 1),
+    ]
+    for stage, (planes, blocks) in enumerate(STAGES):
+        own = round(planes * width)
+        outputs = own * Bottleneck.expansion
+        for block in range(blocks):
+            stride = 2 if stage and not block else 1
+            way = (
+                None
+                if block
+                else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            )
+            layers.append(Bottleneck(inputs, own, stride, way))
+            inputs = outputs
+    trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    for module in trunk.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return trunk, inputs
+
+
 def _layer(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
     return [
         nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
@@ -55,17 +89,18 @@ def _layer(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
 class Recognition(nn.Module):
     """One region's network, with squeeze-and-excitation in its hidden layers: (n, channels, LOOK, LOOK) -> (n, 512)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, width: float = 1.0) -> None:
         super().__init__()
+        first, second, third = (max(8, round(own * width)) for own in (32, 64, 128))
         self.body = nn.Sequential(
-            *_layer(channels, 32, 1),
-            SqueezeExcitation(32),
-            *_layer(32, 64, 2),
-            SqueezeExcitation(64),
-            *_layer(64, 128, 2),
-            SqueezeExcitation(128),
+            *_layer(channels, first, 1),
+            SqueezeExcitation(first),
+            *_layer(first, second, 2),
+            SqueezeExcitation(second),
+            *_layer(second, third, 2),
+            SqueezeExcitation(third),
         )
-        self.head = nn.Sequential(nn.Linear(128, FEATURES), nn.ReLU(inplace=True))
+        self.head = nn.Sequential(nn.Linear(third, FEATURES), nn.ReLU(inplace=True))
 
     def forward(self, looks: Tensor) -> Tensor:
         """Return the region's vector."""
@@ -81,7 +116,7 @@ class China05Attention(nn.Module):
 
     anchors: Tensor  # (11, 3) in the coordinates of grid_sample
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, width: float = 1.0) -> None:
         super().__init__()
         self.localisation = nn.Sequential(
             *_layer(channels, 16, 2), *_layer(16, 32, 2), *_layer(32, 32, 2), nn.AdaptiveAvgPool2d(4), nn.Flatten()
@@ -89,7 +124,7 @@ class China05Attention(nn.Module):
         self.moves = nn.Linear(32 * 16, 3 * len(ANCHORS))
         nn.init.zeros_(self.moves.weight)
         nn.init.zeros_(self.moves.bias)
-        self.recognition = nn.ModuleList(Recognition(channels) for _ in ANCHORS)
+        self.recognition = nn.ModuleList(Recognition(channels, width) for _ in ANCHORS)
         rows = [(2 * x - 1, 2 * y - 1, 2 * half * SLACK) for x, y, half in ANCHORS.values()]
         self.register_buffer("anchors", torch.tensor(rows, dtype=torch.float32), persistent=False)
 
@@ -121,30 +156,32 @@ class China05Attention(nn.Module):
 class AgeClassifier(nn.Module):
     """One of the four networks of P4's ablation.
 
+    Parameters
+    ----------
+    width
+        Share of ResNet-50's channels that its trunk keeps, and of those of the looks' networks; P4 has 1. The plain convolutions stay.
+
     Raises
     ------
     ValueError
         When the name is unknown; the known ones are listed.
     """
 
-    def __init__(self, architecture: str, channels: int = 3, dropout: float = 0.2) -> None:
+    def __init__(self, architecture: str, channels: int = 3, dropout: float = 0.2, *, width: float = 1.0) -> None:
         super().__init__()
         if architecture not in ARCHITECTURES:
             raise ValueError(f"architecture {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
-        self.attention = China05Attention(channels) if architecture.startswith("zh05") else None
+        self.attention = China05Attention(channels, width) if architecture.startswith("zh05") else None
         if architecture == "cnn":
             layers = [
                 module for pair in ((channels, 32), (32, 64), (64, 128), (128, 256)) for module in _layer(*pair, 2)
             ]
             self.trunk: nn.Module = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-            width = 256
+            features = 256
         else:
-            trunk = resnet50(weights=None)
-            width = trunk.fc.in_features
-            trunk.fc = nn.Identity()
-            self.trunk = trunk
+            self.trunk, features = resnet_50(channels, width)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(width + (len(ANCHORS) * FEATURES if self.attention else 0), CLASSES)
+        self.head = nn.Linear(features + (len(ANCHORS) * FEATURES if self.attention else 0), CLASSES)
 
     def forward(self, films: Tensor) -> Tensor:
         """Map (n, 3, side, side) in 0..1 to (n, 19) logits."""
