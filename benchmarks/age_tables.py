@@ -84,46 +84,59 @@ def _order(mae: Mapping[str, Any], off: Mapping[str, Any]) -> str:
 
 
 def ablation(result: Mapping[str, Any]) -> str:
-    """Return the order search and the four steps of P4 beside the paper."""
-    orders = [["order of the texture operators", "validation MAE, y", "95 %", "n"]]
+    """Return the order search and the four steps of P4 beside the paper and the median age."""
+    orders = [
+        ["order of the texture operators", "validation MAE of the class, y", "more than the order chosen, y (paired)"]
+    ]
     for row in result["order_search"]:
-        mae = row["validation_mae_years"]
-        orders.append(
-            [" > ".join(row["order"]), f"{mae['value']:.3f}", f"{mae['low']:.3f} to {mae['high']:.3f}", str(mae["n"])]
-        )
+        name = " > ".join(row["order"])
+        more = result["order_differences_years"].get(name)
+        orders.append([name, _value(row["validation_mae_years"]), _value(more) if more else "chosen"])
     steps = [
         [
             "network",
             "overlay",
             "parameters",
+            "processor s",
             "MAE of the class, y",
             "MAE of the expected age, y",
+            "more than the step before, y (paired)",
             "training accuracy",
             "P4",
-        ]
+        ],
+        ["median age of the training films", "", "", "", _value(result["median_age"]["mae_years"]), "", "", "", ""],
     ]
     for step in result["ablation"]:
         paper = step["paper"]
+        narrow = "" if step["architecture"] == "cnn" or result["width"] == 1 else f" x {result['width']:g}"
+        more = step["more_than_the_step_before_years"]
         steps.append(
             [
-                step["architecture"],
+                step["architecture"] + narrow,
                 " > ".join(step["overlay"]) if step["overlay"] else "none",
                 f"{step['parameters_millions']} M",
+                str(step["cpu_seconds"]),
                 _value(step["test_mae_years"]),
                 _value(step["test_mae_of_expected_age_years"]),
+                _value(more) if more else "",
                 f"{100 * step['training_accuracy']:.1f} %",
                 f"{paper['training_accuracy']} %" + (f", MAE {paper['mae_years']} y" if "mae_years" in paper else ""),
             ]
         )
+    test = result["ablation"][0]["test_mae_years"]["n"]
+    held = result["order_search"][0]["validation_mae_years"]["n"]
     lines = ["## P4: the order of the overlay and the four steps, at a small scale", ""]
     lines += [f"`{result['command']}` · commit {result['commit']} · {result['scale']}", ""]
     lines += [
         table(orders),
         "",
-        f"Chosen: {' > '.join(result['best_order'])} (P4: rotation-invariant > plain > circular).",
+        f"n = {held} validation films. Chosen: {' > '.join(result['best_order'])} (P4: rotation-invariant > plain > circular).",
         "",
+        table(steps),
+        "",
+        f"n = {test} test films. x {result['width']:g}: of the channels of ResNet-50 and of the looks' networks. The paired "
+        "differences are of the expected age.",
     ]
-    lines += [table(steps)]
     return "\n".join([*lines, *(["", result["note"]] if result.get("note") else [])])
 
 

@@ -31,7 +31,7 @@ _PREDICTORS: Final = {
     "grading": ("models.grading.predict", "Grader"),
     "regression": ("models.regression.predict", "Regressor"),
 }
-# Architectures that have a predictor of their own.
+# Architectures that have a predictor of their own; each class names in `architectures` those it can run.
 _OF_ARCHITECTURE: Final = {"region-xgboost": ("models.regression.boosted", "RegionRegressor")}
 
 
@@ -146,6 +146,25 @@ def describe(bundle: str = "default", *, folder: Path = FOLDER) -> Description:
     )
 
 
+def check_runnable(description: Description) -> None:
+    """Ask the predictors whether they know the architectures of a bundle, without loading a weight.
+
+    Raises
+    ------
+    WeightsRefused
+        When one does not.
+    """
+    for problem, place, card in description.parts:
+        known = _predictor(problem, card).architectures
+        if card.architecture not in known:
+            raise weights.WeightsRefused(place, "architecture", " or ".join(sorted(known)), card.architecture)
+
+
+def _predictor(problem: str, card: Metadata) -> Any:
+    module, name = _OF_ARCHITECTURE.get(card.architecture, _PREDICTORS[problem])
+    return getattr(importlib.import_module(module), name)
+
+
 def load(bundle: str = "default", *, folder: Path = FOLDER, default_method: str | None = None) -> Reader:
     """Return the Reader of a bundle, its weights verified and in memory.
 
@@ -164,8 +183,7 @@ def load(bundle: str = "default", *, folder: Path = FOLDER, default_method: str 
         raise BundleRefused(f"bundle {description.path} names no weights for detection; nothing can be read without")
     built: dict[str, list[Any]] = {problem: [] for problem in weights.PROBLEMS}
     for problem, place, card in description.parts:
-        module, name = _OF_ARCHITECTURE.get(card.architecture, _PREDICTORS[problem])
-        built[problem].append(getattr(importlib.import_module(module), name)(place))
+        built[problem].append(_predictor(problem, card)(place))
     return Reader(
         detector=built["detection"][0],
         bundle=description.identity,

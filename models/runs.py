@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import torch
 
+from models import weights
+
 CONFIG_FILE: Final = "training.json"
 # What may change when a run is resumed: how long, how often, on what.
 FREE: Final = frozenset(
@@ -31,7 +33,19 @@ FREE: Final = frozenset(
     }
 )
 _WHERE: Final = frozenset(
-    {"data", "out", "weights", "start", "trunk", "phantom_cache", "teacher", "outlines", "outlines_validation"}
+    {
+        "data",
+        "out",
+        "weights",
+        "start",
+        "trunk",
+        "phantoms",
+        "phantom_cache",
+        "readings",
+        "teacher",
+        "outlines",
+        "outlines_validation",
+    }
 )  # places on one machine: they say nothing of the weights
 
 
@@ -131,6 +145,26 @@ def attached(values: Mapping[str, Any]) -> dict[str, bytes]:
     """Return the configuration as a file of the weights folder, without the places of this machine."""
     kept = {name: value for name, value in values.items() if name not in _WHERE}
     return {CONFIG_FILE: (json.dumps(kept, indent=1, ensure_ascii=False) + "\n").encode()}
+
+
+def save(
+    options: argparse.Namespace,
+    kept: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    metadata: weights.Metadata,
+    files: Mapping[str, bytes] | None = None,
+) -> weights.Metadata:
+    """Write the weights of a run where `--weights` says, else beside its checkpoints: half precision, its options attached.
+
+    Parameters
+    ----------
+    kept
+        What `keep` returned.
+    files
+        Further files of the weights folder by name, such as a booster.
+    """
+    folder: Path = options.weights or options.out / "weights"
+    return weights.save(folder, tensors, metadata, extra={**(files or {}), **attached(kept)}, half=True)
 
 
 def limit_threads(options: argparse.Namespace) -> None:

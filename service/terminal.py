@@ -13,7 +13,7 @@ def page(name: str, reading: Reading) -> str:
     facts = reading.image
     side = {"L": "left hand", "R": "right hand"}.get(facts.laterality or "", "side unknown")
     lines = [
-        f"{name}: {facts.columns} x {facts.rows} pixels, {side}, {facts.polarity}, turned {facts.rotation_degrees:.0f} degrees",
+        f"{name}: {facts.columns} x {facts.rows} pixels, {side}, {facts.polarity}, turned {round(facts.rotation_degrees)} degrees",
         "accepted" if reading.verdict.accepted else "NOT READ",
         *(f"  {reason.code}: {reason.text}" for reason in reading.verdict.reasons),
     ]
@@ -58,6 +58,11 @@ def _methods(reading: Reading) -> list[str]:
         score = "" if method.score is None else f"{method.score:.1f}"
         sds = "" if method.sds is None else f"{method.sds:+.2f}"
         lines.append(f"{name:<18}{method.sex:<7}{_age(method):<12}{_interval(method):<16}{score:<9}{sds}".rstrip())
+    if any(method.name == reading.default_method for method in reading.methods):
+        lines.append("* the bundle's default method")
+    lines += [
+        f"no age by {method.name}, {method.sex}: {method.reason}" for method in reading.methods if _no_age(method)
+    ]
     agreement = reading.agreement
     if reading.chronological_age_years is not None:
         missing = {method.name: wording.no_position(method, reading) for method in reading.methods}
@@ -73,7 +78,11 @@ def _methods(reading: Reading) -> list[str]:
 def _age(method: MethodResult) -> str:
     if method.bone_age_years is not None:
         return f"{method.bone_age_years:.1f} y"
-    return method.qualifier or method.reason or "none"
+    return method.qualifier or "none"
+
+
+def _no_age(method: MethodResult) -> bool:
+    return method.bone_age_years is None and method.reason is not None
 
 
 def _interval(method: MethodResult) -> str:

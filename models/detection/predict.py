@@ -6,10 +6,10 @@ the hand as every hand is seen: upright, left, bone bright, filling the view. Wh
 moves and sizes each region's box from a view of the region alone (`closer`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 import torch
@@ -71,6 +71,8 @@ class _Look:
 class Detector:
     """The detector of one weights folder; safe to share between threads, since it keeps no state."""
 
+    architectures: ClassVar[Collection[str]] = ARCHITECTURES
+
     def __init__(self, folder: Path) -> None:
         """Load and verify the weights.
 
@@ -79,7 +81,7 @@ class Detector:
         models.weights.WeightsRefused
             When the folder holds something else, or not what was saved.
         """
-        state, metadata = weights.load(folder, problem="detection", architectures=ARCHITECTURES)
+        state, metadata = weights.load(folder, problem="detection", architectures=self.architectures)
         self.size = int(metadata.preprocessing["size"])
         self.network = build(dict(metadata.hyperparameters))
         self.network.load_state_dict({k: v for k, v in state.items() if not k.startswith(CLOSER)})

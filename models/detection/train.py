@@ -174,13 +174,7 @@ def _keep(
             "decay": options.decay,
         },
     )
-    weights.save(
-        options.weights or options.out / "weights",
-        learning.state(ema.model),
-        learning.described(metadata),
-        extra=runs.attached(kept_options),
-        half=True,
-    )
+    runs.save(options, kept_options, learning.state(ema.model), learning.described(metadata))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from models import standards
 from models.grading.crops import enhance
-from models.grading.resnext import FEATURES, ResNeXt50
+from models.grading.resnext import ResNeXt50
 from models.regions import RUS
 
 LEVELS: Final = tuple(standards.RUS_CHN.levels(bone) for bone in RUS)  # of each bone, absent first
@@ -22,7 +22,11 @@ COUNTS: Final = tuple(len(levels) for levels in LEVELS)
 WIDEST: Final = max(COUNTS)
 Head = Literal["softmax", "corn", "ordered"]
 HEADS: Final[tuple[Head, ...]] = ("softmax", "corn", "ordered")
-DEEP: Final = {"resnext-50": False, "csp-resnext-50": True}  # name -> whether half the channels take the short way
+# Name -> whether half the channels take the short way, and the share of their channels that all layers keep. The quarters are for
+# a processor: all blocks of P5's networks, a sixteenth of the work.
+DEEP: Final = {
+    "resnext-50": (False, 1.0), "csp-resnext-50": (True, 1.0), "resnext-50-quarter": (False, 0.25), "csp-resnext-50-quarter": (True, 0.25),
+}  # fmt: skip
 ARCHITECTURES: Final = ("fine", "small", *DEEP)
 
 
@@ -163,10 +167,11 @@ class StageNet(Staged):
 class DeepStageNet(Staged):
     """The graders of P5: one of its trunks for all bones, one head a bone."""
 
-    def __init__(self, *, cross_stage: bool, head: Head = "softmax", dropout: float = 0.1) -> None:
+    def __init__(self, *, cross_stage: bool, width: float = 1.0, head: Head = "softmax", dropout: float = 0.1) -> None:
         """Build the network with random weights."""
-        super().__init__(FEATURES, head, dropout)
-        self.trunk = ResNeXt50(cross_stage=cross_stage)
+        trunk = ResNeXt50(cross_stage=cross_stage, width=width)
+        super().__init__(trunk.features, head, dropout)
+        self.trunk = trunk
 
     def features(self, crops: Tensor) -> Tensor:
         """Map (films, 13, rows, columns) crops in 0..1 to (films, 13, features)."""
@@ -181,5 +186,6 @@ def build(architecture: str, hyperparameters: dict[str, object]) -> Staged:
         raise ValueError(f"architecture {architecture!r} is not one of {', '.join(ARCHITECTURES)}")
     head: Head = hyperparameters.get("head", "softmax")  # type: ignore[assignment]  # checked by the constructor
     if architecture in DEEP:
-        return DeepStageNet(cross_stage=DEEP[architecture], head=head)
+        cross_stage, share = DEEP[architecture]
+        return DeepStageNet(cross_stage=cross_stage, width=share, head=head)
     return StageNet(int(str(hyperparameters.get("width", 16))), head, folded=architecture == "fine")

@@ -1,6 +1,8 @@
 """Grade the bones of one film with trained weights; imports no training code."""
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -24,9 +26,11 @@ class Grader:
         When the folder is not a grader this version can run.
     """
 
+    architectures: ClassVar[Collection[str]] = ARCHITECTURES
+
     def __init__(self, folder: Path) -> None:
         """Load and verify the weights."""
-        tensors, self.metadata = weights.load(folder, problem="grading", architectures=ARCHITECTURES)
+        tensors, self.metadata = weights.load(folder, problem="grading", architectures=self.architectures)
         self.net: Staged = build(self.metadata.architecture, dict(self.metadata.hyperparameters))
         self.net.load_state_dict(tensors)
         self.net.eval().to(memory_format=torch.channels_last)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 BLOCKS: Final = (3, 4, 6, 3)  # of each stage
 OUTPUTS: Final = (256, 512, 1024, 2048)
 GROUPS: Final = 32
-FEATURES: Final = OUTPUTS[-1]
+STEM: Final = 64
 LEAK: Final = 0.01
 
 
@@ -68,28 +68,32 @@ class _CrossStage(nn.Module):
 
 
 class ResNeXt50(nn.Module):
-    """Map (n, channels, rows, columns) to (n, 2048).
+    """Map (n, channels, rows, columns) to (n, features), 2048 at full width.
 
     Parameters
     ----------
     cross_stage
         CSP-ResNeXt-50 instead of ResNeXt-50.
+    width
+        Share of the channels that every layer keeps, the 32 groups with fewer channels each; P5 has 1.
     """
 
-    def __init__(self, *, cross_stage: bool, channels: int = 2) -> None:
+    def __init__(self, *, cross_stage: bool, width: float = 1.0, channels: int = 2) -> None:
         super().__init__()
+        inputs = round(STEM * width)
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, 64, 7, 2, 3, bias=False),
+            nn.Conv2d(channels, inputs, 7, 2, 3, bias=False),
             nn.MaxPool2d(3, 2, 1),
-            nn.BatchNorm2d(64),
+            nn.BatchNorm2d(inputs),
             nn.LeakyReLU(LEAK, inplace=True),
         )
         stages: list[nn.Module] = []
-        inputs = 64
-        for index, (blocks, outputs) in enumerate(zip(BLOCKS, OUTPUTS, strict=True)):
+        for index, (blocks, full) in enumerate(zip(BLOCKS, OUTPUTS, strict=True)):
+            outputs = round(full * width)
             make = _CrossStage if cross_stage else _stage
             stages.append(make(inputs, outputs // 2, outputs, blocks, 1 if index == 0 else 2))
             inputs = outputs
+        self.features = inputs
         self.stages = nn.Sequential(*stages)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

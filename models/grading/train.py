@@ -83,7 +83,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     stop = EarlyStop(options.patience or options.steps, float(kept.get("best", math.inf)), int(kept.get("waited", 0)))
     spent = float(kept.get("minutes", 0.0))
     progress = Progress(options.steps, every_seconds=60, journal=options.out / "journal.jsonl")
-    folder = options.weights or options.out / "weights"
 
     start, step, running = time.monotonic(), first, math.nan
     while step < options.steps and not stop.stop:
@@ -109,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         running = float(value.detach()) if math.isnan(running) else 0.98 * running + 0.02 * float(value.detach())
         progress.report(step, loss=running)
         if step % options.every == 0:
-            _look(options, kept_options, ema, seen, truth, held, stop, progress, step, folder, len(train))
+            _look(options, kept_options, ema, seen, truth, held, stop, progress, step, len(train))
             minutes = spent + (time.monotonic() - start) / 60
             save_checkpoint(
                 options.out,
@@ -122,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 minutes=minutes,
             )
     if step % options.every:
-        _look(options, kept_options, ema, seen, truth, held, stop, progress, step, folder, len(train))
+        _look(options, kept_options, ema, seen, truth, held, stop, progress, step, len(train))
 
 
 def _look(
@@ -135,7 +134,6 @@ def _look(
     stop: EarlyStop,
     progress: Progress,
     step: int,
-    folder: Path,
     films: int,
 ) -> None:
     """Calibrate and measure the average on the validation films; keep it when it is the best so far."""
@@ -148,8 +146,9 @@ def _look(
     progress.report(step, force=True, **{name: float(value) for name, value in found.items()})
     if not stop.improved(score):
         return
-    weights.save(
-        folder,
+    runs.save(
+        options,
+        kept_options,
         net.state_dict(),
         Metadata(
             problem="grading",
@@ -177,8 +176,6 @@ def _look(
                 "strength": options.strength,
             },
         ),
-        extra=runs.attached(kept_options),
-        half=True,
     )
 
 

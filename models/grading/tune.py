@@ -132,8 +132,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             "after": figures(read_ages(chances_of(net, films, seen, size), films, seen), films.subset(kept)),
         }
         (options.out / REPORT_FILE).write_text(json.dumps({**report, "rows": rows}, indent=1), encoding="utf-8")
-    weights.save(
-        options.weights or options.out / "weights",
+    runs.save(
+        options,
+        kept_options,
         net.state_dict(),
         dataclasses.replace(
             card,
@@ -148,8 +149,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             },
             hyperparameters={**card.hyperparameters, "tuning_steps": options.steps, "tuning_rate": options.rate},
         ),
-        extra=runs.attached(kept_options),
-        half=True,
     )
 
 

@@ -50,6 +50,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--label-spread", type=float, default=0.0, help="years: ask for a normal distribution about the age; 0 as P4"
     )
+    made.add_argument(
+        "--overlay-share",
+        type=float,
+        default=1.0,
+        help="of the texture in each layer of the overlay; the rest is the film",
+    )
     made.add_argument("--size", type=int, default=224, help="side of the film the networks see, pixels")
     made.add_argument("--steps", type=int, default=12000)
     made.add_argument("--order-steps", type=int, help="of each order's CNN; --steps where left out")
@@ -96,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"each order: {len(fewer['train'])} films, {options.order_steps or options.steps} steps; "
         f"{len(chosen['test'])} test films, patient-disjoint",
         "width": options.width,
+        "overlay_share": options.overlay_share,
         "commit": git_commit(),
         "seed": options.seed,
         "command": _command(options),
@@ -133,7 +140,7 @@ def _steps(found_of: Mapping[str, Mapping[str, Any]], best: Sequence[str]) -> li
                 "architecture": architecture,
                 "overlay": list(best) if ARCHITECTURES[architecture] else None,
                 **{name: value for name, value in found.items() if not name.endswith("errors_years")},
-                "less_than_the_step_before_years": None if before is None else _difference(own, before),
+                "more_than_the_step_before_years": None if before is None else _difference(own, before),
                 "paper": PAPER[architecture],
             }
         )
@@ -153,9 +160,9 @@ def _median(films: Mapping[str, Thumbnails]) -> dict[str, Any]:
     return {"years": round(years, 2), "mae_years": estimate(errors, lambda rows: float(rows.mean())).to_dict()}
 
 
-def prepared(films: Thumbnails, order: Sequence[str] | None, size: int) -> Tensor:
+def prepared(films: Thumbnails, order: Sequence[str] | None, size: int, share: float = 1.0) -> Tensor:
     """Return films as the networks take them, (n, 3, size, size) in 0..1 (P4: scaled by 1/255), overlaid where an order is given."""
-    pixels = films.films if order is None else np.stack([overlay(film, order) for film in films.films])
+    pixels = films.films if order is None else np.stack([overlay(film, order, share=share) for film in films.films])
     x = torch.from_numpy(pixels).float()[:, None] / 255
     x = functional.interpolate(x, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
     return x.expand(-1, 3, -1, -1)
@@ -191,7 +198,7 @@ def _run(
         return kept
     rng = seed_everything(options.seed)
     device = choose_device(options.device)
-    seen = {part: prepared(films[part], order, options.size) for part in ("train", *measured)}
+    seen = {part: prepared(films[part], order, options.size, options.overlay_share) for part in ("train", *measured)}
     asked = labels_of(films["train"], options.label_spread)
     net = AgeClassifier(architecture, width=options.width).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(net.parameters(), lr=options.rate)

@@ -153,8 +153,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         ).to_dict()
     (options.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     trunk, architecture = trunk_of(options.trunk)
-    weights.save(
-        options.weights or options.out / "weights",
+    runs.save(
+        options,
+        kept,
         {f"trunk.{name}": tensor for name, tensor in trunk.state_dict().items()},
         weights.Metadata(
             problem="regression",
@@ -172,12 +173,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 **{name: float(value) for name, value in chosen.items()},
             },
         ),
-        extra={
+        {
             BOOSTER_FILE: bytes(booster.save_raw("ubj")),
             INTERVALS_FILE: json.dumps(intervals.to_dict(), indent=1).encode(),
-            **runs.attached(kept),
         },
-        half=True,
     )
     print(json.dumps({"test_mae_years": errors.mae.to_dict(), "trees": figures["trees"], "chosen": chosen}))  # noqa: T201
 

@@ -1,8 +1,8 @@
 """Estimate the bone age of one film by region features and boosted trees (P2); imports no training code."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 import torch
@@ -37,8 +37,10 @@ class RegionRegressor:
         method of a Reader sees.
     """
 
+    architectures: ClassVar[Collection[str]] = (REGION_XGBOOST,)
+
     def __init__(self, folder: Path) -> None:
-        state, self.metadata = weights.load(folder, problem="regression", architectures=(REGION_XGBOOST,))
+        state, self.metadata = weights.load(folder, problem="regression", architectures=self.architectures)
         if self.metadata.hyperparameters.get("chronological_age"):
             raise weights.WeightsRefused(folder, "chronological age as input", "no", "yes")
         architecture = str(self.metadata.hyperparameters.get("trunk"))

@@ -1,9 +1,9 @@
 """Estimate the bone age of one film with trained weights; imports no training code."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 import torch
@@ -74,8 +74,10 @@ class Regressor:
         When the folder is not one, or not the bytes that were saved.
     """
 
+    architectures: ClassVar[Collection[str]] = (ENSEMBLE,)
+
     def __init__(self, folder: Path) -> None:
-        state, self.metadata = weights.load(folder, problem="regression", architectures=(ENSEMBLE,))
+        state, self.metadata = weights.load(folder, problem="regression", architectures=self.architectures)
         names = self.metadata.hyperparameters.get("members", ())
         unknown = [name for name in names if name not in ARCHITECTURES]
         if unknown or not names:

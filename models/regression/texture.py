@@ -44,15 +44,24 @@ def local_binary_pattern(film: NDArray[np.floating], points: int, radius: float,
     return _smallest_rotation(codes, points) if invariant else codes
 
 
-def overlay(film: NDArray[np.floating], order: Sequence[str] = PAPER_ORDER) -> NDArray[np.uint8]:
-    """Apply operators one after the other, each to the grey levels that the one before left; codes scaled to 0..255."""
+def overlay(film: NDArray[np.floating], order: Sequence[str] = PAPER_ORDER, *, share: float = 1.0) -> NDArray[np.uint8]:
+    """Apply operators one after the other, each to the grey levels that the one before left; codes scaled to 0..255.
+
+    Parameters
+    ----------
+    share
+        Of the codes in what an operator leaves, the rest are the grey levels it was given. 1 replaces them, the chain as P4 names
+        it; less lays each texture over the film, as P4's "grey levels stay as they are" can be read.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share is {share:g}; above 0 to 1 is possible")
     levels: NDArray[np.floating] = np.asarray(film, dtype=np.float64)
     for name in order:
         if name not in OPERATORS:
             raise ValueError(f"operator {name!r} is not one of {', '.join(OPERATORS)}")
         points, radius, invariant = OPERATORS[name]
         codes = local_binary_pattern(levels, points, radius, invariant=invariant)
-        levels = np.floor(codes * (255 / (2**points - 1)))
+        levels = np.floor(share * codes * (255 / (2**points - 1)) + (1 - share) * levels)
     return levels.astype(np.uint8)
 
 

@@ -1,7 +1,8 @@
 """Outline the radius and ulna of one film with trained weights; imports no training code."""
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 import torch
@@ -33,9 +34,11 @@ class Segmenter:
         When the folder is not a segmenter this version can run.
     """
 
+    architectures: ClassVar[Collection[str]] = ARCHITECTURES
+
     def __init__(self, folder: Path) -> None:
         """Load and verify the weights."""
-        tensors, self.metadata = weights.load(folder, problem="segmentation", architectures=ARCHITECTURES)
+        tensors, self.metadata = weights.load(folder, problem="segmentation", architectures=self.architectures)
         self.net = build(self.metadata.architecture, self.metadata.hyperparameters)
         self.net.load_state_dict(tensors)
         self.net.eval().to(memory_format=layout(self.net))

@@ -217,8 +217,9 @@ def _ship(
     if real is not None:
         films_of = "films of the RSNA Pediatric Bone Age Challenge with self-annotated outlines"
         data.append(options.source or f"{len(real.films)} {films_of}")
-    weights.save(
-        options.weights or options.out / "weights",
+    runs.save(
+        options,
+        kept_options,
         net.state_dict(),
         Metadata(
             problem="segmentation",
@@ -237,8 +238,6 @@ def _ship(
                 "normalisation": "mean and standard deviation of the crop",
             },
         ),
-        extra=runs.attached(kept_options),
-        half=True,
     )
 
 

@@ -15,6 +15,8 @@ from models.standards.curve import Age, Curve
 from models.standards.tables import Uncertainty, table, uncertainties
 from models.standards.weighting import CLASSIC, Weighting
 
+MORE_LIKELY_THAN_NOT: Final = 0.5
+
 
 class MissingBones(ValueError):
     """A total needs all 13 bones; `bones` names those without a stage."""
@@ -147,12 +149,18 @@ class RusStandard:
     def read_probabilities(
         self, probabilities: Mapping[str, Sequence[float]], sex: Sex, weighting: Weighting = CLASSIC
     ) -> MethodResult:
-        """Read RUS-CHN stage probabilities, (levels,) a bone, by a weighting rule; see `read_scores`."""
-        scores, stages = {}, {}
-        for bone in RUS:
-            if bone in probabilities:
-                scores[bone] = weighting.score(self.probabilities(bone, probabilities[bone]), self.scores(bone, sex))
-                stages[bone] = fine_levels(bone)[int(np.argmax(probabilities[bone]))]
+        """Read RUS-CHN stage probabilities, (levels,) a bone, by a weighting rule; see `read_scores`.
+
+        A hand whose every bone is more likely than not in its last stage is scored as mature, one whose every bone is so in its
+        first as without a centre: a weighted mean reaches neither end of the table, so that it could never be said.
+        """
+        present = [bone for bone in RUS if bone in probabilities]
+        chances = {bone: self.probabilities(bone, probabilities[bone]) for bone in present}
+        scores = {bone: weighting.score(chances[bone], self.scores(bone, sex)) for bone in present}
+        for end in (0, -1):
+            if all(own[end] > MORE_LIKELY_THAN_NOT for own in chances.values()):
+                scores = {bone: float(self.scores(bone, sex)[end]) for bone in present}
+        stages = {bone: fine_levels(bone)[int(np.argmax(probabilities[bone]))] for bone in present}
         return self.read_scores(scores, stages, sex)
 
     def read_scores(self, scores: Mapping[str, float], stages: Mapping[str, str], sex: Sex) -> MethodResult:

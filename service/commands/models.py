@@ -12,7 +12,7 @@ import click
 def models(bundle: str | None, *, as_json: bool) -> None:
     """List the bundles of weights, or one by name or path, and verify every byte of them.
 
-    Ends with 1 when a bundle is refused; the others are listed all the same.
+    A bundle of an architecture that is not known is refused too. Ends with 1 when a bundle is refused; the others are listed all the same.
     """
     from models import registry
     from models.weights import WeightsRefused
@@ -22,6 +22,7 @@ def models(bundle: str | None, *, as_json: bool) -> None:
     for name in [bundle] if bundle else registry.names():
         try:
             description = registry.describe(name)
+            registry.check_runnable(description)
         except (registry.BundleRefused, WeightsRefused) as error:
             refused = True
             listed.append({"name": name, "verified": False, "error": str(error)})

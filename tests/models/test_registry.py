@@ -64,6 +64,13 @@ def test_changed_weights_are_refused_before_anything_is_loaded(shelf: Path) -> N
         registry.load("site", folder=shelf)
 
 
+def test_an_architecture_no_predictor_knows_is_found_without_loading(shelf: Path) -> None:
+    registry.check_runnable(registry.describe("default"))
+    registry.check_runnable(registry.describe("regions"))
+    with pytest.raises(WeightsRefused, match="detection/a are refused: architecture: expected handnet, found small"):
+        registry.check_runnable(registry.describe("site", folder=shelf))
+
+
 def test_weights_of_another_problem_are_refused(shelf: Path) -> None:
     text = (shelf / "site.json").read_text()
     (shelf / "site.json").write_text(text.replace("grading/b", "detection/a"))

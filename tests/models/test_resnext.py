@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.grading.network import ARCHITECTURES, COUNTS, WIDEST, build
-from models.grading.resnext import FEATURES, ResNeXt50
+from models.grading.resnext import ResNeXt50
 
 MIB = 4 / 2**20  # of one float32 weight
 
@@ -15,7 +15,7 @@ def _weights(net: torch.nn.Module) -> float:
 
 def test_the_sizes_are_those_of_the_paper_and_the_light_one_is_at_most_55_per_cent() -> None:
     # P5, table 5: 88.07 MB and 46.28 MB; a head of nine stages has 2048 * 9 weights.
-    head = FEATURES * 9 * MIB
+    head = ResNeXt50(cross_stage=False).features * 9 * MIB
     whole, light = _weights(ResNeXt50(cross_stage=False)) + head, _weights(ResNeXt50(cross_stage=True)) + head
     assert whole == pytest.approx(88.07, rel=0.01)
     assert light == pytest.approx(46.28, rel=0.01)
@@ -57,3 +57,13 @@ def test_every_architecture_gives_each_bone_probabilities_over_its_stages(archit
 def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="'vgg' is not one of fine, small, resnext-50, csp-resnext-50"):
         build("vgg", {})
+
+
+@pytest.mark.parametrize("cross_stage", [False, True])
+def test_a_quarter_keeps_every_block_and_group_with_a_quarter_of_the_channels(cross_stage: bool) -> None:
+    whole, quarter = ResNeXt50(cross_stage=cross_stage), ResNeXt50(cross_stage=cross_stage, width=0.25)
+    pairs = list(zip(whole.modules(), quarter.modules(), strict=True))
+    assert [type(one) for one, _ in pairs] == [type(other) for _, other in pairs]
+    convolutions = [(a, b) for a, b in pairs if isinstance(a, torch.nn.Conv2d) and isinstance(b, torch.nn.Conv2d)]
+    assert all(4 * b.out_channels == a.out_channels and a.groups == b.groups for a, b in convolutions)
+    assert quarter.features == 512

@@ -198,6 +198,40 @@ def test_threshold_must_be_a_probability():
         TopN(61)
 
 
+def _likely(at: int, chance: float) -> dict[str, list[float]]:
+    """Every bone at one end of its stages with a chance, the rest at the stage beside it."""
+    found = {}
+    for bone in RUS:
+        found[bone] = [0.0] * len(fine_levels(bone))
+        found[bone][at] = chance
+        found[bone][at + (1 if at == 0 else -1)] = 1 - chance
+    return found
+
+
+@pytest.mark.parametrize("sex", ["F", "M"])
+def test_a_hand_whose_bones_are_all_likelier_fused_than_not_is_mature_though_none_is_certain(sex):
+    for standard in STANDARDS:
+        result = standard.read_probabilities(_likely(-1, 0.51), sex, TopN(0.92))
+        assert (result.bone_age_years, result.qualifier, result.score) == (None, "mature", 1000.0)
+    less = _likely(-1, 0.51)
+    less["mc5"] = _likely(-1, 0.49)["mc5"]
+    assert STANDARDS[0].read_probabilities(less, sex, TopN(0.92)).qualifier is None
+
+
+def test_a_hand_without_a_likely_centre_is_below_the_range():
+    for standard in STANDARDS:
+        result = standard.read_probabilities(_likely(0, 0.6), "M", TopN(0.92))
+        assert (result.bone_age_years, result.qualifier) == (None, "below range")
+
+
+def test_a_missing_bone_is_named_even_where_the_others_are_fused():
+    chances = _likely(-1, 0.9)
+    del chances["ulna"]
+    assert STANDARDS[0].read_probabilities(chances, "F", TopN(0.92)).reason == (
+        "not applicable: no stage for ulna; the total needs all 13 bones"
+    )
+
+
 def test_fine_probabilities_sum_into_letters():
     fine = [0.0] * 15
     fine[5], fine[6] = 0.3, 0.4  # radius 5(0) and 5(2), both letter F

@@ -39,6 +39,15 @@ def test_the_overlay_applies_the_operators_in_the_given_order():
         overlay(film, ("wavelet",))
 
 
+def test_a_share_lays_each_texture_over_the_film():
+    film = np.random.default_rng(4).integers(0, 256, (20, 20), dtype=np.uint8)
+    points, radius, invariant = OPERATORS["plain"]
+    codes = local_binary_pattern(film, points, radius, invariant=invariant) * (255 / (2**points - 1))
+    assert np.array_equal(overlay(film, ("plain",), share=0.25), np.floor(0.25 * codes + 0.75 * film).astype(np.uint8))
+    with pytest.raises(ValueError, match="share is 0; above 0 to 1"):
+        overlay(film, share=0)
+
+
 def test_the_best_order_has_the_lowest_error():
     errors = {order: np.array([index + 1.0, -index - 1.0]) for index, order in enumerate(reversed(orders()))}
     assert best_order(errors) == orders()[-1]

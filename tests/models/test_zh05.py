@@ -8,11 +8,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Picture
+from torchvision.models import resnet50
 
 from models.regions import CHINA_05_ATTENTION
 from models.regression import ablation
-from models.regression.data import HELD_OUT, part_of
-from models.regression.zh05 import ANCHORS, ARCHITECTURES, CLASSES, FEATURES, LOOK, AgeClassifier, China05Attention
+from models.regression.data import HELD_OUT, Thumbnails, part_of
+from models.regression.zh05 import (
+    ANCHORS,
+    ARCHITECTURES,
+    CLASSES,
+    FEATURES,
+    LOOK,
+    AgeClassifier,
+    China05Attention,
+    resnet_50,
+)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -54,6 +64,25 @@ def test_looks_learn_where_to_go() -> None:
     assert net.attention.moves.weight.grad.abs().max() > 0
 
 
+def test_the_trunk_is_resnet_50_and_a_narrow_one_keeps_its_blocks() -> None:
+    trunk, features = resnet_50(3)
+    library = resnet50(weights=None)
+    library.fc = torch.nn.Identity()
+    assert features == 2048
+    assert sorted(tuple(p.shape) for p in trunk.parameters()) == sorted(tuple(p.shape) for p in library.parameters())
+    narrow, features = resnet_50(3, 0.25)
+    assert features == 512
+    assert [type(m) for m in narrow.modules()] == [type(m) for m in trunk.modules()]
+
+
+def test_a_label_spread_over_years_has_its_peak_at_the_age_and_none_is_the_class_alone() -> None:
+    films = Thumbnails(np.array([1]), np.zeros((1, 100, 100), np.uint8), np.array([126.0], np.float32), np.array([0]))
+    assert ablation.labels_of(films, 0.0)[0].tolist() == [float(c == 10) for c in range(CLASSES)]  # 10.5 years
+    spread = ablation.labels_of(films, 1.0)[0]
+    assert spread.sum().item() == pytest.approx(1)
+    assert (spread[9] / spread[10]).item() == pytest.approx(np.exp(-0.5), rel=1e-4)  # one year off, one deviation
+
+
 def test_an_unknown_step_is_refused() -> None:
     with pytest.raises(ValueError, match="'vgg' is not one of cnn, resnet-50"):
         AgeClassifier("vgg")
@@ -77,7 +106,22 @@ def test_the_ablation_searches_the_order_takes_four_steps_and_repeats_nothing(tm
             [("id", "bone_age_months", "sex"), *((i, 12 + i % 200, "F" if i % 2 else "M") for i in chosen)]
         )
     (root / "images.csv").write_text("id,file,rows,columns,bone_age_months,sex\n")
-    arguments = ["--data", root, "--out", tmp_path / "out", "--size", 32, "--steps", 1, "--batch", 2, "--films", 4]
+    arguments = [
+        "--data",
+        root,
+        "--out",
+        tmp_path / "out",
+        "--width",
+        0.25,
+        "--size",
+        32,
+        "--steps",
+        1,
+        "--batch",
+        2,
+        "--films",
+        4,
+    ]
     ablation.main([str(argument) for argument in arguments])
     result = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert len(result["order_search"]) == 6
@@ -86,6 +130,11 @@ def test_the_ablation_searches_the_order_takes_four_steps_and_repeats_nothing(tm
     assert result["ablation"][0]["overlay"] is None
     assert result["ablation"][3]["overlay"] == result["best_order"]
     assert result["ablation"][3]["test_mae_years"]["n"] == 6
+    assert result["ablation"][0]["more_than_the_step_before_years"] is None
+    assert result["ablation"][3]["more_than_the_step_before_years"]["n"] == 6
+    assert result["median_age"]["mae_years"]["n"] == 6
+    assert len(result["order_differences_years"]) == 5
+    assert result["command"].endswith("--films 4 --width 0.25 --size 32 --steps 1 --batch 2")
 
     def fail(*_: object) -> None:
         raise AssertionError("a network was trained again")

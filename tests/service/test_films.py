@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from PIL import Image as Picture
 from models import standards
 from models.image import Image
 from models.reader import Reader
-from models.reading import Bundle, ImageFacts, Reading, Reason, Region, Stage, Verdict
+from models.reading import Bundle, ImageFacts, MethodResult, Reading, Reason, Region, Stage, Verdict
 from models.regions import REGIONS, RUS
 from service import films, terminal
 from service.errors import InvalidConfiguration, InvalidInstance
@@ -148,6 +149,16 @@ def test_the_page_names_methods_bones_bundle_and_purpose(folder: Path) -> None:
     assert sum(line.startswith(RUS) for line in page.splitlines()) == 13
     assert "no weights for regression" in page
     assert page.endswith("For research, not for clinical use.")
+
+
+def test_the_page_says_below_the_table_why_a_method_gives_no_age(folder: Path) -> None:
+    _, reading = films.read_film(READER, folder / "hand.png", "F", None)
+    mature = MethodResult("TW3", "F", None, score=1000.0, qualifier="mature", reason="mature: at least 15 years")
+    facts = dataclasses.replace(reading.image, rotation_degrees=-0.3)
+    page = terminal.page("hand.png", dataclasses.replace(reading, methods=(mature,), image=facts))
+    assert "TW3               F      mature                      1000.0" in page
+    assert "\nno age by TW3, F: mature: at least 15 years\n" in page
+    assert "turned 0 degrees" in page
 
 
 def test_the_page_of_a_rejected_film_says_why(folder: Path) -> None:
