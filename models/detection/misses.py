@@ -7,7 +7,6 @@ Films are those of the validation split. Each stated point is held against the n
 """
 
 import argparse
-import itertools
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -15,78 +14,34 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from models import engine, pixels, transforms, weights
+from models import engine, pixels, weights
 from models.detection import rsna
 from models.detection.anatomy import Template
-from models.detection.conventions import CHANNEL, CHANNELS, JOINTS, REGION_OF_JOINT, Annotated, joint_of
+from models.detection.conventions import CHANNELS, Annotated, joint_of
 from models.detection.predict import Detector
+from models.detection.readers import (
+    LIMIT_PERCENT,
+    Array,
+    Films,
+    between_readers,
+    judged_by_the_second,
+    laid,
+    offset,
+    share,
+)
 from models.image import Image
-from models.metrics.bootstrap import estimate
 
-LIMIT_PERCENT: Final = 2.5  # of the hand's length, tip of the middle finger to wrist
 GROSS_PERCENT: Final = 6.0
 MANY: Final = 4  # misses on one film from which on it is named
-Array = NDArray[np.float64]
 
 
-def laid(template: Template, record: Annotated) -> tuple[Array, transforms.Similarity]:
-    """Return a film's points in a plane without squash and how the template's hand lies there."""
-    true: Array = record.points * np.array([record.aspect, 1.0])
-    stated = ~np.isnan(true[:, 0])
-    return true, transforms.Similarity.fit(template.points[stated], true[stated])
-
-
-def offset(template: Template, fit: transforms.Similarity, vector: Array) -> Array:
-    """Turn a vector of the film's plane upright, in per cent of the hand's length."""
-    turned: Array = np.linalg.inv(fit.matrix[:, :2]) @ vector / template.hand_length * 100
-    return turned
-
-
-def between_readers(template: Template, found: dict[int, dict[str, Annotated]]) -> dict[str, Any]:
-    """Hold two sets on the same films against each other, after the constant distance of their conventions is taken off."""
-    apart: dict[str, dict[str, dict[int, Array]]] = defaultdict(lambda: defaultdict(dict))
-    for film, records in found.items():
-        for one, other in itertools.combinations(sorted(records), 2):
-            (first, _), (second, fit) = (laid(template, records[name]) for name in (one, other))
-            for joint in JOINTS:
-                a, b = (_stated(points, joint) for points in (first, second))
-                if a is not None and b is not None:
-                    apart[f"{one} and {other}"][joint][film] = offset(template, fit, a - b)
-    result: dict[str, Any] = {}
-    for pair, joints in apart.items():
-        errors: dict[int, list[float]] = defaultdict(list)
-        for films in joints.values():
-            middle = np.median(list(films.values()), axis=0)
-            for film, vector in films.items():
-                errors[film].append(float(np.hypot(*(vector - middle))))
-        result[pair] = {
-            "within 2.5 percent of each other": _share(list(errors.values())),
-            "each within it of the place between them, if both err alike": _share(
-                [[e / np.sqrt(2) for e in row] for row in errors.values()]
-            ),
-        }
-    return result
-
-
-def _stated(points: Array, joint: str) -> Array | None:
-    for name in (joint, f"tight {joint}", f"spot {joint}", f"loose {REGION_OF_JOINT.get(joint)}"):
-        if name in CHANNEL and not np.isnan(points[CHANNEL[name], 0]):
-            place: Array = points[CHANNEL[name]]
-            return place
-    return None
-
-
-def _share(rows: list[list[float]]) -> dict[str, Any]:
-    counts = np.array([[sum(e <= LIMIT_PERCENT for e in row), len(row)] for row in rows], np.float64)
-    return estimate(counts, lambda c: float(c[:, 0].sum() / c[:, 1].sum())).to_dict()
-
-
-def of_films(detector: Detector, args: argparse.Namespace, found: dict[int, dict[str, Annotated]]) -> dict[str, Any]:
-    """Return the misses of every set and folder: by channel, by film, and how many are gross."""
+def of_films(
+    detector: Detector, args: argparse.Namespace, found: Films
+) -> dict[str, dict[str, dict[int, dict[str, Array]]]]:
+    """Return by folder, set and film how far each stated point is missed."""
     split, thumbnails = rsna.read_split(args.split), rsna.read_thumbnails(args.data / "thumbnails")
-    result: dict[str, Any] = {}
+    result: dict[str, dict[str, dict[int, dict[str, Array]]]] = {}
     for folder in ("thumbnails", "fullres"):
         rows: dict[str, dict[int, dict[str, Array]]] = defaultdict(dict)
         for film, records in found.items():
@@ -97,8 +52,7 @@ def of_films(detector: Detector, args: argparse.Namespace, found: dict[int, dict
             seen = detector.detect(image).points or {}
             for origin, record in records.items():
                 rows[origin][film] = _errors(detector.template, record, image, seen)
-        for origin, films in rows.items():
-            result[f"{origin} on {folder}"] = _summary(films)
+        result[folder] = dict(rows)
     return result
 
 
@@ -127,7 +81,7 @@ def _summary(films: dict[int, dict[str, Array]]) -> dict[str, Any]:
     biases = {n: np.median([e[n] for e in films.values() if n in e and np.isfinite(e[n][0])], axis=0) for n in names}
     many = {film: sorted(n for n, e in errors.items() if e > LIMIT_PERCENT) for film, errors in away.items()}
     return {
-        "within_2.5_percent": _share([list(errors.values()) for errors in away.values()]),
+        "within_2.5_percent": share([list(errors.values()) for errors in away.values()]),
         "misses": len(missed),
         "beyond_6_percent": sum(e > GROSS_PERCENT for errors in away.values() for e in errors.values()),
         "misses_by_channel": {n: missed.count(n) for n in sorted(names, key=lambda n: -missed.count(n)) if n in missed},
@@ -147,6 +101,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     detector, found = Detector(options.weights), rsna.by_film(options.data / "annotations.csv")
+    errors = of_films(detector, options, found)
     document = {
         "what": "where the detector misses on real films not trained on, and how far two readers are apart",
         "command": f"python -m models.detection.misses --weights {options.weights} --data ../shared/data/rsna",
@@ -154,7 +109,10 @@ def main() -> None:
         "weights_sha256": weights.digest(options.weights),
         "interval": "95 %, bootstrap over films",
         "two readers of one film": between_readers(detector.template, found),
-        "own head": of_films(detector, options, found),
+        "misses before a second reader, thumbnails": judged_by_the_second(
+            detector.template, found, errors["thumbnails"]
+        ),
+        "own head": {f"{o} on {folder}": _summary(f) for folder, sets in errors.items() for o, f in sets.items()},
         "labels left out of training, looked at": {name: sorted(films) for name, films in rsna.MISPLACED.items()},
     }
     options.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
