@@ -5,9 +5,12 @@
 
 `phantoms`: on each one line over and one beside the hand, 14 to 60 pixels, grey or white, Latin, pinyin or Chinese, in one of
 eight positions. Afterwards the recogniser reads the place in all eight, and Tesseract (where installed) in the right one: a line is
-readable when two characters of it in order (one ideograph) are in what was read. The same phantom without writing is cleaned too:
-is anything in the hand changed? Every fourth phantom is read by the default Reader: as it was drawn, without writing, and after
-its writing was taken out. What is known of a film goes to the file of cases, from which a run that was interrupted goes on.
+readable when two characters of it in order (one ideograph) are in what was read; beside that stands how often the same is read on
+the same place of the phantom without writing, cleaned in the same way, where nothing can be read but by chance. On every fourth
+phantom the place is also read as a picture of its grain. The phantom without writing is cleaned too: is anything in a bone changed,
+anything in the hand, was anything taken for writing? Every fourth phantom is read by the default Reader: as it was drawn, without
+writing, and after its writing was taken out. What is known of a film goes to the file of cases, from which a run that was
+interrupted goes on.
 `ages`: real films read before and after cleaning, beside the same films with a noise of one grey level, which is what the reading
 itself makes of a change nobody sees. Each part is kept beside the others in the JSON file.
 """
@@ -26,6 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
@@ -50,8 +54,8 @@ AGES_EVERY = 4  # phantoms: the whole Reader takes longer than all the rest
 LEAST_CONTRAST = 30  # grey levels of 256: below, nobody reads it over bone
 
 
-def phantom(seed: int) -> NDArray[np.uint8]:
-    """Return a film without text, bone bright, 8 bit."""
+def phantom(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return a film without text, bone bright, 8 bit, and where its bones are."""
     rng = np.random.default_rng([seed, 1])
     rows = int(rng.integers(1000, 1500))
     film = draw(
@@ -61,7 +65,11 @@ def phantom(seed: int) -> NDArray[np.uint8]:
         furnished=False,
         photometric_interpretation="MONOCHROME2",
     )
-    return np.rint(film.image.pixels * 255).astype(np.uint8)
+    levels = np.rint(film.image.pixels * 255).astype(np.uint8)
+    bones = np.zeros(levels.shape, np.bool_)
+    for mask in film.masks.values():
+        bones |= mask
+    return levels, bones
 
 
 def place(rng: np.random.Generator, wanted: NDArray[np.bool_], shape: tuple[int, ...]) -> tuple[int, int] | None:
@@ -126,8 +134,9 @@ def phantoms(
         known = _known(cases)
         if seed in known:
             continue
-        film = phantom(seed)
-        case = _written(seed, film) | _unwritten(film)
+        film, bones = phantom(seed)
+        plain_film, unwritten = _unwritten(film, bones)
+        case = _written(seed, film, plain_film) | unwritten
         if seed % AGES_EVERY == 0:
             reader = reader or registry.load("default")
             case["ages"] = _ages(reader, film, case.pop("cleaned"), "FM"[seed // AGES_EVERY % 2])
@@ -144,7 +153,7 @@ def _known(cases: Path) -> dict[int, dict[str, Any]]:
     return {case["film"]: case for case in map(json.loads, lines)}
 
 
-def _written(seed: int, drawn_film: NDArray[np.uint8]) -> dict[str, Any]:
+def _written(seed: int, drawn_film: NDArray[np.uint8], unwritten: NDArray[np.uint8]) -> dict[str, Any]:
     """Write two lines on a phantom, clean it, and say what can still be read."""
     film = drawn_film.copy()
     rng = np.random.default_rng([seed, 2])
@@ -178,25 +187,44 @@ def _written(seed: int, drawn_film: NDArray[np.uint8]) -> dict[str, Any]:
         upright = np.rot90(after, -line["turns"])
         upright = np.ascontiguousarray(upright[:, ::-1] if line["mirrored"] else upright)
         reads = [read.text for read in shared().read(after)] + [tesseract(upright, line["kind"])]
+        control = unwritten[cut]
+        turned = np.rot90(control, -line["turns"])
+        turned = np.ascontiguousarray(turned[:, ::-1] if line["mirrored"] else turned)
+        chance = [read.text for read in shared().read(control)] + [tesseract(turned, line["kind"])]
         line |= {
             "film": seed,
             "readable_before": at_first,
             "readable_after": any(readable(line["text"], read) for read in reads),
             "read_after": next((read for read in reads if readable(line["text"], read)), ""),
+            "read_where_nothing_was": any(readable(line["text"], read) for read in chance),
             "filled": round(float((after != film[cut]).mean()), 3),
         }
+        if seed % AGES_EVERY == 0:
+            line["readable_in_the_grain"] = any(
+                readable(line["text"], read.text) for read in shared().read(grain(after))
+            )
     return {"film": seed, "lines": lines, "seconds": round(seconds, 3), "cleaned": cleaned}
 
 
-def _unwritten(film: NDArray[np.uint8]) -> dict[str, Any]:
-    """Clean a phantom without text."""
+def grain(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return how much neighbours differ, as a picture: letters that a fill left as smoothness or as noise would be seen."""
+    film = picture.astype(np.float32)
+    apart = np.sqrt(cv2.blur((film - cv2.medianBlur(film, 3)) ** 2, (3, 3)))
+    return np.clip(apart * (255 / max(float(np.percentile(apart, 99)), 1e-6)), 0, 255).astype(np.uint8)
+
+
+def _unwritten(film: NDArray[np.uint8], bones: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    """Clean a phantom without text; return it so, and what was done to it."""
     outline = hand.find(film)
     before = time.process_time()
     cleaned, report = clean(film, Words(frozenset()), shared())
     seconds = time.process_time() - before
     inside = whole(outline.mask, film.shape) if outline is not None else np.ones(film.shape, np.bool_)
-    return {
+    return cleaned, {
         "outlined": outline is not None,
+        "changed_in_bone": bool((cleaned != film)[bones].any()),
+        "bone_changed": round(float((cleaned != film)[bones].mean()), 4),
+        "lines_found": report.lines,
         "changed_in_the_hand": bool((cleaned != film)[inside].any()),
         "markers": list(report.markers),
         "seconds_unwritten": round(seconds, 3),
@@ -219,6 +247,8 @@ def _of_phantoms(known: dict[int, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         "clean": {
             "films": len(films),
             "hand_outlined": _share([film["outlined"] for film in films]),
+            "changed_in_bone": _share([film["changed_in_bone"] for film in films]),
+            "taken_for_writing": _share([film["lines_found"] > 0 for film in films]),
             "changed_in_the_hand": _share([film["changed_in_the_hand"] for film in films]),
             "markers_read_where_none_is": _share([bool(film["markers"]) for film in films]),
             "processor_seconds_per_film": _times([film["seconds_unwritten"] for film in films]),
@@ -244,6 +274,8 @@ def _of_writing(cases: list[dict[str, Any]], seconds: list[float]) -> dict[str, 
             kind: _share([not c["readable_after"] for c in cases if c["kind"] == kind])
             for kind in ("Latin", "pinyin", "Chinese")
         },
+        "read_where_nothing_was": _share([case["read_where_nothing_was"] for case in cases]),
+        "readable_in_the_grain": _share([c["readable_in_the_grain"] for c in cases if "readable_in_the_grain" in c]),
         "processor_seconds_per_film": _times(seconds),
         "left": [case for case in cases if case["readable_after"]],
     }

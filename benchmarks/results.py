@@ -284,11 +284,19 @@ def _burned_in_text(path: Path) -> str:
             f"Readable before: {written['lines_readable_before']} of {written['lines']}. Processor seconds a film: median "
             f"{seconds['median']}, 95th percentile {seconds['p95']} (on a machine with other work on it).",
         ]
+        if "read_where_nothing_was" in written:
+            parts += [
+                "",
+                "By the same test something is read by chance on the same place of the phantom that was never written on: "
+                f"{_percent(written['read_where_nothing_was'])} of {written['lines']}. A picture of the grain of the place gives something "
+                f"away of {_percent(written['readable_in_the_grain'])} of {written['readable_in_the_grain']['n']} lines.",
+            ]
     if clean := result.get("clean"):
         parts += [
             "",
-            f"Phantoms without text: {clean['films']}; changed in the hand: {_percent(clean['changed_in_the_hand'])}. Processor seconds "
-            f"a film: median {clean['processor_seconds_per_film']['median']}, "
+            f"Phantoms without text: {clean['films']}; changed in a bone: {_percent(clean.get('changed_in_bone', {}))}; something taken "
+            f"for writing: {_percent(clean.get('taken_for_writing', {}))}; changed in the outlined hand: "
+            f"{_percent(clean['changed_in_the_hand'])}. Processor seconds a film: median {clean['processor_seconds_per_film']['median']}, "
             f"95th percentile {clean['processor_seconds_per_film']['p95']}.",
         ]
     if read := result.get("phantom_ages"):

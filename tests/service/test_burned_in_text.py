@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 
 from models.phantom import draw
 from service.deidentification.burned_in import hand, strokes, surround
+from service.deidentification.burned_in import ink as inking
 from service.deidentification.burned_in.cleaning import clean, clean_instance
 from service.deidentification.burned_in.recogniser import Line, Recogniser, Text, shared
 from service.deidentification.burned_in.words import Words
@@ -94,6 +95,79 @@ def test_a_film_without_writing_keeps_every_sample_of_the_hand(
     assert report.lines == 0
     assert np.array_equal(cleaned[mask], hand_film[mask])
     assert cleaned.dtype == hand_film.dtype
+
+
+def test_only_the_strokes_are_filled_and_what_lies_between_them_stays(
+    hand_film: NDArray[np.uint16], mask: NDArray[np.bool_]
+) -> None:
+    film = hand_film.copy()
+    written = ink("OUYANG XIAOMING", 40)
+    x1, y1, x2, y2 = box = write(film, written, *over_the_hand(mask, written), 4095)
+    cleaned, report = clean(film, Words(frozenset()), shared())
+    assert (report.lines, report.remaining) == (1, 0)
+    assert not any("OUY" in text or "XIA" in text for text in readings(cleaned, box))
+    kept = (cleaned == film)[y1:y2, x1:x2]
+    assert 0.15 < kept.mean() < 0.7
+    assert not kept[written > 0.3].any(), "a pixel of a letter was left"
+    before, after = (np.abs(other.astype(float) - hand_film)[y1:y2, x1:x2].mean() for other in (film, cleaned))
+    assert after < before / 3, "what was under the letters is not like what was there"
+
+
+def test_a_line_of_which_some_signs_were_seen_is_followed_to_its_end(
+    hand_film: NDArray[np.uint16], mask: NDArray[np.bool_]
+) -> None:
+    film = hand_film.copy()
+    written = ink("20160504", 36)
+    x1, y1, x2, y2 = write(film, written, *over_the_hand(mask, written), 4095)
+    seen = (x1 - 2, y1 - 2, x1 + 92, y2 + 2)
+    found = inking.of(film, seen, 4095.0)
+    assert found is not None
+    strokes_of_it, whole = inking.strokes(film, seen, found, 4095.0)
+    assert strokes_of_it[y1:y2, x1:x2][written > 0.5].all()
+    assert (abs(whole[0] - x1) < 8, abs(whole[2] - x2) < 8) == (True, True)
+
+
+def test_joints_are_no_ink_and_letters_are(hand_film: NDArray[np.uint16], mask: NDArray[np.bool_]) -> None:
+    rows, columns = np.nonzero(mask)
+    places = [
+        (x, y, x + 90, y + 90)
+        for y in range(rows.min(), rows.max() - 90, 60)
+        for x in range(columns.min(), columns.max() - 90, 60)
+    ]
+    assert not [place for place in places if (found := inking.of(hand_film, place, 4095.0)) and found.sign == 1]
+    for text, size, level in (("王芳", 14, 2900), ("JOHN", 60, 4095), ("1998-03-12", 20, 3300)):
+        film = hand_film.copy()
+        written = ink(text, size)
+        x1, y1, x2, y2 = write(film, written, *over_the_hand(mask, written), level)
+        assert inking.of(film, (x1 - 3, y1 - 3, x2 + 3, y2 + 3), 4095.0) is not None, text
+
+
+def test_white_writing_beyond_the_brightest_bone_is_seen(
+    hand_film: NDArray[np.uint16], mask: NDArray[np.bool_]
+) -> None:
+    film = np.minimum(hand_film, 2600)
+    written = ink("王芳", 24)
+    box = write(film, written, *over_the_hand(mask, written), 4095)
+    cleaned, _ = clean(film, Words(frozenset()), shared())
+    assert not any("王" in text or "芳" in text for text in readings(cleaned, box))
+    assert not (cleaned > 2900)[mask].any()
+
+
+@pytest.mark.parametrize("shadow", [0, 3900])
+def test_no_bone_is_blanked_where_the_collimator_is_seen(shadow: int) -> None:
+    phantom = draw(7, age_years=11.0, rows=900, columns=720, furnished=False, collimated=False, rotation_degrees=0.0,
+                   zoom=0.62, photometric_interpretation="MONOCHROME2")  # fmt: skip
+    film = np.rint(600 + phantom.image.pixels * 3000).astype(np.uint16)
+    bones = np.any(np.stack(list(phantom.masks.values())), axis=0)
+    ys, xs = np.nonzero(bones)
+    inside = np.zeros(film.shape, np.bool_)
+    inside[max(ys.min() - 40, 60) :, max(xs.min() - 50, 60) : min(xs.max() + 50, 660)] = True
+    film[~inside] = shadow
+    outline = hand.find((film >> 4).astype(np.uint8))
+    assert outline is not None
+    _, blanked = surround.blanked(film, outline)
+    assert (blanked & bones & inside).sum() < 0.002 * bones.sum()
+    assert blanked.mean() > 0.3
 
 
 def test_writing_beside_the_hand_is_blanked_to_the_level_of_the_background(hand_film: NDArray[np.uint16]) -> None:

@@ -23,6 +23,15 @@ AREAS: Final = (0.04, 0.75)  # of the searched field, that a hand fills
 SOLIDITY: Final = (0.3, 0.93)  # area over that of the convex hull: fingers leave gaps
 RECTANGLE: Final = 0.88  # a part that fills its bounding box this far is the exposed field
 SIDES_TOUCHED: Final = 2  # by a hand with its forearm, at most
+NEAR: Final = 6  # pixels of the reduced film: no wider is the gap of a joint at which a finger is cut off
+PIECE: Final = 0.001  # of the field: a smaller bright part beside the hand is a speck
+FIELD_CONTRAST: Final = (
+    0.04  # of the film's range, by which the exposed field differs from the shadow of the collimator
+)
+ACROSS: Final = 0.35  # of a row that differs from the border: an edge of the field,
+STRAY: Final = 0.06  # if before it no row had more than this,
+SOFT: Final = 4  # pixels of the reduced film in which it comes about
+SMALLEST_FIELD: Final = 0.12  # of the film
 STRANGE: Final = 0.025  # of the field: other bright parts of at least this area are no marker, perhaps a finger cut off
 BONE_DARK_WEIGHT: Final = 0.7  # a film whose header lies about its polarity is the rarer case
 
@@ -84,7 +93,7 @@ def find(film: Grey) -> Hand | None:
         return None
     small = cv2.medianBlur(cv2.resize(film, (columns, rows), interpolation=cv2.INTER_AREA), 3).astype(np.float32)
     inner = small[MARGIN:-MARGIN, MARGIN:-MARGIN]
-    bright, dark = _search(inner), _search(255 - inner)
+    bright, dark = _in_field(inner), _in_field(255 - inner)
     found, bone_dark = bright, False
     if dark is not None and (bright is None or dark.score * BONE_DARK_WEIGHT > bright.score):
         found, bone_dark = dark, True
@@ -92,6 +101,42 @@ def find(film: Grey) -> Hand | None:
         return None
     # A forearm goes on to the edge of the film; so does whatever else reaches the margin.
     return Hand(np.pad(found.mask, MARGIN, mode="edge"), np.pad(found.strange, MARGIN, mode="edge"), bone_dark)
+
+
+def _in_field(small: Reduced) -> _Candidate | None:
+    """Look for the hand in the exposed field where its edges can be seen, else, or where it is not there, everywhere."""
+    top, bottom, left, right = _exposed(small)
+    if (bottom - top, right - left) != small.shape:
+        found = _search(small[top:bottom, left:right])
+        if found is not None:
+            return found.within(small.shape, top, left)
+    return _search(small)
+
+
+def _exposed(small: Reduced) -> tuple[int, int, int, int]:
+    """Return the field between the collimator's edges: where a row or column of the border's level is followed by one that is not.
+
+    Towards a finger what differs from the border grows slowly, at an edge of the field most of the row differs at once. Without the
+    field the shadow of the collimator is taken for the background, and against it the whole field is foreground, or of a dim hand
+    nothing but its bones.
+    """
+    ring = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
+    level = float(np.median(ring))
+    low, high = (float(value) for value in np.percentile(small, (1, 99)))
+    away = np.abs(small - level) > max(FIELD_CONTRAST * (high - low), 3 * _spread(ring - level))
+    rows, columns = small.shape
+    top, bottom = _edge(away.mean(1)), rows - _edge(away[::-1].mean(1))
+    left, right = _edge(away.mean(0)), columns - _edge(away[:, ::-1].mean(0))
+    if (bottom - top) * (right - left) < SMALLEST_FIELD * small.size:
+        return 0, rows, 0, columns
+    return top, bottom, left, right
+
+
+def _edge(profile: NDArray[np.float64]) -> int:
+    """Return after how many rows the field begins, 0 where no edge is seen."""
+    first = int(np.argmax(profile >= ACROSS))
+    before = profile[: max(first - SOFT, 0)]
+    return first + SOFT // 2 if before.size and before.max() < STRAY else 0
 
 
 def _search(small: Reduced, depth: int = 0) -> _Candidate | None:
@@ -127,10 +172,19 @@ def _search(small: Reduced, depth: int = 0) -> _Candidate | None:
             return None if nested is None else nested.within(small.shape, top, left)
         return None
     mask, score, chosen = best
-    other = [
-        label for label in largest if label != chosen and statistics[label, cv2.CC_STAT_AREA] > STRANGE * small.size
-    ]
-    return _Candidate(mask, np.isin(labels, other) & ~mask, score)
+    areas = statistics[:, cv2.CC_STAT_AREA]
+    other = [label for label in largest if label != chosen and areas[label] > STRANGE * small.size]
+    pieces = np.isin(labels, 1 + np.flatnonzero(areas[1:] > PIECE * small.size))
+    strange = np.isin(labels, other) | _near(mask, pieces)
+    return _Candidate(mask, strange & ~mask, score)
+
+
+def _near(mask: Mask, pieces: Mask) -> Mask:
+    """Return the pieces that follow one another from the hand with no more than a joint between them: fingers cut off."""
+    kernel = np.ones((2 * (NEAR // 2) + 1,) * 2, np.uint8)
+    _, joined = cv2.connectedComponents(cv2.dilate((mask | pieces).astype(np.uint8), kernel))
+    chain: Mask = pieces & np.isin(joined, np.unique(joined[mask]))
+    return chain
 
 
 def _foreground(small: Reduced) -> Mask | None:

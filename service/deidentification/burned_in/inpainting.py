@@ -10,9 +10,20 @@ from numpy.typing import NDArray
 from service.deidentification.burned_in.hand import Mask
 from service.deidentification.burned_in.recogniser import Box
 
-RADIUS: Final = 3.0  # pixels of the neighbourhood that a filled pixel is made of (Telea 2004)
+RADII: Final = (
+    1.5,
+    3.0,
+    6.0,
+    12.0,
+    24.0,
+    48.0,
+)  # pixels: the nearest of them that sees enough of the edge gives a first fill
+ENOUGH: Final = 0.05  # part of what a radius sees
+ROUNDS: Final = 60  # of smoothing towards the surface that the edge spans; of four fills the nearest to unwritten films
 MARGIN: Final = 0.15  # of the height of a line, filled beyond its box
 CONTEXT: Final = 16  # pixels around a box that the fill may look at
+BESIDE: Final = 17  # pixels of the square from which grain is taken
+NORMAL: Final = 1.25  # a mean distance times this is a standard deviation
 
 
 def area(box: Box, shape: tuple[int, ...]) -> tuple[slice, slice]:
@@ -25,22 +36,56 @@ def area(box: Box, shape: tuple[int, ...]) -> tuple[slice, slice]:
     )
 
 
-def filled(levels: NDArray[Any], boxes: Sequence[Box]) -> tuple[NDArray[np.float32], Mask]:
-    """Return the film (rows, columns) with the boxes filled from their edges, and where it was filled."""
-    film = levels.astype(np.float32)
-    where = np.zeros(film.shape, np.uint8)
+def whole(boxes: Sequence[Box], shape: tuple[int, ...]) -> Mask:
+    """Return what is filled where lines are filled as boxes."""
+    where = np.zeros(shape, np.bool_)
     for box in boxes:
-        where[area(box, film.shape)] = 1
-    for rows, columns in (area(box, film.shape) for box in boxes):
+        where[area(box, shape)] = True
+    return where
+
+
+def filled(levels: NDArray[Any], boxes: Sequence[Box], where: Mask) -> NDArray[np.float32]:
+    """Return the film (rows, columns) with `where`, in and about boxes, filled from its edges with the grain that lies beside it."""
+    film = levels.astype(np.float32)
+    rng = np.random.default_rng(0)
+    for box in boxes:
+        rows, columns = area(box, film.shape)
         near = (
             slice(max(rows.start - CONTEXT, 0), rows.stop + CONTEXT),
             slice(max(columns.start - CONTEXT, 0), columns.stop + CONTEXT),
         )
-        if where[near].all():
+        hole = where[near]
+        if hole.all():
             film[near] = np.median(film)
             continue
-        patch = cv2.inpaint(
-            np.ascontiguousarray(film[near]), np.ascontiguousarray(where[near]), RADIUS, cv2.INPAINT_TELEA
-        )
-        film[near] = np.where(where[near] > 0, patch, film[near])
-    return film, where.astype(np.bool_)
+        before = np.ascontiguousarray(film[near])
+        patch = _bridged(before, hole)
+        grain = _grain(before, hole) * rng.standard_normal(before.shape, dtype=np.float32)
+        film[near] = np.where(hole, patch + grain, before)
+    return film
+
+
+def _bridged(part: NDArray[np.float32], hole: Mask) -> NDArray[np.float32]:
+    """Return a part with its hole bridged by a smooth surface from its edges."""
+    seen = (~hole).astype(np.float32)
+    out, left = np.where(hole, np.float32(part[~hole].mean()), part), hole.copy()
+    for radius in RADII:
+        weight = cv2.GaussianBlur(seen, (0, 0), radius)
+        near = left & (weight > ENOUGH)
+        out[near] = (cv2.GaussianBlur(part * seen, (0, 0), radius) / np.maximum(weight, ENOUGH))[near]
+        left &= ~near
+        if not left.any():
+            break
+    for _ in range(ROUNDS):
+        out[hole] = cv2.blur(out, (3, 3))[hole]
+    return out
+
+
+def _grain(part: NDArray[np.float32], hole: Mask) -> NDArray[np.float32]:
+    """Return the noise beside each pixel: a smooth fill on a grainy film would show the letters as smoothness, and the reverse."""
+    size = (BESIDE, BESIDE)
+    apart = np.where(hole, np.float32(0), np.abs(part - cv2.medianBlur(part, 3)))
+    counted = cv2.boxFilter((~hole).astype(np.float32), -1, size, normalize=False)
+    whole = float(apart.sum() / max(int((~hole).sum()), 1))
+    mean = np.where(counted > 0, cv2.boxFilter(apart, -1, size, normalize=False) / np.maximum(counted, 1), whole)
+    return np.asarray(NORMAL * mean, np.float32)

@@ -90,17 +90,22 @@ class Recogniser:
                 # A line is read along its longer side; a short one may be either way.
                 if max(rows, columns) > 2 * min(rows, columns) and (turns % 2 == 1) != (rows > columns):
                     continue
-                seen = np.rot90(picture[:, ::-1] if mirrored else picture, turns)
-                with self._lock:
-                    result = self._loaded()(
-                        cv2.cvtColor(np.ascontiguousarray(seen), cv2.COLOR_GRAY2BGR),
-                        use_det=False,
-                        use_cls=False,
-                        use_rec=True,
-                        text_score=0.0,
-                    )
-                if result.txts:
-                    yield Text(str(result.txts[0]), float(result.scores[0]), turns, mirrored)
+                text = self._read_as(picture, turns, mirrored=mirrored)
+                if text is not None:
+                    yield text
+
+    def _read_as(self, picture: Grey, turns: int, *, mirrored: bool) -> Text | None:
+        """Read one line in one position: mirrored first, then turned counter-clockwise by so many quarters."""
+        seen = np.rot90(picture[:, ::-1] if mirrored else picture, turns)
+        with self._lock:
+            result = self._loaded()(
+                cv2.cvtColor(np.ascontiguousarray(seen), cv2.COLOR_GRAY2BGR),
+                use_det=False,
+                use_cls=False,
+                use_rec=True,
+                text_score=0.0,
+            )
+        return Text(str(result.txts[0]), float(result.scores[0]), turns, mirrored) if result.txts else None
 
     def _loaded(self) -> Any:
         if self._engine is None:
