@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,11 +134,14 @@ def jobs_retry(job_ids: tuple[int, ...], cause: str | None, as_json: bool, confi
     _, repository = opened(config, "carpus jobs")
     if cause is not None:
         job_ids = tuple(job.id for job in repository.list(state=State.FAILED, cause_code=cause, limit=100_000))
-    for job_id in job_ids:
-        state = repository.retry(job_id)
-        _say(as_json, f"job {job_id} goes on from {state}", id=job_id, state=state)
     if not job_ids:
         click.echo(f"no failed job has the cause {cause}", err=True)
+
+    def retry(job_id: int) -> None:
+        state = repository.retry(job_id)
+        _say(as_json, f"job {job_id} goes on from {state}", id=job_id, state=state)
+
+    _each(job_ids, retry, as_json)
 
 
 @jobs.command("cancel")
@@ -148,9 +151,12 @@ def jobs_retry(job_ids: tuple[int, ...], cause: str | None, as_json: bool, confi
 def jobs_cancel(job_ids: tuple[int, ...], as_json: bool, config: Path | None) -> None:
     """Stop jobs that are not finished; nothing more of them is sent."""
     _, repository = opened(config, "carpus jobs")
-    for job_id in job_ids:
+
+    def cancel(job_id: int) -> None:
         repository.cancel(job_id)
         _say(as_json, f"job {job_id} is cancelled", id=job_id, state="CANCELLED")
+
+    _each(job_ids, cancel, as_json)
 
 
 @jobs.command("requeue")
@@ -163,9 +169,12 @@ def jobs_requeue(job_ids: tuple[int, ...], priority: str | None, as_json: bool, 
     from service.tables import Priority
 
     _, repository = opened(config, "carpus jobs")
-    for job_id in job_ids:
+
+    def requeue(job_id: int) -> None:
         new = repository.requeue(job_id, priority=Priority[priority.upper()] if priority else None)
         _say(as_json, f"job {new} reads the film of job {job_id} again", id=new, of=job_id, state="RECEIVED")
+
+    _each(job_ids, requeue, as_json)
 
 
 @jobs.command("priority")
@@ -178,9 +187,12 @@ def jobs_priority(priority: str, job_ids: tuple[int, ...], as_json: bool, config
     from service.tables import Priority
 
     _, repository = opened(config, "carpus jobs")
-    for job_id in job_ids:
+
+    def prioritise(job_id: int) -> None:
         repository.prioritise(job_id, Priority[priority.upper()])
         _say(as_json, f"job {job_id} is {priority}", id=job_id, priority=priority)
+
+    _each(job_ids, prioritise, as_json)
 
 
 @jobs.command("export")
@@ -198,8 +210,11 @@ def jobs_export(
     if output is None:
         _write(rows, sys.stdout, as_json)
         return
-    with output.open("w", encoding="utf-8", newline="") as file:
-        count = _write(rows, file, as_json)
+    try:
+        with output.open("w", encoding="utf-8", newline="") as file:
+            count = _write(rows, file, as_json)
+    except OSError as error:
+        raise click.ClickException(f"{output} cannot be written: {error.strerror}") from error
     click.echo(f"{count} jobs in {output}", err=True)
 
 
@@ -242,6 +257,24 @@ def _state(name: str | None) -> Any:
 
 def _utc(at: datetime | None) -> datetime | None:
     return None if at is None else at.replace(tzinfo=UTC)
+
+
+def _each(job_ids: Iterable[int], act: Callable[[int], None], as_json: bool) -> None:
+    """Act on every job: one that cannot be acted on is named and keeps none of the others back; the command then ends with 1."""
+    from service.errors import CarpusError
+
+    failed = 0
+    for job_id in job_ids:
+        try:
+            act(job_id)
+        except CarpusError as error:
+            failed += 1
+            if as_json:
+                _say(True, "", id=job_id, error=str(error))
+            else:
+                click.echo(f"carpus: {error}", err=True)
+    if failed:
+        sys.exit(1)
 
 
 def _say(as_json: bool, text: str, **fields: Any) -> None:

@@ -130,6 +130,41 @@ def test_cancel_requeue_and_priority(run: Run, jobs: Jobs) -> None:
     assert (jobs.get(2).revision, jobs.get(2).priority) == (2, 9)
 
 
+def test_one_wrong_number_keeps_none_of_the_others_back(run: Run, jobs: Jobs) -> None:
+    first, second = failed(jobs, 1), failed(jobs, 2)
+    said = run("retry", str(first), "999", str(second), status=1)
+    assert f"job {first} goes on" in said
+    assert f"job {second} goes on" in said
+    assert "there is no job 999" in said
+    rows = lines(run("cancel", "999", str(first), "--json", status=1))
+    assert rows == [{"id": 999, "error": "there is no job 999"}, {"id": first, "state": "CANCELLED"}]
+    assert jobs.get(second).state == State.INFERRED
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("show",), "Missing argument 'JOB_ID'"),
+        (("show", "abc"), "'abc' is not a valid integer"),
+        (("list", "--limit", "0"), "0 is not in the range"),
+        (("retry",), "name jobs, or a --cause"),
+        (("retry", "1", "--cause", "x"), "name jobs, or a --cause"),
+        (("cancel",), "Missing argument"),
+        (("requeue", "1", "--priority", "urgent"), "'urgent' is not one of 'stat', 'routine', 'backfill'"),
+        (("export", "--since", "yesterday"), "'yesterday' does not match the formats"),
+        (("pause", "lunch"), "'lunch' is not one of 'intake', 'inference', 'delivery'"),
+        (("drain", "--wait", "-1"), "-1.0 is not in the range"),
+    ],
+)
+def test_wrong_input_is_named_with_what_is_right(run: Run, words: tuple[str, ...], said: str) -> None:
+    assert said in run(*words, status=2)
+
+
+def test_an_export_to_a_place_that_is_not_there_is_named(run: Run, jobs: Jobs, tmp_path: Path) -> None:
+    receive(jobs, 1)
+    assert "cannot be written: No such file" in run("export", "--output", str(tmp_path / "no" / "x.csv"), status=1)
+
+
 def test_the_export_holds_every_job_and_names_nobody(run: Run, jobs: Jobs, tmp_path: Path) -> None:
     failed(jobs, 1)
     receive(jobs, 2, State.FILTERED)
