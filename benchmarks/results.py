@@ -89,6 +89,9 @@ def _ingest(path: Path) -> str:
         rows.append([name, *(f"{median(row[n]):.0f} ({min(row[n]):.0f}-{max(row[n]):.0f})" for n in counts)])
     for other, ratios in result["ratio_to"].items():
         rows += [[f"{name} / {other}", *(f"{row[n]:.2f}" for n in counts)] for name, row in ratios.items()]
+    for name, costs in result.get("cpu_ms_per_film", {}).items():
+        cells = (f"{costs[n]['server']} + {costs[n]['clients']}" for n in counts)
+        rows.append([f"CPU ms a film: {name} + its clients", *cells])
     facts = f"{result['film']} · {result['films']} films, {result['repeats']} repeats"
     return "\n".join(
         [
@@ -141,7 +144,7 @@ def _scale(path: Path) -> str:
     for row in result["rows"]:
         names = ("films_a_day", "workers", "median_wait_seconds", "p95_wait_seconds", "workers_busy", "database_busy")
         rows.append([str(row[name]) for name in names])
-    limit = f"The database's rate would be reached at {result['database_limit_films_a_day']} films a day."
+    limit = f"The database's rate would be reached at {result['database_limit_films_a_day']} films a day (rate: {result['rate_from']})."
     return "\n".join(["## Scale (a simulation)", "", f"`{result['command']}` · {limit}", "", _table(rows)])
 
 

@@ -1,10 +1,12 @@
 """Simulate a day of many hospitals: how waiting grows with films, workers and the database.
 
-    python -m benchmarks.scale [--seconds-per-film 2.0] [--transactions-per-second 400] [--output benchmarks/scale.json]
+    python -m benchmarks.scale [--seconds-per-film 2.0] [--transactions-per-second N] [--output benchmarks/scale.json]
 
 Films come as in a day clinic (a Poisson stream whose rate follows the hours), a tenth of them in bursts of several. Each costs a number
-of transactions of the database, which does so many a second one after the other, and a time of one inference worker. The measured rates
-of `benchmarks.queue` and `benchmarks.end_to_end` go in as options; what comes out is a simulation, not a measurement.
+of transactions of the database, which does so many a second one after the other, and a time of one inference worker. Without the option
+that rate is twice the claims a second that `benchmarks.queue` measured for one process on PostgreSQL (a claim and an end are two
+transactions), or on SQLite where that alone was measured; several processes reach more on PostgreSQL. `benchmarks.end_to_end` has the
+time of a film. What comes out is a simulation, not a measurement.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import random
 from pathlib import Path
 from typing import Any, Final
 
+QUEUE: Final = Path(__file__).with_name("queue.json")
 # Share of a day's films in each hour, a day clinic; they sum to one.
 HOURS: Final = (
     [0.002] * 6 + [0.01, 0.04, 0.11, 0.125, 0.12, 0.09, 0.06, 0.09, 0.11, 0.1, 0.07, 0.035, 0.012] + [0.0032] * 5
@@ -30,10 +33,13 @@ def main() -> None:
     """Run the simulation and print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds-per-film", type=float, default=2.0, help="of one inference worker")
-    parser.add_argument("--transactions-per-second", type=float, default=400, help="that the database commits")
+    parser.add_argument("--transactions-per-second", type=float, help="that the database commits; none: as measured")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     arguments = parser.parse_args()
+    source = "given"
+    if arguments.transactions_per_second is None:
+        source, arguments.transactions_per_second = measured()
     rows = [
         {"films_a_day": films, "workers": workers, **simulate(films, workers, arguments)}
         for films in FILMS_A_DAY
@@ -46,12 +52,24 @@ def main() -> None:
             f"--transactions-per-second {arguments.transactions_per_second:g}"
         ),
         "kind": "simulation",
+        "rate_from": source,
         "database_limit_films_a_day": round(86_400 * arguments.transactions_per_second / TRANSACTIONS),
         "rows": rows,
     }
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result))
+
+
+def measured(path: Path = QUEUE) -> tuple[str, float]:
+    """Return where the transactions a second come from, and the number."""
+    if not path.exists():
+        raise SystemExit(f"there is no {path}: run benchmarks.queue --output {path}, or give --transactions-per-second")
+    result = json.loads(path.read_text(encoding="utf-8"))
+    tables = result["table_ms"]
+    name = next(name for name in ("PostgreSQL", "SQLite") if name in tables)
+    claims = float(tables[name]["claims_per_second"])
+    return f"{claims:g} claims a second of one process on {name} ({result['date']}, {result['machine']})", 2 * claims
 
 
 def simulate(films: int, workers: int, options: argparse.Namespace) -> dict[str, Any]:

@@ -37,6 +37,8 @@ DEADLINES: Final[Mapping[State, dt.timedelta]] = {
     State.INFERRED: dt.timedelta(minutes=15),
     State.DELIVERED: dt.timedelta(hours=24),
 }
+# Of an UPDATE: rows change, and no object of the session has to follow; looking for one costs more than the UPDATE.
+ROWS_ALONE: Final = {"synchronize_session": False}
 FINAL: Final = (State.CONFIRMED, State.FILTERED, State.REJECTED, State.FAILED, State.CANCELLED)
 SILENT_AFTER: Final = dt.timedelta(seconds=60)  # without a heartbeat
 FORGOTTEN_AFTER: Final = dt.timedelta(hours=1)

@@ -13,7 +13,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from service import tracing
-from service.ledger import DEADLINES, FINAL, UnknownJob
+from service.ledger import DEADLINES, FINAL, ROWS_ALONE, UnknownJob
 from service.queue.causes import Decision
 from service.queue.leases import Claim, LeaseLost, Sweep
 from service.queue.reception import DuplicateInstance, ReceivedInstance
@@ -276,7 +276,8 @@ class Jobs(Sendings):
         """Start what waited for a job that has left this state, because it is of the same patient."""
         if subject is not None and left == State.INFERRED:
             waiting = Job.subject == subject, Job.parked, Job.cause_code == WAITS_FOR_EARLIER
-            session.execute(update(Job).where(*waiting).values(parked=False, not_before=self.now()))
+            go_on = update(Job).where(*waiting).values(parked=False, not_before=self.now())
+            session.execute(go_on, execution_options=ROWS_ALONE)
 
     @staticmethod
     def _write_row(
@@ -287,6 +288,6 @@ class Jobs(Sendings):
             where.append(Job.lease_token == token)
         if state is not None:
             where.append(Job.state == state)
-        done = session.execute(update(Job).where(*where).values(**fields))
+        done = session.execute(update(Job).where(*where).values(**fields), execution_options=ROWS_ALONE)
         if done.rowcount != 1:  # type: ignore[attr-defined]  # CursorResult
             raise LeaseLost(f"job {job_id} went to somebody else")

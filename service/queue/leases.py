@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, and_, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.errors import CarpusError
-from service.ledger import FINAL
+from service.ledger import FINAL, ROWS_ALONE
 from service.queue.causes import POISON_AFTER, POLICIES
 from service.queue.queues import held
 from service.queue.reception import Reception
@@ -74,7 +74,8 @@ class Leases(Reception):
         """Extend the lease; False when it was lost."""
         with self._write() as session:
             mine = and_(Job.id == claim.job.id, Job.lease_token == claim.token)
-            done = session.execute(update(Job).where(mine).values(lease_expires_at=self.now() + self.lease))
+            longer = update(Job).where(mine).values(lease_expires_at=self.now() + self.lease)
+            done = session.execute(longer, execution_options=ROWS_ALONE)
             return bool(done.rowcount == 1)  # type: ignore[attr-defined]  # CursorResult
 
     def unpark(self) -> int:
@@ -127,7 +128,8 @@ class Leases(Reception):
         lease = {"lease_token": token, "lease_owner": self.process, "lease_expires_at": now + self.lease}
         ready = and_(Job.state == state, or_(~Job.parked, Job.not_before <= now), self._free(), ~held(state))
         taken = update(Job).where(Job.id == job_id, ready)
-        done = session.execute(taken.values(attempts=Job.attempts + 1, parked=False, updated_at=now, **lease))
+        values = {"attempts": Job.attempts + 1, "parked": False, "updated_at": now, **lease}
+        done = session.execute(taken.values(**values), execution_options=ROWS_ALONE)
         if done.rowcount != 1:  # type: ignore[attr-defined]  # CursorResult, which the stubs call Result
             return None
         return Claim(session.get_one(Job, job_id), token, now)

@@ -5,6 +5,7 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, and_, select, update
 
+from service.ledger import ROWS_ALONE
 from service.queue.leases import Leases
 from service.tables import Job, State
 
@@ -55,4 +56,4 @@ class Outbox(Leases):
         """Remember that the message for the step after `state` is with the broker."""
         with self._write() as session:
             here = and_(Job.id == job_id, Job.state == state)
-            session.execute(update(Job).where(here).values(published_at=self.now()))
+            session.execute(update(Job).where(here).values(published_at=self.now()), execution_options=ROWS_ALONE)
