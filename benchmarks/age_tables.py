@@ -5,7 +5,12 @@ from typing import Any
 
 # P5: mean absolute error in years by TW3-C RUS, boys and girls, and the size of the weights.
 P5_WEIGHTINGS = {"classic": (0.4630, 0.4557), "Top2": (0.4409, 0.4343), "TopN": (0.4141, 0.4108)}
-P5_NETWORKS = {"resnext-50": ("0.4141 / 0.4108", "88.07"), "csp-resnext-50": ("0.4214 / 0.4128", "46.28")}
+P5_NETWORKS = {
+    "resnext-50": ("0.4141 / 0.4108", "88.07"),
+    "csp-resnext-50": ("0.4214 / 0.4128", "46.28"),
+    "resnext-50-quarter": ("0.4141 / 0.4108", "88.07 (whole)"),
+    "csp-resnext-50-quarter": ("0.4214 / 0.4128", "46.28 (whole)"),
+}
 GPU = "not measured: no GPU was available"
 
 
@@ -125,7 +130,9 @@ def ablation(result: Mapping[str, Any]) -> str:
         )
     test = result["ablation"][0]["test_mae_years"]["n"]
     held = result["order_search"][0]["validation_mae_years"]["n"]
-    lines = ["## P4: the order of the overlay and the four steps, at a small scale", ""]
+    share = result["overlay_share"]
+    overlaid = "the film replaced by texture" if share == 1 else f"texture laid over the film by {100 * share:g} %"
+    lines = [f"## P4: the order of the overlay and the four steps, {overlaid}", ""]
     lines += [f"`{result['command']}` · commit {result['commit']} · {result['scale']}", ""]
     lines += [
         table(orders),

@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--bundle", default="default", help="whose detector finds the regions")
     parser.add_argument("--films", type=int, help="at most so many, drawn by the seed; of each part in proportion")
+    parser.add_argument("--part", choices=data.PARTS, help="of those drawn only the films of this part")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -65,6 +66,8 @@ def main() -> None:
     lost = 0
     progress = Progress(options.films or 0, every_seconds=30)
     for number, film in enumerate(films, 1):
+        if options.part not in (None, film.part):
+            continue
         found = detector.detect(film.image)
         boxes, scores = boxes_on_thumbnail(found.regions, film.image.rows, film.image.columns)
         if np.count_nonzero(scores == 0) > MISSING_REGIONS:

@@ -7,7 +7,7 @@ both sides. Each network is trained the same way (Adam, batch 16, 19 classes; th
 is the share of films in the right class, the error that of the class in years as in P4, and beside it that of the expected age. The
 order is chosen on the validation part with the CNN; everything stated is measured on the test part, beside what the median age of
 the training films would give, which is the least that a network has to beat. A run that is there is not trained again. On a
-processor: `--size 64 --width 0.25 --rate 1e-3 --batch 32 --steps 1500`.
+processor: `--size 64 --width 0.25 --rate 3e-3 --batch 32 --label-spread 1 --steps 1500`.
 """
 
 import argparse

@@ -5,6 +5,7 @@ r"""Train region features + XGBoost (P2): greedy search of the hyperparameters, 
 The cache holds the features of films by part (`models.features` makes it from thumbnails or from an archive). The search
 goes through the hyperparameters in P2's order, keeps the best value of each on the validation part, and then fits once more
 with a smaller learning rate. Chronological age is an option, off by default: it pulls the estimate toward the age it is given.
+`--measure WEIGHTS` trains nothing and measures a booster that is there on the test part, such as after a change of the detector.
 """
 
 import argparse
@@ -21,9 +22,9 @@ from numpy.typing import NDArray
 from models import runs, weights
 from models.engine import git_commit
 from models.metrics.ages import by_year, compare
-from models.metrics.conformal import calibrate, measured_coverage
+from models.metrics.conformal import Intervals, calibrate, measured_coverage
 from models.regions import Sex
-from models.regression.boosted import BOOSTER_FILE, REGION_XGBOOST, trunk_of
+from models.regression.boosted import BOOSTER_FILE, REGION_XGBOOST, RegionRegressor, trunk_of
 from models.regression.drawn_ages import drawn, pull
 from models.regression.predict import INTERVALS_FILE
 from models.regression.regions import KINDS, table
@@ -80,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--trunk", type=Path, required=True, help="weights folder whose trunk made the features")
     made.add_argument("--out", type=Path, required=True, help="folder for the search and the figures")
     made.add_argument("--weights", type=Path, help="weights folder to write; none: weights/ in --out")
+    made.add_argument("--measure", type=Path, help="weights folder of a booster to measure; nothing is trained")
     made.add_argument("--chronological-age", action="store_true", help="give the trees the chronological age too")
     made.add_argument(
         "--draw-ages",
@@ -102,6 +104,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Search, fit, calibrate, measure and write."""
     options = parser().parse_args(argv)
+    if options.measure:
+        shipped = RegionRegressor(options.measure)
+        found = measured(shipped.booster, shipped.intervals, Cache.load(options.data).of("test"), ages=False)
+        _keep_figures(options.out, found)
+        print(json.dumps({"test_mae_years": found["test"]["mae_years"]}))  # noqa: T201
+        return
     kept = runs.keep(options)
     cache = Cache.load(options.data)
     if options.draw_ages:
@@ -128,30 +136,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         validation.bone_age_years.astype(float).tolist(),
         validation.sexes(),
     )
-    found = predict(booster, test, ages=ages).tolist()
-    truth = test.bone_age_years.astype(float).tolist()
-    errors = compare(found, truth, tolerance=1.0, patients=test.name.tolist())
-    inside = measured_coverage(intervals, REGION_XGBOOST, found, truth, test.sexes())
     figures: dict[str, Any] = {
         "n": {part: len(cache.of(part).name) for part in ("train", "validation", "test")},
-        "test": {
-            "mae_years": errors.mae.to_dict(),
-            "within_one_year": errors.within.to_dict(),
-            "bias_years": round(errors.bland_altman.bias, 4),
-            "coverage": round(float(inside.mean()), 4),
-        },
-        "by_year": by_year(test.bone_age_years.astype(np.float64), test.sex == 1, np.array(found)),
+        **measured(booster, intervals, test, ages=ages),
         "chronological_age": ages,
         "chronological_ages_drawn": options.draw_ages,
         "trees": booster.num_boosted_rounds(),
         "search": search,
     }
-    if np.isfinite(test.chronological_age_years).all():
-        own = test.chronological_age_years.astype(np.float64)
-        figures["test"]["pull_to_chronological_age"] = pull(
-            np.array(found), test.bone_age_years.astype(np.float64), own, test.name.tolist()
-        ).to_dict()
-    (options.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    _keep_figures(options.out, figures)
     trunk, architecture = trunk_of(options.trunk)
     runs.save(
         options,
@@ -178,7 +171,31 @@ def main(argv: Sequence[str] | None = None) -> None:
             INTERVALS_FILE: json.dumps(intervals.to_dict(), indent=1).encode(),
         },
     )
-    print(json.dumps({"test_mae_years": errors.mae.to_dict(), "trees": figures["trees"], "chosen": chosen}))  # noqa: T201
+    print(json.dumps({"test_mae_years": figures["test"]["mae_years"], "trees": figures["trees"], "chosen": chosen}))  # noqa: T201
+
+
+def measured(booster: xgboost.Booster, intervals: Intervals, test: Cache, *, ages: bool) -> dict[str, Any]:
+    """Return the errors of a booster on films it has not seen, all and by year and sex, and what its intervals hold."""
+    found = predict(booster, test, ages=ages).tolist()
+    truth = test.bone_age_years.astype(np.float64)
+    patients = test.name.tolist()
+    errors = compare(found, truth.tolist(), tolerance=1.0, patients=patients)
+    inside = measured_coverage(intervals, REGION_XGBOOST, found, truth.tolist(), test.sexes())
+    figures = {
+        "mae_years": errors.mae.to_dict(),
+        "within_one_year": errors.within.to_dict(),
+        "bias_years": round(errors.bland_altman.bias, 4),
+        "coverage": round(float(inside.mean()), 4),
+    }
+    if np.isfinite(test.chronological_age_years).all():
+        own = test.chronological_age_years.astype(np.float64)
+        figures["pull_to_chronological_age"] = pull(np.array(found), truth, own, patients).to_dict()
+    return {"test": figures, "by_year": by_year(truth, test.sex == 1, np.array(found))}
+
+
+def _keep_figures(out: Path, figures: Mapping[str, Any]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def matrix(films: Cache, *, ages: bool) -> xgboost.DMatrix:

@@ -121,6 +121,11 @@ def test_trees_are_searched_stopped_calibrated_saved_and_read_a_film(trunk: Path
     assert weightless["1"] == weightless["2"]  # it weighs classes; there are none
     assert 0 < figures["trees"] <= 30
 
+    again = [*arguments[:4], "--out", tmp_path / "again", "--measure", out / "weights"]
+    boost.main([str(argument) for argument in again])
+    measured = json.loads((tmp_path / "again" / "figures.json").read_text())
+    assert measured == {"test": figures["test"], "by_year": figures["by_year"]}
+
     regressor = RegionRegressor(out / "weights")
     image = Image(np.random.default_rng(0).random((500, 400)).astype(np.float32))
     (girl,) = regressor.estimate(image, "F", None, _regions())

@@ -23,7 +23,7 @@ class _Detection:
         # A film brighter on average than half is a chest to this detector.
         hand = float(image.pixels.mean()) < 0.5
         self.verdict = Verdict(hand, () if hand else (Reason("not-a-hand", "this is no hand"),))
-        self.regions = tuple(Region(name, (5, 5, 20, 20), 0.9) for name in REGIONS) if hand else ()
+        self.regions = tuple(Region(name, (5, 5, 30, 30), 0.9) for name in REGIONS) if hand else ()
 
 
 class _Detector:
