@@ -1,10 +1,11 @@
-"""Count the identifiers that de-identification leaves in seeded instances, beside other open tools where they are installed.
+"""Count the identifiers that de-identification leaves in seeded instances, beside other open tools on the same files.
 
     python -m benchmarks.deidentification [--json benchmarks/deidentification.json]
 
 Every attribute of PS3.15 Table E.1-1 holds a marker of its own, and so do private attributes, an overlay, a nested sequence, the
-preamble and the file meta information; a marker found in the bytes of the output is an identifier left. Each tool runs as its
-documentation shows first; it may keep attributes by intention, which the count does not forgive to anybody.
+preamble and the file meta information; a marker found in the bytes of the output is an identifier left. The other tools run in an
+environment that is made for this and removed again (`deidentification_tools.txt`; needs a package index), as their documentation
+shows first; a tool may keep attributes by intention, which the count does not forgive to anybody.
 """
 
 import argparse
@@ -13,11 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import venv
 import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
-from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from pydicom.uid import UID
 
 from service.deidentification.confidentiality import load
 from service.deidentification.deidentify import deidentify, for_inference
+from service.errors import CarpusError
 from service.trust.pseudonyms import Pseudonyms
 from tests.factories import instance
 from tests.service.seeded import Seeds, from_bytes, seed, to_bytes
@@ -59,83 +61,65 @@ def seeded(kind: str) -> tuple[bytes, Seeds]:
     return to_bytes(ds), seeds
 
 
-def tools() -> dict[str, Tool]:
-    """Return what can be run here, by name and version."""
+def ours() -> dict[str, Tool]:
+    """Return what Carpus does, by name and version."""
     pseudonyms = Pseudonyms(b"k" * 32)
-    found: dict[str, Tool] = {
+    return {
         f"carpus {version('carpus')}": lambda ds: deidentify(ds, pseudonyms)[0],
         f"carpus {version('carpus')}, copy for inference": lambda ds: for_inference(ds, pseudonyms),
     }
-    if find_spec("dicognito"):
-        from dicognito.anonymizer import Anonymizer  # type: ignore[import-not-found]
-
-        def dicognito(ds: Dataset) -> Dataset:
-            Anonymizer(seed="carpus").anonymize(ds)
-            return ds
-
-        found[f"dicognito {version('dicognito')}"] = dicognito
-    if find_spec("dicomanonymizer"):
-        from dicomanonymizer.simpledicomanonymizer import (
-            anonymize_dataset,
-            initialize_actions,
-        )
-
-        def dicom_anonymizer(edition: str) -> Tool:
-            def run(ds: Dataset) -> Dataset:
-                anonymize_dataset(ds, base_rules_gen=lambda: initialize_actions(edition))
-                return ds
-
-            return run
-
-        for edition in ("dicomfields_2023", "dicomfields_2026c"):
-            found[f"dicom-anonymizer {version('dicom-anonymizer')}, {edition[-5:].strip('_')}"] = dicom_anonymizer(
-                edition
-            )
-    if find_spec("deid"):
-        from deid.config import DeidRecipe  # type: ignore[import-not-found]
-        from deid.dicom import replace_identifiers  # type: ignore[import-not-found]
-
-        def deid(ds: Dataset) -> Dataset:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "in.dcm"
-                path.write_bytes(to_bytes(ds))
-                # Its own recipe for every image; private attributes removed as its documentation advises.
-                cleaned: Dataset
-                (cleaned,) = replace_identifiers([str(path)], deid=DeidRecipe(), save=False, remove_private=True)
-            return cleaned
-
-        found[f"deid {version('deid')}"] = deid
-    return found
 
 
-def measure(tool: Tool, kind: str) -> dict[str, Any]:
-    """Return the markers put in and left, and the time; a tool that fails says with what."""
-    data, seeds = seeded(kind)
+def others(seeds: dict[str, tuple[bytes, Seeds]]) -> dict[str, dict[str, Any]]:
+    """Return what is left by the other tools, by name and kind."""
+    here = Path(__file__).parent
+    with tempfile.TemporaryDirectory() as folder:
+        place, source, target = Path(folder) / "environment", Path(folder) / "in", Path(folder) / "out"
+        venv.create(place, with_pip=True)
+        python = str(place / "bin" / "python")
+        requirements = str(here / "deidentification_tools.txt")
+        subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", "-r", requirements], check=True, timeout=900)
+        source.mkdir()
+        for kind, (data, _) in seeds.items():
+            (source / f"{kind}.dcm").write_bytes(data)
+        ran = subprocess.run(
+            [python, str(here / "deidentification_tools.py"), str(source), str(target)],
+            capture_output=True, text=True, check=True, timeout=900,
+        )  # fmt: skip
+        rows: dict[str, dict[str, Any]] = json.loads(ran.stdout.splitlines()[-1])
+        for name, row in rows.items():
+            for kind, cell in row.items():
+                markers = [marker for found in seeds[kind][1].markers.values() for marker in found]
+                output = b"" if "failed" in cell else (target / name / f"{kind}.dcm").read_bytes()
+                cell["planted"] = len(markers)
+                cell["left"] = None if "failed" in cell else sum(marker in output for marker in markers)
+    return rows
+
+
+def measure(tool: Tool, kind: str, data: bytes, seeds: Seeds) -> dict[str, Any]:
+    """Return the markers put in and left by Carpus, and the time; a refusal says with what."""
     planted = sum(len(markers) for markers in seeds.markers.values())
     began = time.perf_counter()
     try:
         output = written(tool(from_bytes(data)))
-    except Exception as error:  # noqa: BLE001 - whatever another tool raises is its result here
+    except CarpusError as error:
         return {"planted": planted, "left": None, "failed": type(error).__name__}
     milliseconds = round(1000 * (time.perf_counter() - began))
     left = sum(marker in output for markers in seeds.markers.values() for marker in markers)
-    result = {"planted": planted, "left": left, "milliseconds": milliseconds}
-    if tool_is_ours(tool):
-        kept = {tag for tag in load().rows if load().rule(tag, image=kind != "SR").letter == "K"}
-        result["left_besides_retained"] = len(seeds.left_in(output, besides=kept))
-    return result
+    kept = {tag for tag in load().rows if load().rule(tag, image=kind != "SR").letter == "K"}
+    return {
+        "planted": planted,
+        "left": left,
+        "milliseconds": milliseconds,
+        "left_besides_retained": len(seeds.left_in(output, besides=kept)),
+    }
 
 
 def written(ds: Dataset) -> bytes:
-    """Return the bytes of an output; some tools leave file meta information that makes no valid file."""
+    """Return the bytes of an output."""
     buffer = BytesIO()
     ds.save_as(buffer, enforce_file_format=False, implicit_vr=False, little_endian=True)
     return buffer.getvalue()
-
-
-def tool_is_ours(tool: Tool) -> bool:
-    """Whether the profile whose options keep some attributes is ours."""
-    return tool.__module__ == __name__ and tool.__name__ == "<lambda>"
 
 
 def main() -> None:
@@ -146,7 +130,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     kinds = ("CR", "DX", "SC", "SR")
     with config.disable_value_validation():
-        rows = {name: {kind: measure(tool, kind) for kind in kinds} for name, tool in tools().items()}
+        inputs = {kind: seeded(kind) for kind in kinds}
+        rows = {name: {kind: measure(tool, kind, *inputs[kind]) for kind in kinds} for name, tool in ours().items()}
+        rows |= others(inputs)
     for name, row in rows.items():
         cells = [
             f"{kind} {r['left'] if r['left'] is not None else r['failed']} of {r['planted']}" for kind, r in row.items()

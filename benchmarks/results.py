@@ -343,8 +343,8 @@ def _burned_in_text(path: Path) -> str:
 
 
 def _percent(share: dict[str, Any]) -> str:
-    if share["value"] is None:
-        return ""
+    if share.get("value") is None:  # an older run did not measure it, or there was none
+        return "–"
     return f"{100 * share['value']:.1f} % ({100 * share['low']:.1f} to {100 * share['high']:.1f})"
 
 

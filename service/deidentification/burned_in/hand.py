@@ -29,8 +29,10 @@ FIELD_CONTRAST: Final = (
     0.04  # of the film's range, by which the exposed field differs from the shadow of the collimator
 )
 ACROSS: Final = 0.35  # of a row that differs from the border: an edge of the field,
-STRAY: Final = 0.06  # if before it no row had more than this,
-SOFT: Final = 4  # pixels of the reduced film in which it comes about
+STRAY: Final = 0.06  # if it comes about from less than this
+SOFT: Final = 6  # within so many pixels of the reduced film;
+INTO: Final = 3  # so far beyond it nothing is left of the penumbra
+SPILL: Final = 16  # pixels of the reduced film: bones go on into the penumbra of the collimator
 SMALLEST_FIELD: Final = 0.12  # of the film
 STRANGE: Final = 0.025  # of the field: other bright parts of at least this area are no marker, perhaps a finger cut off
 BONE_DARK_WEIGHT: Final = 0.7  # a film whose header lies about its polarity is the rarer case
@@ -71,12 +73,18 @@ class _Candidate:
     strange: Mask
     score: float
 
-    def within(self, shape: tuple[int, ...], top: int, left: int) -> Self:
-        """Return it as part of a larger film."""
+    def within(self, shape: tuple[int, ...], top: int, left: int, *, spill: int = 0) -> Self:
+        """Return it as part of a larger film; what touches the edge of the part goes on beyond it for `spill` pixels."""
         rows, columns = self.mask.shape
-        place = np.s_[top : top + rows, left : left + columns]
+        around = [
+            (min(spill, top), min(spill, shape[0] - top - rows)),
+            (min(spill, left), min(spill, shape[1] - left - columns)),
+        ]
+        top, left = top - around[0][0], left - around[1][0]
         mask, strange = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
-        mask[place], strange[place] = self.mask, self.strange
+        for target, part in ((mask, self.mask), (strange, self.strange)):
+            wider = np.pad(part, around, mode="edge")
+            target[top : top + wider.shape[0], left : left + wider.shape[1]] = wider
         return type(self)(mask, strange, self.score)
 
 
@@ -92,25 +100,27 @@ def find(film: Grey) -> Hand | None:
     if min(rows, columns) < 6 * MARGIN:
         return None
     small = cv2.medianBlur(cv2.resize(film, (columns, rows), interpolation=cv2.INTER_AREA), 3).astype(np.float32)
-    inner = small[MARGIN:-MARGIN, MARGIN:-MARGIN]
-    bright, dark = _in_field(inner), _in_field(255 - inner)
+    bright, dark = _in_field(small), _in_field(255 - small)
     found, bone_dark = bright, False
     if dark is not None and (bright is None or dark.score * BONE_DARK_WEIGHT > bright.score):
         found, bone_dark = dark, True
     if found is None:
         return None
-    # A forearm goes on to the edge of the film; so does whatever else reaches the margin.
-    return Hand(np.pad(found.mask, MARGIN, mode="edge"), np.pad(found.strange, MARGIN, mode="edge"), bone_dark)
+    return Hand(found.mask, found.strange, bone_dark)
 
 
 def _in_field(small: Reduced) -> _Candidate | None:
     """Look for the hand in the exposed field where its edges can be seen, else, or where it is not there, everywhere."""
+    rows, columns = small.shape
     top, bottom, left, right = _exposed(small)
-    if (bottom - top, right - left) != small.shape:
+    found = None
+    if (bottom - top, right - left) != (rows - 2 * MARGIN, columns - 2 * MARGIN):
         found = _search(small[top:bottom, left:right])
-        if found is not None:
-            return found.within(small.shape, top, left)
-    return _search(small)
+    if found is None:
+        top, bottom, left, right = MARGIN, rows - MARGIN, MARGIN, columns - MARGIN
+        found = _search(small[top:bottom, left:right])
+    # A forearm goes on to the edge of the film; so does whatever else reaches the margin.
+    return None if found is None else found.within(small.shape, top, left, spill=SPILL)
 
 
 def _exposed(small: Reduced) -> tuple[int, int, int, int]:
@@ -118,7 +128,7 @@ def _exposed(small: Reduced) -> tuple[int, int, int, int]:
 
     Towards a finger what differs from the border grows slowly, at an edge of the field most of the row differs at once. Without the
     field the shadow of the collimator is taken for the background, and against it the whole field is foreground, or of a dim hand
-    nothing but its bones.
+    nothing but its bones. Where no edge is seen the margin is left out.
     """
     ring = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
     level = float(np.median(ring))
@@ -128,15 +138,16 @@ def _exposed(small: Reduced) -> tuple[int, int, int, int]:
     top, bottom = _edge(away.mean(1)), rows - _edge(away[::-1].mean(1))
     left, right = _edge(away.mean(0)), columns - _edge(away[:, ::-1].mean(0))
     if (bottom - top) * (right - left) < SMALLEST_FIELD * small.size:
-        return 0, rows, 0, columns
+        return MARGIN, rows - MARGIN, MARGIN, columns - MARGIN
     return top, bottom, left, right
 
 
 def _edge(profile: NDArray[np.float64]) -> int:
-    """Return after how many rows the field begins, 0 where no edge is seen."""
+    """Return after how many rows the field begins; the margin where no edge is seen."""
     first = int(np.argmax(profile >= ACROSS))
-    before = profile[: max(first - SOFT, 0)]
-    return first + SOFT // 2 if before.size and before.max() < STRAY else 0
+    stray = np.flatnonzero(profile[:first] >= STRAY)
+    begins = int(stray[0]) if stray.size else first
+    return first + INTO if begins > 0 and first - begins <= SOFT else MARGIN
 
 
 def _search(small: Reduced, depth: int = 0) -> _Candidate | None:
@@ -176,7 +187,8 @@ def _search(small: Reduced, depth: int = 0) -> _Candidate | None:
     other = [label for label in largest if label != chosen and areas[label] > STRANGE * small.size]
     pieces = np.isin(labels, 1 + np.flatnonzero(areas[1:] > PIECE * small.size))
     strange = np.isin(labels, other) | _near(mask, pieces)
-    return _Candidate(mask, strange & ~mask, score)
+    cut = np.s_[top:bottom, left:right]
+    return _Candidate(mask[cut], (strange & ~mask)[cut], score).within(small.shape, top, left, spill=SPILL)
 
 
 def _near(mask: Mask, pieces: Mask) -> Mask:

@@ -88,9 +88,7 @@ def find(view: View, large: Sequence[Line], words: Words, recogniser: Recogniser
         if read[inked] < MOST_READ[inked]:
             text = best(view.whole[y1:y2, x1:x2], words, recogniser)
             read[inked] += 1
-        if not (_in_ink(text, score, cut=cut) if inked else False) and not _by_reading(
-            text, score, box, words, cut=cut
-        ):
+        if not (inked and _in_ink(text, score, box, cut=cut)) and not _by_reading(text, score, box, words, cut=cut):
             found.passed.append(box)
             continue
         if not covered(box, found.boxes, SAME):  # the same line, found at several sizes, counts once
@@ -159,9 +157,9 @@ def _fill(view: View, found: Found, box: Box, written: Ink | None, text: Text | 
     found.boxes.append(box)
 
 
-def _in_ink(text: Text | None, score: float, *, cut: bool) -> bool:
+def _in_ink(text: Text | None, score: float, box: Box, *, cut: bool) -> bool:
     """Whether a place with the strokes of ink holds text."""
-    if score >= CERTAIN and not cut:
+    if score >= CERTAIN and not cut and (text is None or text.confidence >= GUESSED or _is_long(box)):
         return True
     if text is None:
         return False
@@ -176,8 +174,7 @@ def _by_reading(text: Text | None, score: float, box: Box, words: Words, *, cut:
     count = characters(text)
     if words.found_in(text.text) or (count >= WRITING_CHARACTERS and text.confidence >= CERTAINLY_READ):
         return True
-    short, long = sorted((box[2] - box[0], box[3] - box[1]))
-    line = score >= CERTAIN and not cut and long >= LONG * short
+    line = score >= CERTAIN and not cut and _is_long(box)
     return line and count >= SEVERAL and text.confidence >= FAIRLY
 
 
@@ -196,8 +193,12 @@ def _candidates(view: View, large: Sequence[Line], recogniser: Recogniser) -> li
 def _likely(place: tuple[float, Box, bool, Ink | None]) -> tuple[bool, bool, float, Box]:
     """Return what decides which place is judged, and read, before another."""
     score, box, _, written = place
+    return written is not None, _is_long(box), score, box
+
+
+def _is_long(box: Box) -> bool:
     short, long = sorted((box[2] - box[0], box[3] - box[1]))
-    return written is not None, long >= LONG * short, score, box
+    return long >= LONG * short
 
 
 def _close(grey: Grey, where: Mask, recogniser: Recogniser) -> Iterator[tuple[float, Box, bool]]:
