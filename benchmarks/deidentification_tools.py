@@ -13,17 +13,21 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pydicom
 
+Tool = Callable[[Path], Any]
 
-def dicognito():
+
+def dicognito() -> Tool:
     """Return dicognito with a fixed seed."""
-    from dicognito.anonymizer import Anonymizer
+    from dicognito.anonymizer import Anonymizer  # type: ignore[import-not-found]
 
-    def run(path):
+    def run(path: Path) -> Any:
         ds = pydicom.dcmread(path)
         Anonymizer(seed="carpus").anonymize(ds)
         return ds
@@ -31,11 +35,11 @@ def dicognito():
     return run
 
 
-def dicom_anonymizer(edition):
+def dicom_anonymizer(edition: str) -> Tool:
     """Return dicom-anonymizer with the rules of one edition of the standard."""
     from dicomanonymizer.simpledicomanonymizer import anonymize_dataset, initialize_actions
 
-    def run(path):
+    def run(path: Path) -> Any:
         ds = pydicom.dcmread(path)
         anonymize_dataset(ds, base_rules_gen=lambda: initialize_actions(edition))
         return ds
@@ -43,12 +47,12 @@ def dicom_anonymizer(edition):
     return run
 
 
-def deid():
+def deid() -> Tool:
     """Return deid with its own recipe for every image, private attributes removed as its documentation advises."""
-    from deid.config import DeidRecipe
-    from deid.dicom import replace_identifiers
+    from deid.config import DeidRecipe  # type: ignore[import-not-found]
+    from deid.dicom import replace_identifiers  # type: ignore[import-not-found]
 
-    def run(path):
+    def run(path: Path) -> Any:
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "in.dcm"
             shutil.copy(path, copy)
@@ -58,7 +62,7 @@ def deid():
     return run
 
 
-def main():
+def main() -> None:
     """Run every tool over every file."""
     source, target = map(Path, sys.argv[1:3])
     warnings.simplefilter("ignore")
@@ -68,7 +72,7 @@ def main():
         f"dicom-anonymizer {version('dicom-anonymizer')}, 2026c": dicom_anonymizer("dicomfields_2026c"),
         f"deid {version('deid')}": deid(),
     }
-    results = {}
+    results: dict[str, dict[str, dict[str, Any]]] = {}
     with pydicom.config.disable_value_validation():
         for name, run in tools.items():
             (target / name).mkdir(parents=True)
@@ -80,7 +84,7 @@ def main():
                         target / name / path.name, enforce_file_format=False, implicit_vr=False, little_endian=True
                     )
                 except Exception as error:  # noqa: BLE001 - whatever another tool raises is its result here
-                    outcome = {"failed": type(error).__name__}
+                    outcome: dict[str, Any] = {"failed": type(error).__name__}
                 else:
                     outcome = {"milliseconds": round(1000 * (time.perf_counter() - began))}
                 results.setdefault(name, {})[path.stem] = outcome

@@ -49,11 +49,14 @@ def fuzz(results: list[dict[str, Any]]) -> str:
 
 
 def _campaign(result: dict[str, Any]) -> str:
-    rows = [["target", "cases", "cases/s", "findings", "what became of them"]]
+    rows = [["target", "cases", "cases/s", "late", "late again", "findings", "what became of them"]]
     for name, target in result["targets"].items():
         outcomes = ", ".join(f"{text} {count}" for text, count in target["outcomes"].items())
+        late = [
+            str(target.get(key, "–")) for key in ("late", "late_again")
+        ]  # campaigns before it was counted have none
         rows.append(
-            [name, str(target["cases"]), str(target["cases_per_second"]), str(len(target["findings"])), outcomes]
+            [name, str(target["cases"]), str(target["cases_per_second"]), *late, str(len(target["findings"])), outcomes]
         )
     memory = [["process", "start, MiB", "end, MiB", "peak, MiB", "KiB per 1000 cases"]]
     memory += [[name, *(str(value) for value in figures.values())] for name, figures in result["memory"].items()]

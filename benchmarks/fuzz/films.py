@@ -20,7 +20,7 @@ import psutil
 from pydicom.uid import PYDICOM_IMPLEMENTATION_UID
 from pynetdicom.dsutils import create_file_meta, encode_file_meta
 
-from benchmarks.fuzz.finding import Finding
+from benchmarks.fuzz.finding import Finding, Late
 from benchmarks.fuzz.mutations import Program, mutated
 from benchmarks.fuzz.seeds import Seed
 from models import pixels
@@ -67,7 +67,7 @@ class Worker(AbstractContextManager["Worker"]):
         self.pipe.send_bytes(_file(seed, mutated(seed.data, program, seed.starts)))
         if not self.pipe.poll(STEP_SECONDS):
             self._restart()
-            raise Finding("film: hang", case)
+            raise Late("film: hang", case)
         try:
             said = self.pipe.recv_bytes().decode()
         except (EOFError, OSError):

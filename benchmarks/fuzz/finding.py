@@ -14,6 +14,10 @@ class Finding(Exception):
         self.case = case
 
 
+class Late(Finding):
+    """An answer that did not come in time: a finding only when it does not come again, for a busy machine answers late, too."""
+
+
 @dataclass
 class Tally:
     """What came of the cases of one target."""
@@ -22,6 +26,8 @@ class Tally:
     seconds: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
     findings: dict[str, list[str]] = field(default_factory=dict)  # signature: cases
+    late: int = 0  # answers that did not come in time,
+    late_again: int = 0  # and of these, those that did not when the case was sent again alone
 
     def found(self, finding: Finding) -> None:
         """Keep a finding; of each kind the first three cases."""

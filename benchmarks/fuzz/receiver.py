@@ -17,7 +17,7 @@ from typing import Any, Self
 import psutil
 import yaml
 
-from benchmarks.fuzz.finding import Finding
+from benchmarks.fuzz.finding import Finding, Late
 from benchmarks.fuzz.mutations import Program, mutated
 from benchmarks.fuzz.seeds import LONGEST_SENT, Seed
 from service.demo.run import free_ports
@@ -147,7 +147,7 @@ def run(scp: Scp, kind: str, seed: Seed, program: Program) -> str:
     try:
         return _SENDERS[kind](scp, seed, program)
     except TimeoutError:
-        raise Finding("hang" if scp.alive() else "crash", case) from None
+        raise (Late("hang", case) if scp.alive() else Finding("crash", case)) from None
     except OSError as error:
         if not scp.alive():
             raise Finding("crash", case) from None

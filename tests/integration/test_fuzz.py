@@ -1,12 +1,15 @@
 """A slice of the fuzzing campaign: a minute in CI, a few seconds elsewhere. `python -m benchmarks.fuzz --minutes 30` is the long one."""
 
 import os
+import time
 
 import pytest
 
 from benchmarks.fuzz import seeds
-from benchmarks.fuzz.campaign import campaign, findings
+from benchmarks.fuzz.campaign import ROUND, campaign, findings
+from benchmarks.fuzz.campaign import _round as round_of_cases
 from benchmarks.fuzz.films import Worker
+from benchmarks.fuzz.finding import Late, Tally
 from benchmarks.fuzz.mutations import OPERATIONS, mutated
 
 SECONDS = 60 if os.environ.get("CI") else 8
@@ -19,6 +22,25 @@ def test_every_operation_changes_bytes_and_a_program_does_the_same_twice() -> No
         assert mutated(data, program, (0, 100, 500)) != data, name
         assert mutated(data, program, (0, 100, 500)) == mutated(data, program, (0, 100, 500))
     assert mutated(b"", (("flip", 0.5, 1),)) == b""
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_only_a_case_that_is_late_again_is_a_hang(again: bool) -> None:
+    sent: list[object] = []
+
+    def sender(seed: seeds.Seed, program: object) -> str:
+        sent.append(program)
+        if len(sent) == 1 or (again and len(sent) == len(drawn) + 1):
+            raise Late("hang", f"{seed.name}, {program!r}")
+        return "answered"
+
+    known, tally = list(seeds.phantoms())[:1], Tally()
+    drawn = range(ROUND)
+    round_of_cases(sender, known, tally, 1, until=time.monotonic() + 60)
+    assert (tally.cases, tally.late, tally.late_again) == (ROUND, 1, int(again))
+    assert sent[-1] == sent[0], "not the late case was sent again"
+    assert list(tally.findings) == (["hang"] if again else [])
+    assert tally.outcomes["answered"] == ROUND - int(again)
 
 
 # What campaigns have found, each mended: (seed, program).
