@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.queue.watchdog import STALLED, STUCK, Watchdog
+from service.queue.watchdog import STALLED, STUCK, Watchdog, give_back
 from service.settings import WorkerSettings
 
 LIMITS = WorkerSettings(stall_seconds=60, step_seconds=600, maximum_steps=5, maximum_resident_bytes=1000)
@@ -19,7 +19,7 @@ class House:
         self.time = 1000.0
         self.reachable = True
         self.answers = True
-        self.sent = self.stopped = self.resident = 0
+        self.sent = self.stopped = self.resident = self.tidied = 0
         self.status: int | None = None
         self.dog = Watchdog(
             self.send,
@@ -29,6 +29,7 @@ class House:
             stop=self.stop,
             clock=lambda: self.time,
             resident_bytes=lambda: self.resident,
+            tidy=self.tidy,
         )
 
     def send(self) -> bool:
@@ -40,6 +41,9 @@ class House:
     def end(self, status: int) -> None:
         self.status = status
         raise Ended
+
+    def tidy(self) -> None:
+        self.tidied += 1
 
     def stop(self) -> None:
         self.stopped += 1
@@ -53,6 +57,12 @@ class House:
 @pytest.fixture
 def house() -> House:
     return House()
+
+
+def test_free_memory_is_given_back_once_a_minute(house: House) -> None:
+    house.watch(600)
+    assert house.tidied == 10
+    give_back()  # and does no harm where it is called
 
 
 def test_a_worker_whose_canaries_come_back_lives_on(house: House) -> None:
