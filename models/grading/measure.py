@@ -49,13 +49,16 @@ def ages(
     rule = TopN() if weighting is None else weighting
     found = np.full(len(chances), np.nan)
     for film, sex in enumerate(sexes):
-        total = 0.0
-        for index, bone in enumerate(RUS):
-            fine = chances[film, index, : COUNTS[index]] / chances[film, index, : COUNTS[index]].sum()
-            total += rule.score(standard.probabilities(bone, fine.tolist()), standard.scores(bone, sex))
+        hand = {bone: _shares(chances[film, index, : COUNTS[index]]) for index, bone in enumerate(RUS)}
+        total = sum(standard.weighted(hand, sex, rule).values())
         years = standard.bone_age(min(total, 1000.0), sex).years
         found[film] = np.nan if years is None else years
     return found
+
+
+def _shares(chances: NDArray[np.floating]) -> list[float]:
+    shares: list[float] = (chances / chances.sum()).tolist()
+    return shares
 
 
 def summary(chances: NDArray[np.floating], films: Crops, weighting: Weighting | None = None) -> dict[str, float]:

@@ -146,22 +146,27 @@ class RusStandard:
         present = {bone: stages[bone] for bone in RUS if bone in stages}
         return self.read_scores({b: float(self.score(b, label, sex)) for b, label in present.items()}, present, sex)
 
-    def read_probabilities(
+    def weighted(
         self, probabilities: Mapping[str, Sequence[float]], sex: Sex, weighting: Weighting = CLASSIC
-    ) -> MethodResult:
-        """Read RUS-CHN stage probabilities, (levels,) a bone, by a weighting rule; see `read_scores`.
+    ) -> dict[str, float]:
+        """Return the score of each bone given from its RUS-CHN stage probabilities, (levels,), by a weighting rule.
 
         A hand whose every bone is more likely than not in its last stage is scored as mature, one whose every bone is so in its
         first as without a centre: a weighted mean reaches neither end of the table, so that it could never be said.
         """
-        present = [bone for bone in RUS if bone in probabilities]
-        chances = {bone: self.probabilities(bone, probabilities[bone]) for bone in present}
-        scores = {bone: weighting.score(chances[bone], self.scores(bone, sex)) for bone in present}
+        chances = {bone: self.probabilities(bone, own) for bone, own in probabilities.items()}
         for end in (0, -1):
             if all(own[end] > MORE_LIKELY_THAN_NOT for own in chances.values()):
-                scores = {bone: float(self.scores(bone, sex)[end]) for bone in present}
-        stages = {bone: fine_levels(bone)[int(np.argmax(probabilities[bone]))] for bone in present}
-        return self.read_scores(scores, stages, sex)
+                return {bone: float(self.scores(bone, sex)[end]) for bone in chances}
+        return {bone: weighting.score(own, self.scores(bone, sex)) for bone, own in chances.items()}
+
+    def read_probabilities(
+        self, probabilities: Mapping[str, Sequence[float]], sex: Sex, weighting: Weighting = CLASSIC
+    ) -> MethodResult:
+        """Read RUS-CHN stage probabilities by a weighting rule; see `weighted` and `read_scores`."""
+        present = {bone: probabilities[bone] for bone in RUS if bone in probabilities}
+        stages = {bone: fine_levels(bone)[int(np.argmax(own))] for bone, own in present.items()}
+        return self.read_scores(self.weighted(present, sex, weighting), stages, sex)
 
     def read_scores(self, scores: Mapping[str, float], stages: Mapping[str, str], sex: Sex) -> MethodResult:
         """Return the bone age of weighted scores, each bone's part in it, and what one stage up or down would change.
