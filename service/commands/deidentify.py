@@ -1,6 +1,8 @@
 """`carpus deidentify`: copy DICOM files without their identity."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -52,16 +54,33 @@ def deidentify(
     vault = Vault.of(loaded, pseudonyms)
     files = files_of(source)
     refused = 0
-    lines = []
     copies = copy_files(files, source, target, pseudonyms, vault, profile)
-    for outcome in track(copies, description="De-identifying", total=len(files), disable=not os.isatty(2)):
-        lines.append(outcome.to_json())
-        if outcome.copy is None:
-            refused += 1
-            click.echo(f"refused {outcome.file}: {outcome.reason}", err=True)
-    if report is not None:
-        report.touch(mode=0o600)  # it names the source files, and their names may be the patients'
-        report.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    with _report(report) as say:
+        for outcome in track(copies, description="De-identifying", total=len(files), disable=not os.isatty(2)):
+            say(outcome.to_json())
+            if outcome.copy is None:
+                refused += 1
+                click.echo(f"refused {outcome.file}: {outcome.reason}", err=True)
     click.echo(f"{len(files) - refused} of {len(files)} files de-identified, {refused} refused")
     if refused:
         raise SystemExit(1)
+
+
+@contextmanager
+def _report(path: Path | None) -> Iterator[Callable[[str], None]]:
+    """Yield what adds a line to the report, at once: a run that is broken off has reported what it did."""
+    if path is None:
+        yield lambda line: None
+        return
+    try:
+        # It names the source files, and their names may be the patients'.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError as error:
+        raise click.UsageError(f"the report {path} cannot be written: {os.strerror(error.errno or 0)}") from None
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
+
+        def say(line: str) -> None:
+            stream.write(f"{line}\n")
+            stream.flush()
+
+        yield say

@@ -3,20 +3,22 @@
 The copies are filed by pseudonym, study and instance: a received file name may itself be the patient's.
 """
 
+import filecmp
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
 from service.deidentification.burned_in.cleaning import clean_instance
 from service.deidentification.confidentiality import Profile
 from service.deidentification.deidentify import Action, deidentify, patient_of
-from service.errors import Permanent
+from service.errors import CarpusError, InvalidInstance, Permanent, Retryable
 from service.trust.pseudonyms import Pseudonyms
 from service.trust.vault import Vault
 
@@ -51,23 +53,25 @@ def copy_files(
 ) -> Iterator[Outcome]:
     """De-identify the files one by one; a file that must not or cannot be copied is an outcome, never a gap.
 
+    Two files of the same SOP Instance UID are one copy where they become the same bytes; else the second is refused, for it would
+    take the place of the first.
+
     Raises
     ------
     Permanent
         When the target lies within the source, so that copies would be copied.
+    Retryable
+        When a copy cannot be written; what was copied before stays, and a second run does the rest.
     """
     if target.resolve().is_relative_to(source.resolve()):
         raise Permanent(
             f"the target {target} lies within the source", code="target-in-source", next_action="choose another target"
         )
+    written: set[Path] = set()
     for path in files:
         name = path.name if path == source else str(path.relative_to(source))
         try:
-            ds = dcmread(path)
-            copy, actions = deidentify(ds, pseudonyms, profile, clean=clean_instance if profile.cleans_pixels else None)
-        except InvalidDicomError:
-            yield Outcome(name, None, code="not-dicom", reason="not a DICOM file")
-            continue
+            ds, copy, actions = _deidentified(path, pseudonyms, profile)
         except OSError as error:
             yield Outcome(name, None, code="unreadable", reason=os.strerror(error.errno or 0))
             continue
@@ -76,16 +80,65 @@ def copy_files(
             continue
         patient = patient_of(ds)
         place = Path(pseudonyms.patient(patient), str(copy.StudyInstanceUID), f"{copy.SOPInstanceUID}.dcm")
-        (target / place).parent.mkdir(parents=True, exist_ok=True)
-        part = target / place.with_suffix(".part")
-        copy.save_as(part, enforce_file_format=True)
-        part.replace(target / place)
+        try:
+            kept = _write(copy, target / place, before=place in written)
+        except OSError as error:
+            raise Retryable(
+                f"a copy cannot be written to {target}: {os.strerror(error.errno or 0)}",
+                code="target-not-writable",
+                next_action="give the folder room and rights, then run the command again: it makes the same copies",
+            ) from None
+        if not kept:
+            reason = "another file has the same SOP Instance UID and other content"
+            yield Outcome(name, None, code="same-instance", reason=reason)
+            continue
+        written.add(place)
         vault.remember(
             pseudonyms.patient(patient),
             {
                 pseudonyms.patient(patient): json.dumps(patient.split("\0"), ensure_ascii=False),
                 str(copy.SOPInstanceUID): str(ds.SOPInstanceUID),
-                str(copy.StudyInstanceUID): str(ds.get("StudyInstanceUID", "")),
+                str(copy.StudyInstanceUID): str(ds.StudyInstanceUID),
             },
         )
         yield Outcome(name, str(place), tuple(actions))
+
+
+def _deidentified(path: Path, pseudonyms: Pseudonyms, profile: Profile) -> tuple[Dataset, Dataset, list[Action]]:
+    """Return a file as it is and without its identity.
+
+    Raises
+    ------
+    InvalidInstance
+        When it is no DICOM file, cannot be parsed, or does not say which instance of which study it is.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they repeat values of the patient
+            ds = dcmread(path)
+            missing = [keyword for keyword in ("StudyInstanceUID", "SOPInstanceUID") if not ds.get(keyword)]
+            if missing:
+                raise InvalidInstance(f"{missing[0]} is missing", code="missing-attribute")
+            copy, actions = deidentify(ds, pseudonyms, profile, clean=clean_instance if profile.cleans_pixels else None)
+    except InvalidDicomError:
+        raise InvalidInstance("not a DICOM file", code="not-dicom") from None
+    except (CarpusError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a parser makes of hostile bytes, it is the same outcome
+        kind = type(error).__name__
+        raise InvalidInstance(f"the data set cannot be parsed: {kind}", code="cannot-parse") from None
+    return ds, copy, list(actions)
+
+
+def _write(copy: Dataset, path: Path, *, before: bool) -> bool:
+    """Write a copy whole or not at all; False when another copy of this run (`before`) stands there and is not the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    try:
+        copy.save_as(part, enforce_file_format=True)
+        if before and not filecmp.cmp(part, path, shallow=False):
+            return False
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return True

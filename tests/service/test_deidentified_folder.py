@@ -1,20 +1,23 @@
 """`carpus deidentify` as a person runs it, and the page that says what it does."""
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 
 from service.__main__ import cli
 from service.deidentification.actions import HANDLERS
 from service.deidentification.confidentiality import load
 from service.deidentification.statement import statement
+from service.errors import Retryable
 from service.trust.pseudonyms import Pseudonyms
 from service.trust.vault import Vault
 from service.wrap import save
 from tests.factories import CHILD, CHINESE_CHILD, instance
+from tests.service.seeded import from_bytes, to_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,6 +94,67 @@ def test_what_cannot_be_copied_is_named_and_fails_the_command(run, films: Path, 
     assert len(list((tmp_path / "out").rglob("*.dcm"))) == 3
 
 
+def test_hostile_files_are_outcomes_and_never_end_the_run(run, films: Path, tmp_path: Path) -> None:
+    nameless = instance(seed=4)
+    del nameless.StudyInstanceUID
+    (films / "nameless.dcm").write_bytes(to_bytes(nameless))
+    (films / "empty.dcm").write_bytes(b"")
+    broken = bytearray(to_bytes(instance(seed=5)))
+    at = broken.index(b"CS", 400)
+    broken[at : at + 4] = b"OB\xff\xff"
+    (films / "broken.dcm").write_bytes(broken)
+    (films / "to nowhere").symlink_to(tmp_path / "nowhere")
+    report = tmp_path / "report.jsonl"
+    result = run(films, tmp_path / "out", "--report", report)
+    assert result.exit_code == 1
+    assert not isinstance(result.exception, AttributeError), result.exception
+    lines = {line["file"]: line for line in map(json.loads, report.read_text().splitlines())}
+    assert lines["nameless.dcm"]["reason"] == "StudyInstanceUID is missing"
+    assert lines["empty.dcm"]["code"] == "not-dicom"
+    assert lines["broken.dcm"]["copy"] is None
+    assert sum(line["copy"] is not None for line in lines.values()) == 3
+    assert report.stat().st_mode & 0o077 == 0
+
+
+def test_the_same_instance_twice_is_one_copy_and_another_one_under_its_number_is_refused(
+    run, films: Path, tmp_path: Path
+) -> None:
+    first = (films / "test-child.dcm").read_bytes()
+    (films / "again.dcm").write_bytes(first)
+    other = from_bytes(first)
+    other.KVP = 61
+    (films / "z-other.dcm").write_bytes(to_bytes(other))
+    report = tmp_path / "report.jsonl"
+    result = run(films, tmp_path / "out", "--report", report)
+    assert result.exit_code == 1
+    lines = {line["file"]: line for line in map(json.loads, report.read_text().splitlines())}
+    assert lines["again.dcm"]["copy"] == lines["test-child.dcm"]["copy"]
+    assert lines["z-other.dcm"]["code"] == "same-instance"
+    assert len(list((tmp_path / "out").rglob("*"))) == len(list((tmp_path / "out").rglob("*.dcm"))) + 5, "leftovers"
+
+
+def test_a_target_that_cannot_be_written_ends_the_run_with_one_line_and_keeps_what_was_reported(
+    run, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Path] = []
+    save_as = Dataset.save_as
+
+    def full(ds: Dataset, path: Path, **options: object) -> None:
+        written.append(path)
+        save_as(ds, path, **options)
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Dataset, "save_as", full)
+    report = tmp_path / "report.jsonl"
+    result = run(films, tmp_path / "out", "--report", report)
+    assert isinstance(result.exception, Retryable)
+    assert "No space left on device" in str(result.exception)
+    assert len(report.read_text().splitlines()) == 1
+    assert not list((tmp_path / "out").rglob("*.part"))
+    assert "report" in run(films, tmp_path / "out", "--report", tmp_path / "no folder" / "report").output
+
+
 def test_a_target_within_the_source_is_refused(run, films: Path) -> None:
     result = run(films, films / "out")
     assert result.exit_code == 1
@@ -117,7 +181,6 @@ def test_a_profile_with_an_unknown_keyword_is_refused_by_name(run, films: Path, 
 
 def test_a_private_attribute_stays_only_when_its_creator_is_listed(tmp_path: Path) -> None:
     from service.deidentification.deidentify import deidentify
-    from tests.service.seeded import from_bytes, to_bytes
 
     text = (ROOT / "service" / "deidentification" / "profiles" / "export.yaml").read_text(encoding="utf-8")
     listed = tmp_path / "site.yaml"

@@ -70,7 +70,13 @@ class Found:
     passed: list[Box] = field(default_factory=list)  # places that were judged to hold no text
     lines: int = 0
     identifying: int = 0
-    markers: set[str] = field(default_factory=set)
+    texts: list[tuple[Box, Text]] = field(default_factory=list)
+
+    @property
+    def markers(self) -> set[str]:
+        """Sides that lines name; a letter that is a part of a longer line names none."""
+        longer = [box for box, text in self.texts if len(text.text.strip()) > 1 and not side(text)]
+        return {name for box, text in self.texts for name in side(text) if not covered(box, longer, COVERED)}
 
 
 def find(view: View, large: Sequence[Line], words: Words, recogniser: Recogniser) -> Found:
@@ -94,7 +100,8 @@ def find(view: View, large: Sequence[Line], words: Words, recogniser: Recogniser
         if not covered(box, found.boxes, SAME):  # the same line, found at several sizes, counts once
             found.lines += 1
             found.identifying += text is not None and words.found_in(text.text)
-        found.markers |= set() if text is None else side(text)
+        if text is not None:
+            found.texts.append((box, text))
         _fill(view, found, box, written, text)
     found.fill &= view.where
     return found
