@@ -5,6 +5,7 @@ Each step needs the ones before it; what cannot be tried any more is said to be 
 
 import datetime as dt
 import socket
+import ssl
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,31 @@ from service.sending.confirmer import record_of, taker
 from service.sending.negotiation import plan
 from service.settings import Destination, Settings
 
+NO_CONNECTION: Final = ("peer-unreachable", "association-aborted", "tls-broken-off", "tls-handshake-late")
+PROBE_SECONDS: Final = 5.0  # for a TLS handshake that tells what a port speaks
+ALERTS: Final = ("TLSV1", "SSLV3_ALERT", "TLS_ALERT", "UNSUPPORTED_PROTOCOL", "NO_PROTOCOLS")
 REPORT_SECONDS: Final = 15.0  # that a commitment report on the test objects is awaited
 SYNTAXES: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+
+
+def speaks_tls(host: str, port: int, seconds: float) -> bool | None:
+    """Whether TLS is spoken at a port, None where nobody takes a connection. Nothing is sent over it and nobody is believed."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        connection = socket.create_connection((host, port), timeout=seconds)
+    except OSError:
+        return None
+    with connection:
+        try:
+            with context.wrap_socket(connection):
+                return True
+        except ssl.SSLError as error:
+            return error.reason is not None and error.reason.startswith(
+                ALERTS
+            )  # it answered in TLS, if only to refuse us
+        except OSError:
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +93,7 @@ class Exit:
         try:
             milliseconds = scu.echo(self._address, calling_ae_title=self._calling, timeout_seconds=self._seconds)
         except CarpusError as error:
-            yield failed(self.place, "C-ECHO", error)
+            yield self.unanswered(error)
             yield skipped(self.place, "everything else", "no association comes about")
             if self.destination.priors is not None and self.destination.priors.web is not None:
                 yield from self.earlier([])  # another way, to another port
@@ -95,6 +119,27 @@ class Exit:
         yield from self.found(kept)
         yield self.moved(kept)
         yield from self.earlier(kept)
+
+    def unanswered(self, error: CarpusError) -> Finding:
+        """Say why no association came about; where the connection itself failed, look who listens and what is spoken there."""
+        if error.code not in NO_CONNECTION:
+            return failed(self.place, "C-ECHO", error)
+        ours, named = self.destination, f"destinations.{self.destination.name}"
+        spoken = speaks_tls(ours.host, ours.port, min(self._seconds, PROBE_SECONDS))
+        if spoken is None:
+            action = f"correct {named}.host or .port, start the PACS, or let the firewall pass {ours.host}:{ours.port}"
+            return Finding(
+                self.place, "C-ECHO", Verdict.FAILED, f"nobody takes a connection at {ours.host}:{ours.port}", action
+            )
+        if spoken and ours.tls is None:
+            words = f"{ours.host}:{ours.port} speaks TLS, and we call it in plain DICOM"
+            action = f"set {named}.tls (and dicom_tls: our certificate), or name the PACS's plain port in {named}.port"
+            return Finding(self.place, "C-ECHO", Verdict.FAILED, words, action)
+        if not spoken and ours.tls is not None:
+            words = f"{ours.host}:{ours.port} takes connections and speaks no TLS, and {named}.tls is set"
+            action = f"name the PACS's TLS port in {named}.port (often 2762), or take {named}.tls away"
+            return Finding(self.place, "C-ECHO", Verdict.FAILED, words, action)
+        return failed(self.place, "C-ECHO", error)
 
     def listed(self) -> Finding:
         """Say whether the PACS may call us back with a commitment report."""

@@ -30,6 +30,7 @@ from service.sending.scu import Address
 from service.settings import (
     ConfirmationSettings,
     Destination,
+    DestinationTls,
     DicomWebSettings,
     Limits,
     Peer,
@@ -37,9 +38,11 @@ from service.settings import (
     Settings,
 )
 from service.storage import Stores
+from tests import certificates
 from tests.factories import encoded
 from tests.fake_dicomweb import FakeDicomWeb
 from tests.fake_pacs import FakePacs, forgets
+from tests.listening import start
 from tests.service import readings
 
 
@@ -173,6 +176,22 @@ def test_an_ae_title_the_pacs_does_not_know_is_named(place: Place) -> None:
     assert found["everything else"].verdict == Verdict.SKIPPED
 
 
+def test_tls_on_one_side_alone_names_the_setting(place: Place, tmp_path: Path) -> None:
+    ours = certificates.ours()
+    tls = DestinationTls(certificate=ours.certificate, key=ours.key, authorities=ours.authorities)
+    with StandInPacs(place.folder / "pacs") as pacs:
+        plain = place.look(pacs.port, tls=tls)["C-ECHO"]
+    running = start(tmp_path / "tls", dicom_tls=ours, peers=(Peer(ae_title="CARPUS"),))
+    with running.server:
+        secured = place.look(running.tls_port, ae_title="CARPUS")["C-ECHO"]
+    running.jobs.engine.dispose()
+    assert (plain.verdict, secured.verdict) == (Verdict.FAILED, Verdict.FAILED)
+    assert "speaks no TLS, and destinations.pacs.tls is set" in plain.text
+    assert "take destinations.pacs.tls away" in plain.next_action
+    assert "speaks TLS, and we call it in plain DICOM" in secured.text
+    assert "set destinations.pacs.tls" in secured.next_action
+
+
 def test_a_wrong_called_ae_title_names_our_setting(place: Place) -> None:
     with FakePacs(ae_title="OTHER") as pacs:
         found = place.look(pacs.port)
@@ -183,7 +202,8 @@ def test_nobody_at_the_address_names_host_and_port(place: Place) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     found = place.look(port)
-    assert "host and port" in found["C-ECHO"].next_action
+    assert f"nobody takes a connection at 127.0.0.1:{port}" in found["C-ECHO"].text
+    assert "correct destinations.pacs.host or .port" in found["C-ECHO"].next_action
 
 
 def test_a_refused_class_names_it_and_the_choice(place: Place) -> None:
