@@ -23,6 +23,7 @@ SURE: Final = 0.5  # score below which a region does not count as found; the lea
 ONE_LEVEL: Final = 0.65  # share of the inner half of a box that one grey level may take; at most 0.53 on real films
 LEVEL: Final = 0.002  # half the width of "one grey level", in the film's span from the 1st to the 99.5th percentile
 SAME_PLACE: Final = 0.5  # IoU of two boxes; at most 0.29 on real films, but for knuckles
+ENOUGH: Final = 32  # pixels a side of the inner half that are looked at: a share, not a picture, is asked for
 # Head of a metacarpal and base of its proximal phalanx: their boxes share half of their area on many hands.
 _KNUCKLES: Final = frozenset(frozenset((f"mc{ray}", f"pp{ray}")) for ray in range(1, 6))
 
@@ -39,7 +40,8 @@ def hidden(
     astray
         How far each region lies from where the hand's pose puts it: of two in one place the farther one is the wrong one.
     """
-    low, high = np.percentile(pixels[::4, ::4], (1.0, 99.5))
+    step = max(1, max(pixels.shape) // 256)
+    low, high = np.percentile(pixels[::step, ::step], (1.0, 99.5))
     span = max(float(high - low), 1e-4)
     found: dict[str, str] = {}
     for one, other in combinations(boxes, 2):
@@ -59,6 +61,7 @@ def one_level(pixels: NDArray[np.float32], box: Box, tolerance: float) -> float:
     inner = pixels[max(0, round(y - half)) : round(y + half) + 1, max(0, round(x - half)) : round(x + half) + 1]
     if inner.size < 9:
         return 0.0
-    levels = np.sort(inner.ravel())
+    step = max(1, min(inner.shape) // ENOUGH)
+    levels = np.sort(inner[::step, ::step].ravel())
     reach = np.searchsorted(levels, levels + 2 * tolerance, side="right") - np.arange(len(levels))
     return float(reach.max() / len(levels))
