@@ -170,8 +170,12 @@ def _in_ink(text: Text | None, score: float, box: Box, *, cut: bool) -> bool:
         return True
     if text is None:
         return False
-    signs = sum(c.isalnum() and c not in BONES for c in text.text)
-    return (signs >= SEVERAL and text.confidence >= GUESSED) or (signs >= 1 and text.confidence >= CLEARLY)
+    signs = [c for c in text.text if c.isalnum() and c not in BONES]
+    if len(signs) >= SEVERAL:
+        return text.confidence >= GUESSED
+    # One letter names nobody, and in the edges of a bone the recogniser reads one often.
+    alone = bool(signs) and (score >= CERTAIN or not signs[0].isascii())
+    return alone and text.confidence >= CLEARLY
 
 
 def _by_reading(text: Text | None, score: float, box: Box, words: Words, *, cut: bool) -> bool:
