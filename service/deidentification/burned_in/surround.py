@@ -16,7 +16,7 @@ from scipy.ndimage import median_filter
 
 from service.deidentification.burned_in.hand import Hand, Mask
 
-MARGIN: Final = 5  # pixels of the reduced film (2 % of its longer side) kept around the hand
+MARGIN: Final = 7  # pixels of the reduced film (3 % of its longer side) kept around the hand and its thin finger tips
 WINDOW: Final = 9  # of the median, in pixels of the reduced film at half its size
 QUIETEST: Final = 0.003  # part of the film's range: the noise of the fill where the background shows less
 BRIGHTEST: Final = 99.9  # percentile that readers scale by (models.pixels.levels)
