@@ -127,6 +127,49 @@ class AuditMessage:
         return ElementTree.tostring(root, encoding="unicode")
 
 
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What a message says of the columns that stand beside it."""
+
+    events: frozenset[str]  # names of the events that are written in this way
+    outcome: str
+    actor: str
+    study: str | None
+    subject: str | None
+
+
+def stated(xml: str) -> Stated:
+    """Read back from a message (PS3.15 A.5) what its record holds in columns.
+
+    Raises
+    ------
+    ValueError
+        When it is no message that `AuditMessage.to_xml` has written.
+    """
+    try:
+        root = ElementTree.fromstring(xml)  # noqa: S314 - one of our own, whose hash was compared before
+        event = root.find("EventIdentification")
+        codes = [element.get("csd-code") for element in (event or []) if element.tag != "EventOutcomeDescription"]
+        participants = root.findall("ActiveParticipant")
+        asked = [one for one in participants if one.get("UserIsRequestor") == "true"] or participants
+        objects = {
+            one.get("ParticipantObjectTypeCode"): one.get("ParticipantObjectID")
+            for one in root.findall("ParticipantObjectIdentification")
+        }
+        if event is None or not asked:
+            raise ValueError("an audit message without event or participant")
+        outcome = Outcome(event.get("EventOutcomeIndicator"))
+    except ElementTree.ParseError as error:
+        raise ValueError("no audit message") from error
+    names = frozenset(
+        one.name
+        for one in Event
+        if codes == [one.value[0], *([one.value[3][0]] if one.value[3] is not None else [])]
+        and event.get("EventActionCode") == one.value[2]
+    )
+    return Stated(names, outcome.name, asked[0].get("UserID", ""), objects.get("2"), objects.get("1"))
+
+
 def _coded(parent: ElementTree.Element, tag: str, code: str, meaning: str, system: str = "DCM") -> None:
     attributes = {"csd-code": code, "codeSystemName": system, "originalText": meaning}
     ElementTree.SubElement(parent, tag, attributes)

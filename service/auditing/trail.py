@@ -15,7 +15,7 @@ from typing import Final
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from service.auditing.messages import AuditMessage
+from service.auditing.messages import AuditMessage, stated
 from service.ledger import Ledger
 from service.tables import AuditCursor, AuditRecord, AuditSeal
 
@@ -96,6 +96,8 @@ class Trail(Ledger):
                 return Verdict(count, sealed, f"record {number + 1} is missing: {row.id} follows {number}")
             if row.previous != previous or row.hash != _digest(previous, row.id, row.at, row.message):
                 return Verdict(count, sealed, f"record {row.id} was changed, or the one before it")
+            if column := _differs(row):
+                return Verdict(count, sealed, f"record {row.id} was changed: its {column} is not what its message says")
             if row.id in seals:
                 if seals[row.id] != row.hash:
                     return Verdict(count, sealed, f"record {row.id} is not the one that was sealed")
@@ -143,6 +145,18 @@ class Trail(Ledger):
         )
         session.flush()
         return number
+
+
+def _differs(row: AuditRecord) -> str:
+    """Return the first column that does not repeat what the message of the record says, or nothing."""
+    try:
+        told = stated(row.message)
+    except ValueError:
+        return "message"
+    if row.event not in told.events:
+        return "event"
+    same = {"outcome": told.outcome, "actor": told.actor, "study": told.study, "subject": told.subject}
+    return next((name for name, value in same.items() if getattr(row, name) != value), "")
 
 
 def _digest(previous: str, number: int, at: dt.datetime, xml: str) -> str:

@@ -93,6 +93,17 @@ def test_a_change_is_found(trail: Trail, change: object, fault: str) -> None:
     assert fault in trail.verify(KEY).fault
 
 
+@pytest.mark.parametrize("column", ["event", "outcome", "actor", "study", "subject", "previous", "hash"])
+def test_a_change_of_any_column_is_found(trail: Trail, column: str) -> None:
+    for event in Event:
+        trail.append(_message(event))
+    trail.seal(KEY)
+    assert trail.verify(KEY).fault == ""
+    with trail.engine.begin() as connection:
+        connection.execute(update(AuditRecord).where(AuditRecord.id == 2).values(**{column: "another"}))
+    assert "record 2 was changed" in trail.verify(KEY).fault
+
+
 def test_a_chain_computed_anew_by_someone_without_the_key_is_found(trail: Trail) -> None:
     for _ in range(3):
         trail.append(_message())
