@@ -127,6 +127,15 @@ def test_a_line_of_which_some_signs_were_seen_is_followed_to_its_end(
     assert (abs(whole[0] - x1) < 8, abs(whole[2] - x2) < 8) == (True, True)
 
 
+def test_what_has_the_level_of_its_ground_all_around_is_not_followed() -> None:
+    film = np.random.default_rng(0).choice(np.array([100, 130], np.uint16), (600, 500), p=[0.7, 0.3])
+    box = (240, 280, 270, 320)
+    filled, whole = inking.strokes(film, box, inking.Ink(1, 130.0, 30.0, 3.0, 9), 255.0)
+    assert whole == box
+    assert not filled[:280].any()
+    assert not filled[:, 270:].any()
+
+
 def test_joints_are_no_ink_and_letters_are(hand_film: NDArray[np.uint16], mask: NDArray[np.bool_]) -> None:
     rows, columns = np.nonzero(mask)
     places = [

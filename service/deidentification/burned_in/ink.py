@@ -39,6 +39,7 @@ FURTHEST: Final = 320  # pixels at most,
 LINE: Final = 2.0  # times as long as high: which way it runs can be told,
 BESIDE: Final = 0.35  # of its height, beside it: signs reach as far
 GAP: Final = 0.6  # times its height between two signs,
+TALLER: Final = 1.5  # times the longer side of the place, that the height of the whole line may be
 SPECK: Final = 4  # pixels: less is noise
 LONGEST: Final = 2.5  # times its height: a longer connected part outside the place is a bone's edge, no sign
 SKIRT: Final = 5  # pixels of the square by which strokes are grown: what the interpolation of the letters smeared
@@ -120,6 +121,11 @@ def strokes(film: NDArray[Any], box: Box, ink: Ink, reach: float) -> tuple[Mask,
     filled[top:bottom, left:right] = grown.astype(np.bool_)
     ys, xs = np.flatnonzero((chain | inside).any(1)), np.flatnonzero((chain | inside).any(0))
     whole = (left + int(xs[0]), top + int(ys[0]), left + int(xs[-1]) + 1, top + int(ys[-1]) + 1)
+    if min(whole[2] - whole[0], whole[3] - whole[1]) > TALLER * max(x2 - x1, y2 - y1):
+        # What grows to every side is no line but a ground that has the level of the ink.
+        filled[:y1, :] = filled[y2:, :] = False
+        filled[:, :x1] = filled[:, x2:] = False
+        return filled, box
     return filled, whole
 
 

@@ -174,7 +174,7 @@ def _in_ink(text: Text | None, score: float, box: Box, *, cut: bool) -> bool:
     if len(signs) >= SEVERAL:
         return text.confidence >= GUESSED
     # One letter names nobody, and in the edges of a bone the recogniser reads one often.
-    alone = bool(signs) and (score >= CERTAIN or not signs[0].isascii())
+    alone = bool(signs) and ((score >= CERTAIN and not cut) or not signs[0].isascii())
     return alone and text.confidence >= CLEARLY
 
 
