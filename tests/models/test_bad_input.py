@@ -34,7 +34,7 @@ class _Detector:
     names: tuple[str, ...] = REGIONS
 
     def detect(self, image: Image) -> _Found:
-        return _Found(tuple(Region(name, (1, 1, 9, 9), 0.9) for name in self.names))
+        return _Found(tuple(Region(name, (1, 1, 33, 33), 0.9) for name in self.names))
 
 
 @dataclasses.dataclass
