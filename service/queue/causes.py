@@ -87,6 +87,7 @@ POLICIES: Final[Mapping[str, Policy]] = {
     # our own side
     "disk-full": Policy(Kind.TRANSIENT, "make room on the disk of the data directory", pace=6),
     "database-unavailable": Policy(Kind.TRANSIENT, "start the database, or correct database_url"),
+    "vault-unavailable": Policy(Kind.TRANSIENT, "let this user read and write keys/ of the data directory", pace=2),
     "invalid-instance": Policy(Kind.PERMANENT, "look at the film in quarantine; send a corrected one"),
     "unsafe-name": Policy(Kind.PERMANENT, "report this with the job's timeline"),
     "invalid-configuration": Policy(Kind.PERMANENT, "correct the setting, restart, then retry the job"),

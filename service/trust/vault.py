@@ -16,7 +16,9 @@ from typing import Final, Self
 
 from cryptography.exceptions import InvalidTag
 
+from service.errors import Retryable
 from service.settings import Settings
+from service.storage import DiskFull
 from service.trust.keys import KEY_BYTES
 from service.trust.pseudonyms import Pseudonyms, broken, sealed, unsealed
 
@@ -125,7 +127,7 @@ class Vault:
 
     def census(self) -> Census:
         """Count what is held, and under which keys."""
-        with closing(self._connect()) as db:
+        with self._open() as db:
             rows = db.execute("SELECT subject, key FROM patients").fetchall()
             originals, headers = (
                 int(db.execute(query).fetchone()[0])
@@ -138,7 +140,7 @@ class Vault:
         )
 
     def _record(self, query: str, name: object, context: str) -> bytes | None:
-        with closing(self._connect()) as db:
+        with self._open() as db:
             row = db.execute(query, (name,)).fetchone()
             held = None if row is None else db.execute("SELECT key FROM patients WHERE subject = ?", row[:1]).fetchone()
         if row is None or held is None:
@@ -160,7 +162,7 @@ class Vault:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with closing(self._connect()) as db:
+        with self._open() as db:
             db.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten, not only unlinked
             db.execute("BEGIN IMMEDIATE")
             try:
@@ -170,8 +172,16 @@ class Vault:
                 raise
             db.commit()
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, timeout=30, isolation_level=None)
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """Yield a connection; what the disk or another writer does to it passes, and is said so."""
+        try:
+            with closing(sqlite3.connect(self._path, timeout=30, isolation_level=None)) as db:
+                yield db
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+                raise DiskFull(f"vault of sealed headers: {error}") from error
+            raise Retryable(f"the vault of sealed headers cannot be used: {error}", code="vault-unavailable") from error
 
 
 def _context(subject: str) -> str:

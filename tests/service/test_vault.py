@@ -4,6 +4,7 @@ import json
 import sqlite3
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -11,7 +12,9 @@ from click.testing import CliRunner
 from service import settings
 from service.commands.keys import keys as command
 from service.errors import InvalidConfiguration, Permanent, Retryable
+from service.queue.causes import Kind, policy_of
 from service.settings import KeySettings
+from service.storage import DiskFull
 from service.trust.keys import KeyCommand, KeyFile, Keys, KeyValue, name_of, source_of
 from service.trust.pseudonyms import Pseudonyms
 from service.trust.vault import Vault
@@ -160,3 +163,32 @@ def test_the_command_lists_rotates_and_seals_anew(tmp_path: Path) -> None:
     assert now.pseudonym == first.pseudonym
     assert Vault.of(loaded, Pseudonyms.of(loaded)).original("P-A") == "TEST-1"
     assert stat.S_IMODE((tmp_path / "keys" / "pseudonyms.json").stat().st_mode) == 0o600
+
+
+def test_a_full_disk_and_a_lost_right_pass_and_are_told_apart(tmp_path: Path) -> None:
+    """Either had made dead letters of films that came while the disk was full."""
+    held = vault(tmp_path)
+    real = sqlite3.connect
+
+    def small(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        db = real(*arguments, **options)
+        db.execute("PRAGMA max_page_count = 1")
+        return db
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.trust.vault.sqlite3.connect", small)
+        with pytest.raises(DiskFull, match="full") as full:
+            held.keep_header(1, "P-A", b"x" * 100_000)
+    assert policy_of(full.value).kind is Kind.TRANSIENT
+
+    def read_only(*_: Any, **options: Any) -> sqlite3.Connection:
+        return real(f"file:{tmp_path / 'vault.sqlite'}?mode=ro", uri=True, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.trust.vault.sqlite3.connect", read_only)
+        with pytest.raises(Retryable, match="readonly") as refused:
+            held.keep_header(1, "P-A", b"x")
+    assert policy_of(refused.value).kind is Kind.TRANSIENT
+    assert "keys/" in policy_of(refused.value).next_action
+    held.keep_header(1, "P-A", b"x")
+    assert held.header(1) == b"x"
