@@ -51,10 +51,14 @@ class Leases(Reception):
     """Who works on what."""
 
     def unprepared(self, received_before: dt.datetime, limit: int) -> list[int]:
-        """Return ids of *jobs* in RECEIVED that nobody works on and whose time has come, in the order they are to be taken."""
+        """Return ids of *jobs* in RECEIVED that nobody works on and whose time has come, in the order they are to be taken.
+
+        A film from the future came before the clock was set back; it waits for nothing.
+        """
         self.unpark()
+        settled = or_(Job.created_at <= received_before, Job.created_at > self.now())
         with self._read() as session:
-            query = select(Job.id).where(self._ready(State.RECEIVED), Job.created_at <= received_before)
+            query = select(Job.id).where(self._ready(State.RECEIVED), settled)
             return list(session.scalars(query.order_by(Job.priority, Job.turn, Job.id).limit(limit)))
 
     def claim(self, job_id: int, state: State) -> Claim | None:

@@ -390,3 +390,11 @@ def test_a_process_that_is_started_anew_takes_the_name_of_the_dead_one(jobs: Job
     with Session(jobs.engine.execution_options(write=True)) as session, session.begin():
         session.get_one(Heartbeat, "worker delivery").pid = dead.pid
     assert jobs.sign_on("worker delivery") == "worker delivery"
+
+
+def test_a_film_that_came_before_the_clock_was_set_back_waits_for_nothing(jobs: Jobs, clock: Clock) -> None:
+    """It had waited until the clock reached the hour it was received at."""
+    clock.pass_seconds(7200)
+    job_id = received(jobs)
+    clock.pass_seconds(-7200)
+    assert jobs.unprepared(clock() - dt.timedelta(seconds=5), 10) == [job_id]
