@@ -26,6 +26,7 @@ from service.web.audited import Audited
 from service.web.correction import CorrectionPage
 from service.web.credentials import Credentials, first_administrator
 from service.web.display import FILTERS, STATES
+from service.web.faults import Faults, Unforeseen
 from service.web.guard import BodyLimit, Gate, SecurityHeaders
 from service.web.login import Login
 from service.web.masking import Masking
@@ -80,6 +81,7 @@ def create_app(
         audited,
         log,
     )
+    faults = Faults(pages.page, log)
     login = Login(
         settings.web,
         accounts,
@@ -140,12 +142,18 @@ def create_app(
         lifespan=lifespan,
         middleware=[
             Middleware(SecurityHeaders, secure=settings.web.over_tls),
-            Middleware(BodyLimit),
+            Middleware(Unforeseen, faults=faults),
+            Middleware(BodyLimit, faults=faults),
             Middleware(
-                Gate, routes=routes, sessions=sessions, accounts=accounts, monitors=settings.web.monitor_addresses
+                Gate,
+                routes=routes,
+                sessions=sessions,
+                accounts=accounts,
+                monitors=settings.web.monitor_addresses,
+                faults=faults,
             ),
         ],
-        exception_handlers=dict.fromkeys((HTTPException, UnknownJob, SQLAlchemyError), pages.refused),
+        exception_handlers=dict.fromkeys((HTTPException, UnknownJob, SQLAlchemyError), faults.refused),
     )
     app.state.first_password = first_administrator(settings, credentials, accounts)
     return app

@@ -12,11 +12,12 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.trust.accounts import Accounts, Role, User
+from service.web.faults import DATABASE_AWAY, Faults
 from service.web.permissions import may
 from service.web.sessions import Session, Sessions
 
@@ -66,9 +67,10 @@ class SecurityHeaders:
 class BodyLimit:
     """Refuse a body that no form of ours needs, without reading it to its end."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, faults: Faults) -> None:
         """Wrap the application."""
         self.app = app
+        self.faults = faults
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -84,7 +86,7 @@ class BodyLimit:
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > MAXIMUM_BODY_BYTES:
-                refusal = PlainTextResponse(f"body over {MAXIMUM_BODY_BYTES} bytes", status_code=413)
+                refusal = self.faults.answer(Request(scope), 413, f"The body is over {MAXIMUM_BODY_BYTES} bytes.")
                 await refusal(scope, receive, send)
                 return
         given = False
@@ -110,6 +112,7 @@ class Gate(BaseHTTPMiddleware):
         sessions: Sessions,
         accounts: Accounts,
         monitors: Sequence[str],
+        faults: Faults,
     ) -> None:
         """Wrap the application.
 
@@ -119,6 +122,7 @@ class Gate(BaseHTTPMiddleware):
             Networks that may read what a service may, without a token.
         """
         super().__init__(app)
+        self.faults = faults
         self.routes = routes
         self.sessions = sessions
         self.accounts = accounts
@@ -133,21 +137,22 @@ class Gate(BaseHTTPMiddleware):
             if request.url.path == "/health/live":
                 session, user = None, None
             else:
-                return PlainTextResponse("The database does not answer.", status_code=503)
+                request.state.session, request.state.user, request.state.role = None, None, None
+                return self.faults.answer(request, 503, DATABASE_AWAY)
         request.state.session, request.state.user = session, user
         role = user.role if user else Role.SERVICE if self._is_monitor(request) else None
         request.state.role = role
-        path = self._route(request)
+        path, answers = self._route(request)
         if path is not None and may(role, path, request.method):
             return await call_next(request)
         if user is not None:
-            if path is None:
-                return await call_next(request)  # there is no such page, which the application says better
-            return PlainTextResponse(f"the role {user.role} may not do this", status_code=403)
+            if not answers:
+                return await call_next(request)  # no such page, or none of this method: the application says it better
+            return self.faults.answer(request, 403, f"The role {user.role} may not do this.")
         if live or request.method not in ("GET", "HEAD") or "authorization" in request.headers:
-            return PlainTextResponse("log in first", status_code=401)
+            return self.faults.answer(request, 401, "Log in first.")
         if path in ("/metrics", "/health/ready"):
-            return PlainTextResponse("a token is needed", status_code=401, headers={"WWW-Authenticate": "Bearer"})
+            return self.faults.answer(request, 401, "A token is needed.", {"WWW-Authenticate": "Bearer"})
         return RedirectResponse(f"/login?next={quote(request.url.path)}", status_code=303)
 
     def _who(self, request: Request, live: bool) -> tuple[Session | None, User | None]:
@@ -164,16 +169,16 @@ class Gate(BaseHTTPMiddleware):
             return None, None
         return session, user
 
-    def _route(self, request: Request) -> str | None:
-        """Return the path of the route that answers, as it is declared; None where there is none."""
+    def _route(self, request: Request) -> tuple[str | None, bool]:
+        """Return the path of the route, as it is declared, and whether it answers this method; no path where there is no route."""
         found: str | None = None
         for route in self.routes:
             match, _ = route.matches(request.scope)
             if match is Match.FULL:
-                return str(getattr(route, "path", ""))
+                return str(getattr(route, "path", "")), True
             if match is Match.PARTIAL:  # of another method: the table does not list it either
                 found = found or str(getattr(route, "path", ""))
-        return found
+        return found, False
 
     def _is_monitor(self, request: Request) -> bool:
         """Whether a request without user comes from where a monitor is, and through no proxy that we do not know."""
@@ -202,7 +207,7 @@ async def require_own_form(request: Request) -> None:
         403.
     """
     if request.state.session is None or not await is_own_form(request, request.state.session):
-        raise HTTPException(403, "The form was not sent from this session.")
+        raise HTTPException(403, "The form was not sent from this session. Load its page again.")
 
 
 def safe_path(target: str) -> str:

@@ -56,7 +56,9 @@ class Login:
         if locked:
             fault = f"Too many wrong passwords. Try again in {max(1, locked // 60)} min."
             await run_in_threadpool(self.audited.person, Event.LOGIN, request, "", refused=True, detail="locked out")
-            return self.form(request, fault=fault, status_code=429)
+            response = self.form(request, fault=fault, status_code=429)
+            response.headers["Retry-After"] = str(max(1, int(locked)))
+            return response
         user = await run_in_threadpool(self.accounts.admitted, name, password)
         if user is None:
             self.log.warning("log-in refused", address=tried["address"])

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import structlog
 from PIL import Image as Picture
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,7 +19,7 @@ from models import overlay, pixels
 from service import metrics
 from service.auditing.messages import Event
 from service.errors import Permanent
-from service.queue.jobs import Jobs, UnknownJob
+from service.queue.jobs import Jobs
 from service.settings import Settings
 from service.storage import Store
 from service.tables import State
@@ -189,17 +188,6 @@ class Pages:
     def _checks(self) -> list[health.Check]:
         found = health.checks(self.jobs, self.deidentified, self.settings.limits.minimum_free_disk_bytes)
         return [*found, *health.certificate_checks(self.settings, self.jobs.now())]
-
-    # -- faults -------------------------------------------------------------------------------------------------------
-
-    def refused(self, request: Request, error: Exception) -> Response:
-        """Show what an HTTP error or an unknown job means to the visitor."""
-        if isinstance(error, SQLAlchemyError):
-            self.log.error("the database does not answer", error=type(error).__name__)
-            return self.page(request, "fault.html", 503, text="The database does not answer.")
-        if isinstance(error, HTTPException):
-            return self.page(request, "fault.html", error.status_code, text=error.detail)
-        return self.page(request, "fault.html", 404 if isinstance(error, UnknownJob) else 400, text=str(error))
 
 
 def film_number(request: Request) -> int:

@@ -54,7 +54,7 @@ def test_every_role_passes_where_the_table_says_and_nowhere_else(house: House, r
         address = "/static/carpus.css" if path == "/static" else address
         answer = client.request(method, address)
         if path.startswith("/login"):  # its own pages say 403 to a form that is too old
-            seen[path, method] = "log in first" not in answer.text
+            seen[path, method] = "Log in first." not in answer.text
         else:
             refused = answer.status_code in REFUSED and "form was not sent" not in answer.text
             to_login = answer.status_code == 303 and answer.headers["location"].startswith("/login?next=")

@@ -400,9 +400,9 @@ def test_without_a_database_the_pages_say_so(admin: TestClient, installation: In
 
 @pytest.mark.parametrize("path", ["/films/999", "/films/2147483648", "/films/99999999999999999999", "/nowhere"])
 def test_what_does_not_exist_is_a_page_that_says_so(admin: TestClient, path: str) -> None:
-    answer = admin.get(path)
+    answer = admin.get(path, headers={"Accept": "text/html"})
     assert answer.status_code == 404
-    assert "Carpus" in answer.text
+    assert "<title>Not found · Carpus</title>" in answer.text
 
 
 def test_hostile_texts_are_shown_as_text(admin: TestClient, installation: Installation) -> None:
