@@ -88,7 +88,10 @@ class Login:
             begun = await run_in_threadpool(self.provider.begin, safe_path(str(form.get("next", "/"))))
         except Refused as refused:
             return self._refused(request, refused)
-        response = RedirectResponse(begun.url, status_code=303)
+        # No redirect: browsers hold `form-action` against where a form's redirect leads, and providers send visitors on.
+        response = self.page(
+            request, "onwards.html", target=begun.url, told="On to the log-in of your hospital.", path="/login"
+        )
         # Lax: the way back comes from the provider's site.
         self._set(response, OIDC_COOKIE, begun.state, LOGIN_FORM_SECONDS, path="/login", samesite="lax")
         return response
@@ -112,7 +115,7 @@ class Login:
             await run_in_threadpool(self.audited.person, Event.LOGIN, request, "", refused=True, detail="provider")
             return self._refused(request, refused)
         # A redirect would still belong to the provider's site, and the strict cookie would not go with it.
-        response = self.page(request, "enter.html", target=claims.target, path="/login")
+        response = self.page(request, "onwards.html", target=claims.target, told="You are logged in.", path="/login")
         response.delete_cookie(OIDC_COOKIE, path="/login")
         return await self._begin(response, user, request)
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.integration
 @contextmanager
 def web(where: Path, **settings: Any) -> Iterator[int]:
     """Run `carpus web`; yield its port."""
-    (port,) = free_ports(1)
+    port = settings.get("port") or free_ports(1)[0]
     config = where / "carpus.yaml"
     values = {
         "data_directory": str(where / "data"),

@@ -1,16 +1,13 @@
-"""Log-in at an identity provider: one of our own, on loopback, that can be told to lie."""
+"""Log-in at an identity provider that may lie."""
 
 import base64
-import hashlib
+import html
 import json
-import threading
+import re
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from joserfc import jwt
@@ -21,105 +18,16 @@ from starlette.testclient import TestClient
 from service.settings import OidcSettings, WebSettings
 from service.trust.accounts import Role
 from service.web import guard
+from tests.identity_provider import PUBLIC, IdentityProvider, serving
 from tests.service.installation import Installation
 from tests.service.people import House, token
-
-PUBLIC = "http://127.0.0.1:8042"
-
-
-@dataclass
-class IdentityProvider:
-    """A provider with one user, its authorisation endpoint played by `sign_in`."""
-
-    key: ECKey = field(default_factory=lambda: ECKey.generate_key("P-256", {"kid": "one"}))
-    claims: dict[str, Any] = field(default_factory=dict)  # added to what it says of the user, or instead of it
-    sign: Callable[[dict[str, Any]], str] | None = None
-    issuer: str = ""
-    codes: dict[str, dict[str, str]] = field(default_factory=dict)
-
-    def sign_in(self, url: str) -> dict[str, str]:
-        """Play the user who logs in: return what the browser brings back."""
-        asked = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
-        assert asked["response_type"] == "code"
-        assert asked["code_challenge_method"] == "S256"
-        assert asked["redirect_uri"] == f"{PUBLIC}/login/oidc/callback"
-        assert "openid" in asked["scope"]
-        code = f"code-{len(self.codes)}"
-        self.codes[code] = asked
-        return {"code": code, "state": asked["state"]}
-
-    def redeem(self, form: dict[str, str], authorization: str) -> dict[str, Any] | None:
-        """Answer the token endpoint; None refuses."""
-        asked = self.codes.pop(form.get("code", ""), None)
-        basic = base64.b64encode(b"carpus:client secret").decode()
-        if asked is None or authorization != f"Basic {basic}":
-            return None
-        challenge = (
-            base64.urlsafe_b64encode(hashlib.sha256(form["code_verifier"].encode()).digest()).decode().rstrip("=")
-        )
-        if challenge != asked["code_challenge"] or form["redirect_uri"] != asked["redirect_uri"]:
-            return None
-        now = int(time.time())
-        said = {
-            "iss": self.issuer,
-            "aud": "carpus",
-            "sub": "4711",
-            "iat": now,
-            "exp": now + 300,
-            "nonce": asked["nonce"],
-            "preferred_username": "lichen",
-            "name": "Li Chen",
-            "realm_access": {"roles": ["offline_access", "carpus-readers"]},
-        } | self.claims
-        id_token = self.sign(said) if self.sign else jwt.encode({"alg": "ES256", "kid": "one"}, said, self.key)
-        return {"access_token": "x", "token_type": "Bearer", "id_token": id_token}
-
-    def handler(self) -> type[BaseHTTPRequestHandler]:
-        provider = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                at = provider.issuer
-                pages = {
-                    "/.well-known/openid-configuration": {
-                        "issuer": at,
-                        "authorization_endpoint": f"{at}/authorize",
-                        "token_endpoint": f"{at}/token",
-                        "jwks_uri": f"{at}/keys",
-                    },
-                    "/keys": {"keys": [provider.key.as_dict(private=False)]},
-                }
-                self._answer(pages.get(self.path))
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-                form = {name: values[0] for name, values in parse_qs(body).items()}
-                self._answer(provider.redeem(form, self.headers.get("Authorization", "")))
-
-            def _answer(self, found: Any) -> None:
-                text = json.dumps(found if found is not None else {"error": "invalid_grant"}).encode()
-                self.send_response(200 if found is not None else 400)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            def log_message(self, *_arguments: Any) -> None:
-                pass
-
-        return Handler
 
 
 @pytest.fixture
 def provider() -> Iterator[IdentityProvider]:
     made = IdentityProvider()
-    with ThreadingHTTPServer(("127.0.0.1", 0), made.handler()) as server:
-        made.issuer = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
+    with serving(made):
         yield made
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -141,9 +49,12 @@ def begin(client: TestClient, target: str = "/") -> str:
     page = client.get(f"/login?next={target}").text
     assert "Hospital account" in page
     answer = client.post("/login/oidc", data={"csrf": token(page), "next": target})
-    assert answer.status_code == 303
+    # No redirect: a browser holds `form-action` against where a form's redirect leads (tests/system/test_login.py).
+    assert answer.status_code == 200
     assert "SameSite=lax" in answer.headers["set-cookie"]
-    return str(answer.headers["location"])
+    found = re.search(r'content="0; url=([^"]+)"', answer.text)
+    assert found
+    return html.unescape(found[1])
 
 
 def test_who_the_provider_vouches_for_gets_in_with_the_role_of_the_claim(
