@@ -32,6 +32,7 @@ from models.detection.predict import Detection, Detector
 from models.image import Image
 from models.metrics.bootstrap import estimate
 from models.metrics.overlap import box_iou
+from models.phantom.two_hands import ARRANGEMENTS
 from models.regions import REGIONS
 
 LIMIT_PERCENT = 2.5  # of the hand's length, tip of the middle finger to wrist
@@ -141,15 +142,22 @@ def whole_films(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
         rows, refused = [], {}
         for path in sorted((args.data / folder).glob("*.webp")):
             found = detector.detect(pixels.load(path))
-            rows.append([float(found.verdict.accepted), float(_in_order(found))])
+            rows.append(
+                [float(found.verdict.accepted), float(_in_order(found)), float("two-hands" not in _codes(found))]
+            )
             if not found.verdict.accepted:
                 refused[path.stem] = [reason.text for reason in found.verdict.reasons]
         results[folder] = {
             "accepted": share([[row[0]] for row in rows], lambda v: v > 0),
             "22_regions_in_order": share([[row[1]] for row in rows], lambda v: v > 0),
+            "not_taken_for_two_hands": share([[row[2]] for row in rows], lambda v: v > 0),
             "refused": refused,
         }
     return results
+
+
+def _codes(found: Detection) -> set[str]:
+    return {reason.code for reason in found.verdict.reasons}
 
 
 def _in_order(found: Detection) -> bool:
@@ -217,11 +225,12 @@ def others(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
             for k in range(args.others)
         ]
         results[f"phantom {kind} refused"] = share(refused, lambda v: v > 0)
-    noticed = []
-    for k in range(args.others):
-        verdict = detector.detect(phantom.draw_other("two hands", args.first_seed + k)).verdict
-        noticed.append([float(any(reason.code == "two-hands" for reason in verdict.reasons))])
-    results["phantom two hands noticed"] = share(noticed, lambda v: v > 0)
+    for arrangement in ARRANGEMENTS:
+        found = [detector.detect(phantom.two_hands(arrangement, args.first_seed + k)) for k in range(args.others)]
+        noticed = [[float("two-hands" in _codes(each))] for each in found]
+        left = [[float(each.verdict.accepted and each.facts.laterality == "L")] for each in found]
+        results[f"two phantom hands {arrangement}, noticed"] = share(noticed, lambda v: v > 0)
+        results[f"two phantom hands {arrangement}, the left one read"] = share(left, lambda v: v > 0)
     for path in sorted(args.dicom.iterdir()) if args.dicom else []:
         try:
             verdict = detector.detect(pixels.load(path)).verdict

@@ -21,12 +21,8 @@ def around(pixels: NDArray[np.float32], size: int) -> Matrix | None:
     `pixels` is the shrunk film, stretched to 0..1.
     """
     rows, columns = pixels.shape
-    rim = max(1, round(RIM * min(rows, columns)))
-    border = np.concatenate(
-        [pixels[:rim].ravel(), pixels[-rim:].ravel(), pixels[:, :rim].ravel(), pixels[:, -rim:].ravel()]
-    )
     smooth = ndimage.uniform_filter(pixels, 3)
-    there = ndimage.binary_opening(np.abs(smooth - np.median(border)) > AWAY, iterations=2)
+    there = ndimage.binary_opening(np.abs(smooth - plate(pixels)) > AWAY, iterations=2)
     things, number = ndimage.label(there)
     if not number:
         return None
@@ -41,3 +37,12 @@ def around(pixels: NDArray[np.float32], size: int) -> Matrix | None:
     middle = np.array([across.start + across.stop - 1, down.start + down.stop - 1]) / 2
     matrix: Matrix = np.hstack([scale * np.eye(2), (middle - scale * (size - 1) / 2)[:, None]])
     return matrix
+
+
+def plate(pixels: NDArray[np.float32]) -> np.float32:
+    """Return the grey level of the empty plate: the median along the film's rim."""
+    rim = max(1, round(RIM * min(pixels.shape)))
+    border = np.concatenate(
+        [pixels[:rim].ravel(), pixels[-rim:].ravel(), pixels[:, :rim].ravel(), pixels[:, -rim:].ravel()]
+    )
+    return np.float32(np.median(border))

@@ -16,14 +16,22 @@ import torch
 from numpy.typing import NDArray
 
 from models import transforms, weights
-from models.detection import anatomy, closer, nearer
+from models.detection import anatomy, closer, nearer, second
 from models.detection.conventions import CHANNELS
 from models.detection.hidden import hidden
 from models.detection.network import Found, build, decode
-from models.detection.verdict import HAND_PROBABILITY, Evidence, judge
+from models.detection.verdict import (
+    HAND_PROBABILITY,
+    MAXIMUM_MISFIT,
+    MAXIMUM_MISSING,
+    MINIMUM_FITTING,
+    MINIMUM_REGIONS,
+    Evidence,
+    judge,
+)
 from models.image import Image
 from models.reading import Box, ImageFacts, Reason, Region, Verdict
-from models.regions import REGIONS
+from models.regions import RADIUS, REGIONS
 
 ARCHITECTURES: Final = ("handnet",)
 CLOSER: Final = "closer."  # what the names of the closer look's tensors begin with
@@ -32,6 +40,7 @@ LOOKS: Final = 3  # upright looks at most: another one where the last moved the 
 BROAD: Final = (
     0.3  # logarithm of the squash up to which a hand may as well be broad or slender: it is looked at as it is
 )
+ALREADY_BRIGHT: Final = 4.0  # log odds that bone is bright in pixels turned by what the first hand showed
 CLOSE_ENOUGH: Final = 16  # pixels a region's side must have, after averaging, for a closer look at it
 WORKING_SIDE: Final = 320  # films are averaged down to between this and twice this before they are looked at
 
@@ -68,6 +77,16 @@ class _Look:
     facts: NDArray[np.float64]  # probabilities: a hand, bone bright, more than one hand
 
 
+@dataclass(frozen=True, slots=True)
+class _Hand:
+    """One hand, looked at upright."""
+
+    look: _Look
+    through: anatomy.Pose  # the pose it was seen through
+    pose: anatomy.Pose  # the pose that was seen
+    dark: bool  # bone is dark in the film as it came
+
+
 class Detector:
     """The detector of one weights folder; safe to share between threads, since it keeps no state."""
 
@@ -102,21 +121,65 @@ class Detector:
         if pose is None or whole.facts[0] < HAND_PROBABILITY:
             whole, pose = self._nearer(small, block) or (whole, pose)
         odds = _log_odds(whole.facts[1])  # that bone is bright in the film as it came
-        if pose is None:
+        hand = None if pose is None else self._upright(small, block, pose, odds)
+        if hand is None:
             return self._nothing(image, whole, odds < 0)
+        other = self._other(small, block, hand)
+        if other is not None and hand.pose.laterality == "R" and self._whole_left(image, other):
+            hand, other = other, hand
+        if self.closer is not None and abs(np.log(hand.through.squash)) <= BROAD:
+            pixels = 1 - small if hand.dark else small
+            look = self._closer_look(self.closer, hand.look, hand.through, pixels, block)
+            hand = replace(hand, look=look)
+        return self._assemble(image, whole, hand, other)
+
+    def _upright(self, pixels: NDArray[np.float32], block: float, pose: anatomy.Pose, odds: float) -> _Hand | None:
+        """Look at a hand upright until pose and polarity stay as they are; None where no hand is seen any more."""
         for _ in range(LOOKS):
             dark = odds < 0
-            look = self._look(1 - small if dark else small, block, self._upright_matrix(pose, block))
+            look = self._look(1 - pixels if dark else pixels, block, self._upright_matrix(pose, block))
             closer = self._pose(look)
             if closer is None:
-                return self._nothing(image, whole, dark)
+                return None
             odds += _log_odds(look.facts[1]) * (-1 if dark else 1)
             seen_through, pose = pose, closer
             if dark == (odds < 0) and seen_through.agrees_with(pose):
                 break
-        if self.closer is not None and abs(np.log(seen_through.squash)) <= BROAD:
-            look = self._closer_look(self.closer, look, seen_through, 1 - small if dark else small, block)
-        return self._assemble(image, whole, look, seen_through, pose, dark)
+        return _Hand(look, seen_through, pose, dark)
+
+    def _other(self, pixels: NDArray[np.float32], block: float, hand: _Hand) -> _Hand | None:
+        """Take the hand that was found out of the film and look whether there is another one."""
+        bright = 1 - pixels if hand.dark else pixels
+        seen = hand.look.points[hand.look.presence > PRESENT]
+        taken = second.taken(self.template, hand.pose, seen, pixels.shape, block)
+        left = np.where(taken, nearer.plate(bright), bright)
+        near = nearer.around(left, self.size)
+        for matrix in (*(() if near is None else (near,)), transforms.letterbox(pixels.shape, self.size)):
+            look = self._look(bright, block, matrix, without=taken)
+            pose = self._pose(look) if _regions_seen(look) >= MINIMUM_REGIONS else None
+            other = None if pose is None else self._upright(bright, block, pose, ALREADY_BRIGHT)
+            if other is not None and self._is_another(hand, other, taken, block):
+                return replace(other, dark=hand.dark)
+        return None
+
+    def _is_another(self, first: _Hand, hand: _Hand, taken: NDArray[np.bool_], block: float) -> bool:
+        """Whether what was seen beside the first hand is a hand, bone bright, as large, and most of it is not the first one."""
+        places = ((hand.look.points[: len(REGIONS)] - (block - 1) / 2) / block).round().astype(np.intp)
+        column, row = np.clip(places, 0, (taken.shape[1] - 1, taken.shape[0] - 1)).T
+        return (
+            not hand.dark
+            and _regions_seen(hand.look) >= MINIMUM_REGIONS
+            and hand.pose.fitting >= MINIMUM_FITTING
+            and hand.pose.misfit <= MAXIMUM_MISFIT
+            and abs(np.log(hand.pose.upright.scale / first.pose.upright.scale)) <= np.log(second.ALIKE)
+            and float(np.mean(~taken[row, column])) >= second.APART
+        )
+
+    def _whole_left(self, image: Image, hand: _Hand) -> bool:
+        """Whether a hand is a left one with enough on the film to be read."""
+        seen = (hand.look.presence > PRESENT)[: len(REGIONS)] & _on_film(image, hand.look.points)[: len(REGIONS)]
+        whole = int(seen.sum()) >= len(REGIONS) - MAXIMUM_MISSING and seen[REGIONS.index(RADIUS)]
+        return hand.pose.laterality == "L" and bool(whole)
 
     def _nearer(self, pixels: NDArray[np.float32], block: float) -> tuple[_Look, anatomy.Pose] | None:
         """Look at what there is on the film alone; None where no hand is seen there either."""
@@ -127,9 +190,18 @@ class Detector:
         pose = self._pose(look) if look.facts[0] >= HAND_PROBABILITY else None
         return None if pose is None else (look, pose)
 
-    def _look(self, pixels: NDArray[np.float32], block: float, matrix: transforms.Matrix) -> _Look:
-        """Run the network on what the matrix (view to shrunk film) shows."""
-        view = torch.from_numpy(transforms.sample(pixels, matrix, self.size))[None]
+    def _look(
+        self,
+        pixels: NDArray[np.float32],
+        block: float,
+        matrix: transforms.Matrix,
+        without: NDArray[np.bool_] | None = None,
+    ) -> _Look:
+        """Run the network on what the matrix (view to shrunk film) shows; where `without` is, as if there were no film."""
+        sampled = transforms.sample(pixels, matrix, self.size)
+        if without is not None:
+            sampled *= transforms.sample(1 - without.astype(np.float32), matrix, self.size)[:1] > 0.5
+        view = torch.from_numpy(sampled)[None]
         with torch.inference_mode():
             output = self.network(view.to(memory_format=torch.channels_last))
             found: Found = decode(output)
@@ -167,13 +239,11 @@ class Detector:
         film = transforms.compose(pose.matrix, unit)
         return np.hstack([film[:, :2] / block, (film[:, 2:] - (block - 1) / 2) / block])
 
-    def _assemble(
-        self, image: Image, whole: _Look, look: _Look, seen_through: anatomy.Pose, pose: anatomy.Pose, dark: bool
-    ) -> Detection:
+    def _assemble(self, image: Image, whole: _Look, hand: _Hand, other: _Hand | None) -> Detection:
         """Join both looks into regions, facts and a verdict."""
+        look, seen_through, pose = hand.look, hand.through, hand.pose
         points = look.points
-        on_film = (points >= 0).all(axis=1) & (points[:, 0] <= image.columns - 1) & (points[:, 1] <= image.rows - 1)
-        seen = (look.presence > PRESENT) & on_film
+        seen = (look.presence > PRESENT) & _on_film(image, points)
         upright = transforms.apply(transforms.invert(pose.matrix), points)
         wrong = anatomy.out_of_order(upright, seen)
         scale, turn = seen_through.upright.scale / self.size, seen_through.upright.radians
@@ -195,7 +265,7 @@ class Detector:
             pixel_spacing_mm=image.pixel_spacing_mm,
             laterality=pose.laterality,
             laterality_declared=image.laterality,
-            polarity="bone dark" if dark else "bone bright",
+            polarity="bone dark" if hand.dark else "bone bright",
             polarity_declared=image.photometric_interpretation,
             rotation_degrees=round(anatomy.rotation_degrees(points), 1),
         )
@@ -207,6 +277,7 @@ class Detector:
             misfit=pose.misfit,
             out_of_order=[name for name in wrong if name not in lost],
             hidden=lost,
+            other=None if other is None else second.Other(other.pose.laterality, second.lies(hand.pose, other.pose)),
         )
         named = {
             name: (float(points[index, 0]), float(points[index, 1]))
@@ -240,6 +311,16 @@ def _for_all(values: torch.Tensor) -> NDArray[np.float64]:
     filled = np.zeros((len(CHANNELS), *values.shape[1:]))
     filled[: len(values)] = values.numpy()
     return filled
+
+
+def _on_film(image: Image, points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    edge = np.array([image.columns - 1, image.rows - 1])
+    inside: NDArray[np.bool_] = np.all((points >= 0) & (points <= edge), axis=1)
+    return inside
+
+
+def _regions_seen(look: _Look) -> int:
+    return int((look.presence[: len(REGIONS)] > PRESENT).sum())
 
 
 def _log_odds(probability: float) -> float:

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from models.detection.hidden import COINCIDES, COVERED, UNSURE
+from models.detection.second import Other
 from models.image import Image
 from models.reading import ImageFacts, Reason, Verdict
 from models.regions import RADIUS, REGIONS
 
 HAND_PROBABILITY: Final = 0.5
-# Chosen on 24 phantoms of two hands (19 are above it, 14 above 0.5) and 500 films of one (one is above it, 0.212): a remark alone
-# hangs on it, and a second hand unnoticed is the dearer error.
+# For a second hand of which too little is on the film to be found as a whole. Chosen on 24 phantoms of two hands (19 are above it,
+# 14 above 0.5) and 500 films of one (one is above it, 0.212): a remark alone hangs on it, and a second hand unnoticed is the
+# dearer error.
 TWO_HANDS_PROBABILITY: Final = 0.2
 MINIMUM_REGIONS: Final = 8  # fewer than this is no hand that could be told from something else
 MINIMUM_FITTING: Final = 0.6  # share of points that lie where a hand has them
@@ -41,6 +43,7 @@ class Evidence:
     misfit: float
     out_of_order: Sequence[str]
     hidden: Mapping[str, str] = field(default_factory=dict)  # regions whose place is known but shows nothing -> why
+    other: Other | None = None  # a second hand that was found as a whole
 
 
 def judge(image: Image, facts: ImageFacts, evidence: Evidence) -> Verdict:
@@ -56,8 +59,8 @@ def judge(image: Image, facts: ImageFacts, evidence: Evidence) -> Verdict:
         parts = [f"{_MISSING[cause]}: {', '.join(names)}" for cause, names in by_cause.items() if names]
         parts += [f"at most {MAXIMUM_MISSING} may be missing, the radius not"] if refused else []
         reasons.append(Reason("missing-regions", "; ".join(parts)))
-    if evidence.two_hands_probability >= TWO_HANDS_PROBABILITY:
-        reasons.append(Reason("two-hands", "more than one hand on the film; the left one was read"))
+    if evidence.other is not None or evidence.two_hands_probability >= TWO_HANDS_PROBABILITY:
+        reasons.append(Reason("two-hands", _two_hands(facts, evidence.other)))
     if facts.polarity == "bone dark":
         reasons.append(
             Reason(
@@ -106,6 +109,21 @@ def _no_hand(image: Image, evidence: Evidence) -> Reason | None:
             f"the limit is {100 * MINIMUM_FITTING:.0f} %)",
         )
     return None
+
+
+def _two_hands(facts: ImageFacts, other: Other | None) -> str:
+    """Say which hand was read and where the other one lies."""
+    read = facts.laterality or "L"
+    parts = ["more than one hand on the film"]
+    if other is not None and other.laterality == read:
+        parts.append(f"both lie as {_side(read)} hands, one of them was read")
+    elif read == "L":
+        parts.append("the left one was read")
+    else:
+        parts.append("no whole left one was made out, the right one was read")
+    if other is not None:
+        parts.append(f"the other one lies {other.lies} it")
+    return "; ".join(parts)
 
 
 def _side(laterality: str) -> str:

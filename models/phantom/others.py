@@ -10,6 +10,7 @@ from models.image import Image
 from models.phantom import exposure, flesh, furniture
 from models.phantom.canvas import Array, View
 from models.phantom.film import draw
+from models.phantom.two_hands import match
 
 Kind = Literal["chest", "foot", "blank", "two hands"]
 KINDS: Final[tuple[Kind, ...]] = ("chest", "foot", "blank", "two hands")
@@ -43,18 +44,8 @@ def draw_other(kind: Kind, seed: int, *, rows: int = 1000, columns: int = 800) -
             furnished=False,
             collimated=False,
         )
-        return Image(np.concatenate([right.image.pixels, _match(left.image.pixels, right.image.pixels)], axis=1))
+        return Image(np.concatenate([right.image.pixels, match(left.image.pixels, right.image.pixels)], axis=1))
     raise ValueError(f"no phantom of kind {kind!r}; there are {', '.join(KINDS)}")
-
-
-def _match(film: Array, reference: Array) -> Array:
-    """Give `film` the black and white levels of `reference`, since both hands are on one exposure."""
-    low, high = np.percentile(film, [1, 99])
-    to_low, to_high = np.percentile(reference, [1, 99])
-    matched: Array = np.clip(to_low + (film - low) * (to_high - to_low) / max(float(high - low), 1e-3), 0, 1).astype(
-        np.float32
-    )
-    return matched
 
 
 def _film(rng: np.random.Generator, soft: Array, bone: Array) -> Image:

@@ -13,6 +13,7 @@ from models.regions import REGIONS
 from service.reporting import codes
 
 _SIDES: Final = {"left": "左", "right": "右"}
+_PLACES: Final = {"above": "上方", "below": "下方", "beside": "旁侧"}
 _PROBLEMS: Final = {"grading": "分期", "regression": "骨龄回归", "segmentation": "分割", "detection": "检测"}
 _KINDS: Final = {"mc": "metacarpal", "pp": "proximal phalanx", "mp": "middle phalanx", "dp": "distal phalanx"}
 _CODED: Final = re.compile(r"\b(mc|pp|mp|dp)([1-5])\b")
@@ -46,6 +47,11 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[Callable[[str], str], ...]], ...]] 
     (r"not made out with certainty: ([^;]+)", "{}未能可靠辨认", (_bones,)),
     (r"at most (\d+) may be missing, the radius not", "最多可缺{}处，且不得缺桡骨", (str,)),
     (r"more than one hand on the film; the left one was read", "片中不止一只手，已判读左手", ()),
+    (r"more than one hand on the film", "片中不止一只手", ()),
+    (r"the left one was read", "已判读左手", ()),
+    (r"no whole left one was made out, the right one was read", "未辨认出完整的左手，已判读右手", ()),
+    (r"both lie as (left|right) hands, one of them was read", "两手拇指位置均示为{}手，已判读其中一只", (_side,)),
+    (r"the other one lies (above|below|beside) it", "另一只手位于其{}", (_PLACES.__getitem__,)),
     (r"(\d+) hands found(?:; one is needed)?", "检出{}只手，需为单手", (str,)),
     (
         r"bone is dark where (\w+) promises it bright; the film was read inverted",

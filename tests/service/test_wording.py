@@ -12,6 +12,7 @@ import models
 import service
 from models.calibration import SignOff, SiteCalibration
 from models.detection import hidden, verdict
+from models.detection.second import Other
 from models.image import Image
 from models.reading import ImageFacts, MethodResult, Reading, Reason, Region, Stage
 from models.regions import RUS
@@ -98,6 +99,15 @@ def said_by_the_detector() -> list[str]:
         verdict.judge(image(), facts(), dataclasses.replace(seen, fitting=0.2)),
         verdict.judge(image(0.0), facts(), seen),
         verdict.judge(image(), facts(), dataclasses.replace(seen, found=every[4:], hidden=HIDDEN)),
+        *(
+            verdict.judge(image(), facts(laterality=read), dataclasses.replace(seen, other=Other(side, lies)))
+            for read, side, lies in (
+                ("L", "R", "above"),
+                ("L", "L", "below"),
+                ("R", "R", "beside"),
+                ("R", "L", "below"),
+            )
+        ),
     ]
     return [reason.text for each in judged for reason in each.reasons]
 

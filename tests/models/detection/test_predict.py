@@ -15,6 +15,7 @@ from models.detection.phantoms import region_boxes
 from models.detection.predict import Detection, Detector
 from models.image import Image
 from models.metrics.overlap import box_iou
+from models.phantom.two_hands import Arrangement, match
 from models.regions import REGIONS, RUS
 
 FIRST_SEED = 77_000_000
@@ -130,6 +131,38 @@ def test_two_hands_are_noticed_and_the_left_is_read() -> None:
     found = detector().detect(phantom.draw_other("two hands", FIRST_SEED + 2, rows=500, columns=800))
     assert "two-hands" in codes(found)
     assert found.facts.laterality == "L"
+
+
+@pytest.mark.parametrize(
+    ("arrangement", "seed", "said"),
+    [
+        ("above", 0, "the left one was read; the other one lies above it"),
+        ("diagonal", 0, "the left one was read; the other one lies below it"),
+        ("upside down", 3, "the left one was read"),
+        ("same side", 2, "both lie as left hands, one of them was read; the other one lies beside it"),
+    ],
+)
+def test_a_second_hand_is_found_wherever_it_lies(arrangement: Arrangement, seed: int, said: str) -> None:
+    found = detector().detect(phantom.two_hands(arrangement, seed))
+    (reason,) = [reason for reason in found.verdict.reasons if reason.code == "two-hands"]
+    assert said in reason.text
+    assert found.verdict.accepted
+    assert found.facts.laterality == "L"
+    assert len(found.regions) == len(REGIONS)
+
+
+def test_of_a_right_hand_above_a_left_one_the_left_is_read_at_its_own_place() -> None:
+    right, left = film(2, "R"), film(1, "L")
+    pair = Image(np.concatenate([right.image.pixels, match(left.image.pixels, right.image.pixels)]))
+    found = detector().detect(pair)
+    true = {name: xy + np.array([0, 600]) for name, xy in true_centres(left).items()}
+    assert np.median(errors(centres(found), true)) < 2.5
+    assert "the other one lies above it" in " ".join(reason.text for reason in found.verdict.reasons)
+
+
+def test_one_hand_alone_is_not_two() -> None:
+    for seed, side in ((0, "L"), (1, "R")):
+        assert "two-hands" not in codes(detector().detect(film(seed, side).image))
 
 
 def test_a_hand_without_its_forearm_is_refused_and_the_missing_bones_named() -> None:

@@ -5,8 +5,9 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from models.phantom import draw, draw_other, epiphysis, maturity
+from models.phantom import draw, draw_other, epiphysis, maturity, two_hands
 from models.phantom.others import KINDS, Kind
+from models.phantom.two_hands import ARRANGEMENTS, Arrangement
 from models.regions import REGIONS, RUS, Laterality, Sex
 
 SMALL = {"rows": 400, "columns": 320}
@@ -199,3 +200,16 @@ def test_the_axes_of_a_phantom_point_from_the_growth_plate_to_the_joint() -> Non
     assert drawn.axes["pp3"][1] > 0  # the knuckle lies below the plate of the proximal phalanx
     assert drawn.axes["mc3"][1] < 0  # and above that of its metacarpal
     assert drawn.axes["radius"][1] < 0
+
+
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_two_hands_are_drawn_in_every_arrangement_from_their_seed(arrangement: Arrangement) -> None:
+    film = two_hands(arrangement, 3, rows=150, columns=120).pixels
+    assert film.size > 1.4 * 150 * 120  # more than one plate
+    assert 0 <= film.min() < film.max() <= 1
+    assert np.array_equal(film, two_hands(arrangement, 3, rows=150, columns=120).pixels)
+
+
+def test_an_unknown_arrangement_of_two_hands_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"crossed.*beside, above"):
+        two_hands("crossed", 1)  # type: ignore[arg-type]
