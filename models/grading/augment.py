@@ -20,7 +20,9 @@ def centre(kept: Tensor, seen: int | None = None) -> Tensor:
     return shrunk(kept[..., start : start + size, start : start + size].float() / 255, seen)
 
 
-def vary(kept: Tensor, generator: torch.Generator, *, strength: float = 1.0) -> Tensor:
+def vary(
+    kept: Tensor, generator: torch.Generator, *, strength: float = 1.0, bend: float = 1.0, size: int | None = None
+) -> Tensor:
     """Turn, shift, scale and squeeze each crop as an inexact box would; blur, grain, shade and hide parts of it.
 
     Parameters
@@ -29,6 +31,10 @@ def vary(kept: Tensor, generator: torch.Generator, *, strength: float = 1.0) -> 
         (films, 13, kept, kept) uint8.
     strength
         Factor of every change; 1 is for training.
+    bend
+        Factor of what changes a bone's proportions, squeeze and warp: 0 keeps the evidence of a stage that is a ratio of widths.
+    size
+        Pixels of the crops returned; None for the size of the cache. A cache that is much finer is to be averaged down before.
 
     Returns
     -------
@@ -37,7 +43,7 @@ def vary(kept: Tensor, generator: torch.Generator, *, strength: float = 1.0) -> 
     """
     films, bones = kept.shape[:2]
     n = films * bones
-    pixels = seen_size(kept.shape[-1])
+    pixels = size or seen_size(kept.shape[-1])
     x = kept.reshape(n, 1, *kept.shape[2:]).float() / 255
 
     def normal(sigma: float) -> Tensor:
@@ -49,20 +55,19 @@ def vary(kept: Tensor, generator: torch.Generator, *, strength: float = 1.0) -> 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(n, generator=generator)
 
-    angle, size, squeeze = normal(math.radians(6)), (normal(0.12)).clamp(-0.3, 0.3).exp(), normal(0.05).exp()
-    cosine, sine = torch.cos(angle) * size / MARGIN, torch.sin(angle) * size / MARGIN
+    angle, side, squeeze = normal(math.radians(6)), normal(0.12).clamp(-0.3, 0.3).exp(), normal(0.05 * bend).exp()
+    cosine, sine = torch.cos(angle) * side / MARGIN, torch.sin(angle) * side / MARGIN
     rows = (
         torch.stack((cosine * squeeze, -sine, normal(0.08) / MARGIN), 1),
         torch.stack((sine, cosine / squeeze, normal(0.08) / MARGIN), 1),
     )
     grid = functional.affine_grid(torch.stack(rows, 1), [n, 1, pixels, pixels], align_corners=False)
     # Bones, gaps and joints of a child are never spaced quite like another's: a smooth warp of up to a few pixels.
-    warp = (
-        torch.randn(n, 2, 5, 5, generator=generator) * (0.05 * strength * uniform(0, 1))[:, None, None, None] / MARGIN
-    )
-    grid = grid + functional.interpolate(warp, size=(pixels, pixels), mode="bicubic", align_corners=True).permute(
-        0, 2, 3, 1
-    )
+    if bend:
+        reach = (0.05 * bend * strength * uniform(0, 1))[:, None, None, None] / MARGIN
+        warp = torch.randn(n, 2, 5, 5, generator=generator) * reach
+        warp = functional.interpolate(warp, size=(pixels, pixels), mode="bicubic", align_corners=True)
+        grid = grid + warp.permute(0, 2, 3, 1)
     x = functional.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
     # Sharpness: a share of films is blurred, by averages of 3 or 5 pixels mixed in by a random part; another is sharpened.

@@ -1,7 +1,7 @@
 """The losses of stage grading; all but cross-entropy know that stages are in order.
 
 The truth of a phantom is a continuous maturity: its whole part is the stage, its fraction the way to the next one. `soft`
-and `ordered` use it: near the border of two stages both are asked for.
+and `ordered` use it: near the border of two stages both are asked for. `quarters` asks for the place within the stage as well.
 """
 
 from typing import Final, Literal
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.grading.network import COUNTS, WIDEST, Head, Staged
+from models.grading.network import COUNTS, PARTS, WIDEST, Head, Staged
 
-Loss = Literal["cross-entropy", "soft", "corn", "ordered"]
-HEAD_OF: Final[dict[Loss, Head]] = {"cross-entropy": "softmax", "soft": "softmax", "corn": "corn", "ordered": "ordered"}
+Loss = Literal["cross-entropy", "soft", "corn", "ordered", "quarters"]
+HEAD_OF: Final[dict[Loss, Head]] = {
+    "cross-entropy": "softmax", "soft": "softmax", "corn": "corn", "ordered": "ordered", "quarters": "quarters",
+}  # fmt: skip
 BLUR: Final = 0.12  # stages: how exactly a maturity can be told from a film at best
 
 
@@ -28,12 +30,15 @@ def loss(name: Loss, net: Staged, outputs: Tensor, maturity: Tensor) -> Tensor:
         (films, 13) in stages; NaN where a bone is not to be counted.
     """
     known = torch.isfinite(maturity)
-    maturity = torch.where(known, maturity, torch.zeros_like(maturity))
+    # A centre that is not there cannot be seen to come: all absent ones carry one label, and so do the unknown.
+    maturity = torch.where(known & (maturity >= 1), maturity, torch.full_like(maturity, 0.5))
     stage = stage_of(maturity)
     if name == "cross-entropy":
         each = -net.log_probabilities(outputs).gather(-1, stage[..., None])[..., 0]
     elif name == "soft":
         each = -(soft_labels(maturity, BLUR) * net.log_probabilities(outputs)).sum(-1)
+    elif name == "quarters":
+        each = -(soft_labels(maturity, BLUR, PARTS) * net.log_parts(outputs)).sum(-1)
     elif name == "corn":
         # Shi, Cao and Raschka 2023, eq. 4: step k is asked only of bones that reached stage k.
         steps = torch.arange(WIDEST - 1, device=outputs.device)
@@ -56,12 +61,22 @@ def stage_of(maturity: Tensor) -> Tensor:
     return torch.minimum(maturity.floor().long().clamp_min(0), last)
 
 
-def soft_labels(maturity: Tensor, blur: float) -> Tensor:
-    """Return the stage probabilities of a maturity seen with a normal error of `blur` stages; (films, 13, `WIDEST`).
+def soft_labels(maturity: Tensor, blur: float, parts: int = 1) -> Tensor:
+    """Return the probabilities of the stages, or of `parts` equal parts of each, of a maturity seen with a normal error.
 
-    The lowest and the highest stage take what lies beyond them.
+    Parameters
+    ----------
+    maturity
+        (films, 13) in stages.
+    blur
+        Standard deviation of the error in stages.
+
+    Returns
+    -------
+    Tensor
+        (films, 13, `parts` x `WIDEST`); the lowest and the highest stage take what lies beyond them.
     """
-    cuts = torch.arange(1, WIDEST, device=maturity.device, dtype=maturity.dtype)
+    cuts = torch.arange(1, parts * WIDEST, device=maturity.device, dtype=maturity.dtype) / parts
     below = torch.special.ndtr((cuts - maturity[..., None]) / blur)
     counts = torch.tensor(COUNTS, device=maturity.device)
     below = torch.where(cuts >= counts[:, None], torch.ones_like(below), below)

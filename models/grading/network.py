@@ -20,8 +20,9 @@ from models.regions import RUS
 LEVELS: Final = tuple(standards.RUS_CHN.levels(bone) for bone in RUS)  # of each bone, absent first
 COUNTS: Final = tuple(len(levels) for levels in LEVELS)
 WIDEST: Final = max(COUNTS)
-Head = Literal["softmax", "corn", "ordered"]
-HEADS: Final[tuple[Head, ...]] = ("softmax", "corn", "ordered")
+PARTS: Final = 4  # of a stage, which the head `quarters` tells apart
+Head = Literal["softmax", "corn", "ordered", "quarters"]
+OUTPUTS: Final[dict[Head, int]] = {"softmax": WIDEST, "corn": WIDEST - 1, "ordered": 2, "quarters": PARTS * WIDEST}
 # Name -> whether half the channels take the short way, and the share of their channels that all layers keep. The quarters are for
 # a processor: all blocks of P5's networks, a sixteenth of the work.
 DEEP: Final = {
@@ -61,7 +62,8 @@ class Staged(nn.Module):
     ----------
     head
         softmax: one logit a stage. corn: one logit a step, the probability to be past it given that all before it were
-        passed (Shi, Cao and Raschka 2023). ordered: a maturity and its uncertainty, cut at the whole numbers.
+        passed (Shi, Cao and Raschka 2023). ordered: a maturity and its uncertainty, cut at the whole numbers. quarters: one
+        logit a quarter of a stage, so that the way through a stage teaches too; a stage has the sum of its quarters.
     """
 
     temperature: Tensor  # of each bone
@@ -69,13 +71,12 @@ class Staged(nn.Module):
 
     def __init__(self, features: int, head: Head, dropout: float) -> None:
         super().__init__()
-        if head not in HEADS:
-            raise ValueError(f"head {head!r} is not one of {', '.join(HEADS)}")
+        if head not in OUTPUTS:
+            raise ValueError(f"head {head!r} is not one of {', '.join(OUTPUTS)}")
         self.head = head
         self.dropout = nn.Dropout(dropout)
-        outputs = {"softmax": WIDEST, "corn": WIDEST - 1, "ordered": 2}[head]
-        self.weight = nn.Parameter(torch.randn(len(RUS), features, outputs) * features**-0.5)
-        self.bias = nn.Parameter(torch.zeros(len(RUS), outputs))
+        self.weight = nn.Parameter(torch.randn(len(RUS), features, OUTPUTS[head]) * features**-0.5)
+        self.bias = nn.Parameter(torch.zeros(len(RUS), OUTPUTS[head]))
         self.register_buffer("temperature", torch.ones(len(RUS)))
         self.register_buffer("allowed", torch.arange(WIDEST)[None, :] < torch.tensor(COUNTS)[:, None], persistent=False)
 
@@ -98,6 +99,9 @@ class Staged(nn.Module):
         temperature = self.temperature[:, None]
         if self.head == "softmax":
             return (outputs / temperature).masked_fill(~self.allowed, -1e4).log_softmax(-1)
+        if self.head == "quarters":
+            stages = self.log_parts(outputs).unflatten(-1, (WIDEST, PARTS)).logsumexp(-1)
+            return stages.clamp_min(-1e4)
         if self.head == "corn":
             scaled = outputs / temperature
             past = functional.logsigmoid(scaled).masked_fill(~self.allowed[:, 1:], -1e4)
@@ -110,6 +114,11 @@ class Staged(nn.Module):
         below = below.masked_fill(~self.allowed[:, 1:], 1.0)
         below = functional.pad(functional.pad(below, (1, 0)), (0, 1), value=1.0)
         return below.diff(dim=-1).clamp_min(1e-7).masked_fill(~self.allowed, 1e-12).log().log_softmax(-1)
+
+    def log_parts(self, outputs: Tensor) -> Tensor:
+        """Return the logarithm of the probability of each quarter of a stage of the `quarters` head, (films, 13, `PARTS` x `WIDEST`)."""
+        allowed = self.allowed.repeat_interleave(PARTS, dim=-1)
+        return (outputs.float() / self.temperature[:, None]).masked_fill(~allowed, -1e4).log_softmax(-1)
 
     def maturity(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the maturity of the `ordered` head and its standard deviation, in stages, each (films, 13)."""

@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.nn import functional
 
 from models import runs, weights
 from models.engine import (
@@ -29,10 +32,10 @@ from models.engine import (
 )
 from models.grading import measure, phantoms
 from models.grading.augment import centre, vary
-from models.grading.crops import shrunk
-from models.grading.losses import HEAD_OF, loss
+from models.grading.losses import HEAD_OF, loss, stage_of
 from models.grading.network import ARCHITECTURES, Staged, build
-from models.grading.phantoms import Crops, seen_size
+from models.grading.phantoms import Crops, kept_size, seen_size
+from models.regions import RUS
 from models.weights import FREE_TERMS, Metadata
 
 
@@ -51,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--loss", choices=tuple(HEAD_OF), default="soft")
     made.add_argument("--width", type=int, default=16)
     made.add_argument("--strength", type=float, default=0.5, help="how much crops are varied; 1 for real films")
-    made.add_argument("--size", type=int, help="pixels of a crop; left out: as cached, less are averaged down")
+    made.add_argument("--bend", type=float, default=0.0, help="how much of that changes a bone's proportions as well")
+    made.add_argument("--even", type=float, default=0.5, help="0: films as drawn; 1: every stage of a bone equally often")
+    made.add_argument("--size", type=int, help="pixels of a crop, at most those of the cache; left out: as cached")
     made.add_argument("--films", type=int, help="use only so many films of the training part")
     made.add_argument("--warmup", type=int, default=200, help="steps until the learning rate reaches its peak")
     made.add_argument("--start", type=Path, help="weights folder to start from, instead of random ones")
@@ -69,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     source = phantoms.drawn_for(options.data, options.out)
     train, held = Crops.load(source / "train", options.films), Crops.load(source / "validation")
-    pixels, maturity = torch.from_numpy(train.pixels), torch.from_numpy(train.maturity)
+    size = options.size or seen_size(train.pixels.shape[-1])
+    pixels, maturity = averaged(torch.from_numpy(train.pixels), size), torch.from_numpy(train.maturity)
+    drawing = shares(maturity, options.even)
     seen, truth = centre(torch.from_numpy(held.pixels), options.size), torch.from_numpy(held.maturity)
 
     net = build(options.architecture, {"width": options.width, "head": HEAD_OF[options.loss]})
@@ -84,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     spent = float(kept.get("minutes", 0.0))
     progress = Progress(options.steps, every_seconds=60, journal=options.out / "journal.jsonl")
 
+    bones = torch.arange(len(RUS))
     start, step, running = time.monotonic(), first, math.nan
     while step < options.steps and not stop.stop:
         minutes = spent + (time.monotonic() - start) / 60
@@ -93,12 +101,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         warm = min(1.0, (step + 1) / options.warmup)
         for group in optimizer.param_groups:
             group["lr"] = options.rate * warm * cosine(round(1000 * share), 1000, floor=0.01)
-        chosen = torch.from_numpy(rng.integers(0, len(train), options.batch))
-        crops = shrunk(vary(pixels[chosen], generator, strength=options.strength), options.size).to(device)
+        # Every bone is drawn for itself: a row of the batch holds the 13 bones of 13 hands.
+        rows = [np.searchsorted(each[:-1], rng.random(options.batch)) for each in drawing]
+        chosen = torch.from_numpy(np.stack(rows, axis=1))
+        crops = vary(pixels[chosen, bones], generator, strength=options.strength, bend=options.bend, size=size)
         net.train()
         with mixed_precision(device, enabled=options.precision == "bf16"):
-            outputs = net(crops)
-        value = loss(options.loss, net, outputs, maturity[chosen].to(device))
+            outputs = net(crops.to(device))
+        value = loss(options.loss, net, outputs, maturity[chosen, bones].to(device))
         optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]  # untyped in torch
         torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
@@ -122,6 +132,28 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
     if step % options.every:
         _look(options, kept_options, ema, seen, truth, held, stop, progress, step, len(train))
+
+
+def averaged(kept: torch.Tensor, size: int) -> torch.Tensor:
+    """Average kept crops, (films, 13, kept, kept) uint8, down for crops of `size` pixels where they are much finer."""
+    if kept.shape[-1] < 1.3 * kept_size(size):
+        return kept
+    small = torch.empty((*kept.shape[:2], kept_size(size), kept_size(size)), dtype=torch.uint8)
+    for film, crops in enumerate(kept):
+        small[film] = functional.interpolate(crops[None].float(), size=small.shape[2:], mode="area")[0].round()
+    return small
+
+
+def shares(maturity: torch.Tensor, even: float) -> NDArray[np.float64]:
+    """Return for each bone the running sum of the films' probabilities to be drawn, (13, films).
+
+    A film's is its stage's frequency to the power -`even`: natural hands are fused or without centres for much of childhood, and
+    those stages are soon learnt.
+    """
+    stage = stage_of(maturity).numpy()
+    weight = np.stack([np.bincount(each).astype(np.float64).clip(1)[each] ** -even for each in stage.T])
+    found: NDArray[np.float64] = (weight / weight.sum(1, keepdims=True)).cumsum(1)
+    return found
 
 
 def _look(
@@ -174,6 +206,8 @@ def _look(
                 "rate": options.rate,
                 "decay": options.decay,
                 "strength": options.strength,
+                "bend": options.bend,
+                "even": options.even,
             },
         ),
     )

@@ -11,7 +11,7 @@ from models.grading.augment import centre, vary
 from models.grading.bound import reachable
 from models.grading.crops import SIZE, Frame, cut, enhance, frames
 from models.grading.losses import HEAD_OF, loss, soft_labels, stage_of
-from models.grading.network import COUNTS, HEADS, WIDEST, Head, StageNet
+from models.grading.network import COUNTS, OUTPUTS, PARTS, WIDEST, Head, StageNet
 from models.grading.phantoms import Crops, facts_of, kept_size, regions_of, render
 from models.grading.predict import Grader
 from models.image import Image
@@ -80,7 +80,7 @@ def test_the_enhancement_undoes_any_monotone_change_of_grey_levels() -> None:
     assert enhance(torch.full((1, 1, 8, 8), 0.3)).abs().max() == 0  # a flat crop is grey, not black
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", list(OUTPUTS))
 def test_every_head_gives_each_bone_probabilities_over_its_own_stages(head: Head) -> None:
     torch.manual_seed(0)
     net = StageNet(width=4, head=head).eval()
