@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.grading.crops import shrunk
-from models.grading.phantoms import MARGIN, seen_size
+from models.grading.phantoms import MARGIN, kept_size, seen_size
 
 
 def centre(kept: Tensor, seen: int | None = None) -> Tensor:
@@ -18,6 +18,16 @@ def centre(kept: Tensor, seen: int | None = None) -> Tensor:
     size = seen_size(kept.shape[-1])
     start = (kept.shape[-1] - size) // 2
     return shrunk(kept[..., start : start + size, start : start + size].float() / 255, seen)
+
+
+def averaged(kept: Tensor, size: int) -> Tensor:
+    """Average kept crops, (films, 13, kept, kept) uint8, down for crops of `size` pixels where they are much finer."""
+    if kept.shape[-1] < 1.3 * kept_size(size):
+        return kept
+    small = torch.empty((*kept.shape[:2], kept_size(size), kept_size(size)), dtype=torch.uint8)
+    for film, crops in enumerate(kept):
+        small[film] = functional.interpolate(crops[None].float(), size=small.shape[2:], mode="area")[0].round()
+    return small
 
 
 def vary(

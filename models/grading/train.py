@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from models import runs, weights
 from models.engine import (
@@ -31,10 +30,10 @@ from models.engine import (
     seed_everything,
 )
 from models.grading import measure, phantoms
-from models.grading.augment import centre, vary
+from models.grading.augment import averaged, centre, vary
 from models.grading.losses import HEAD_OF, loss, stage_of
 from models.grading.network import ARCHITECTURES, Staged, build
-from models.grading.phantoms import Crops, kept_size, seen_size
+from models.grading.phantoms import Crops, seen_size
 from models.regions import RUS
 from models.weights import FREE_TERMS, Metadata
 
@@ -55,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--width", type=int, default=16)
     made.add_argument("--strength", type=float, default=0.5, help="how much crops are varied; 1 for real films")
     made.add_argument("--bend", type=float, default=0.0, help="how much of that changes a bone's proportions as well")
-    made.add_argument("--even", type=float, default=0.5, help="0: films as drawn; 1: every stage of a bone equally often")
+    made.add_argument(
+        "--even", type=float, default=0.5, help="0: films as drawn; 1: every stage of a bone equally often"
+    )
     made.add_argument("--size", type=int, help="pixels of a crop, at most those of the cache; left out: as cached")
     made.add_argument("--films", type=int, help="use only so many films of the training part")
     made.add_argument("--warmup", type=int, default=200, help="steps until the learning rate reaches its peak")
@@ -132,16 +133,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
     if step % options.every:
         _look(options, kept_options, ema, seen, truth, held, stop, progress, step, len(train))
-
-
-def averaged(kept: torch.Tensor, size: int) -> torch.Tensor:
-    """Average kept crops, (films, 13, kept, kept) uint8, down for crops of `size` pixels where they are much finer."""
-    if kept.shape[-1] < 1.3 * kept_size(size):
-        return kept
-    small = torch.empty((*kept.shape[:2], kept_size(size), kept_size(size)), dtype=torch.uint8)
-    for film, crops in enumerate(kept):
-        small[film] = functional.interpolate(crops[None].float(), size=small.shape[2:], mode="area")[0].round()
-    return small
 
 
 def shares(maturity: torch.Tensor, even: float) -> NDArray[np.float64]:

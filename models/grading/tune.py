@@ -22,8 +22,7 @@ from models import runs, weights
 from models.datasets.archive import TABLE
 from models.engine import Ema, Progress, cosine, git_commit, mixed_precision, seed_everything
 from models.grading import ages, harmony, measure
-from models.grading.augment import centre, vary
-from models.grading.crops import shrunk
+from models.grading.augment import averaged, centre, vary
 from models.grading.films import Films, cut_films
 from models.grading.losses import Loss, loss
 from models.grading.network import ARCHITECTURES, Staged, build
@@ -62,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--share", type=float, default=0.5, help="weight of the phantoms' loss")
     made.add_argument("--harmony", type=float, default=0.5, help="weight of the prior that the bones of a hand agree")
     made.add_argument("--strength", type=float, default=0.7, help="how much crops are varied")
+    made.add_argument("--even", type=float, default=0.5, help="0: films as they are; 1: every bone age equally often")
     made.add_argument("--only-cross-validation", action="store_true", help="write no weights")
     return made
 
@@ -201,21 +201,22 @@ def tune(
     rng = seed_everything(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
     scores, curve = ages.score_table(), ages.curve_table()
-    real, kept = torch.from_numpy(films.pixels), torch.from_numpy(phantoms.pixels)
+    real, kept = (averaged(torch.from_numpy(pixels), size) for pixels in (films.pixels, phantoms.pixels))
     maturity = torch.from_numpy(phantoms.maturity)
     net.to(memory_format=torch.channels_last)
     ema = Ema(net, 0.97)
     optimizer = torch.optim.AdamW(net.parameters(), lr=options.rate, weight_decay=options.decay)
     progress = Progress(options.steps, every_seconds=20)
+    share = rarity(films.bone_age_years[chosen], films.male[chosen]) ** options.even
     net.train()
     for step in range(options.steps):
         for group in optimizer.param_groups:
             group["lr"] = options.rate * cosine(step, options.steps, warmup=10, floor=0.02)
-        ours = rng.choice(chosen, options.batch)
+        ours = rng.choice(chosen, options.batch, p=share / share.sum())
         theirs = torch.from_numpy(rng.integers(0, len(phantoms), options.phantom_batch))
         crops = torch.cat(
             [
-                shrunk(vary(pixels, generator, strength=options.strength), size)
+                vary(pixels, generator, strength=options.strength, size=size)
                 for pixels in (real[torch.from_numpy(ours)], kept[theirs])
             ]
         )
@@ -235,6 +236,13 @@ def tune(
             step + 1, years=float(aged.detach()), stages=float(staged.detach()), apart=float(apart.detach())
         )
     return ema.model
+
+
+def rarity(bone_age_years: NDArray[np.float32], male: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return for each film one over the number of films of its sex within a year of its bone age: few hands are mature, or very young."""
+    near = (np.abs(bone_age_years[:, None] - bone_age_years) <= 1) & (male[:, None] == male)
+    found: NDArray[np.float64] = 1 / near.sum(1)
+    return found
 
 
 def chances_of(net: Staged, films: Films, chosen: NDArray[np.intp], size: int) -> NDArray[np.float64]:

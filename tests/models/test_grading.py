@@ -7,13 +7,14 @@ import torch
 
 from models import weights
 from models.grading import compare, evaluate, measure
-from models.grading.augment import centre, vary
+from models.grading.augment import averaged, centre, vary
 from models.grading.bound import reachable
 from models.grading.crops import SIZE, Frame, cut, enhance, frames
 from models.grading.losses import HEAD_OF, loss, soft_labels, stage_of
 from models.grading.network import COUNTS, OUTPUTS, PARTS, WIDEST, Head, StageNet
 from models.grading.phantoms import Crops, facts_of, kept_size, regions_of, render
 from models.grading.predict import Grader
+from models.grading.train import shares
 from models.image import Image
 from models.phantom import Phantom, draw
 from models.reading import ImageFacts
@@ -102,6 +103,20 @@ def test_soft_labels_share_a_maturity_between_the_stages_it_lies_at() -> None:
     assert all(top[0, i, count - 1] > 0.999 for i, count in enumerate(COUNTS))
 
 
+def test_labels_of_quarters_add_up_to_those_of_stages_and_say_where_in_the_stage() -> None:
+    maturity = torch.full((1, 13), 4.3)
+    quarters = soft_labels(maturity, 0.1, PARTS)
+    torch.testing.assert_close(quarters.unflatten(-1, (WIDEST, PARTS)).sum(-1), soft_labels(maturity, 0.1))
+    assert int(quarters[0, 0].argmax()) == 4 * PARTS + 1  # 4.25 to 4.5
+
+
+def test_an_absent_centre_has_one_label_whatever_is_to_come() -> None:
+    net = StageNet(width=4, head="softmax")
+    outputs = torch.randn(1, 13, WIDEST)
+    early, late = (loss("soft", net, outputs, torch.full((1, 13), value)) for value in (0.0, 0.95))
+    assert early == late
+
+
 @pytest.mark.parametrize("name", list(HEAD_OF))
 def test_every_loss_teaches_the_stage(name: str) -> None:
     torch.manual_seed(1)
@@ -149,6 +164,22 @@ def test_without_strength_the_augmentation_is_the_plain_crop() -> None:
     smooth = torch.linspace(0, 255, KEPT).to(torch.uint8).expand(1, 13, KEPT, KEPT).contiguous()
     plain = vary(smooth, torch.Generator().manual_seed(5), strength=0.0)
     np.testing.assert_allclose(plain.numpy(), centre(smooth).numpy(), atol=0.01)
+
+
+def test_crops_that_are_much_finer_are_averaged_down_once() -> None:
+    kept = torch.full((1, 13, kept_size(64), kept_size(64)), 7, dtype=torch.uint8)
+    small = averaged(kept, 32)
+    assert small.shape[-1] == kept_size(32)
+    assert bool((small == 7).all())
+    assert averaged(kept, 64) is kept
+    assert vary(small, torch.Generator().manual_seed(1), size=32).shape[-1] == 32
+
+
+def test_rare_stages_are_drawn_as_often_as_common_ones_where_asked() -> None:
+    maturity = torch.full((4, 13), 3.5)
+    maturity[3] = 5.5  # three films at one stage, one at another
+    np.testing.assert_allclose(shares(maturity, 0.0)[0], [0.25, 0.5, 0.75, 1.0])
+    np.testing.assert_allclose(shares(maturity, 1.0)[0], [1 / 6, 2 / 6, 3 / 6, 1.0])
 
 
 def test_a_rendered_film_holds_the_truth_of_its_phantom(tmp_path: Path) -> None:
