@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from models.evaluation.cases import Case
-from models.metrics.ages import compare
+from models.metrics.ages import by_year, compare
 from models.metrics.bootstrap import estimate
 from models.regions import Sex
 
@@ -25,7 +25,11 @@ def figures(measured: Sequence[Case], method: str) -> dict[str, Any]:
         groups[sex] = [case for case in measured if case.sex == sex]
     return {
         **{name: summary(group, method) for name, group in groups.items() if group},
-        "by_year": by_year(measured, method),
+        "by_year": by_year(
+            np.array([case.reference_years for case in measured]),
+            np.array([case.sex == "M" for case in measured]),
+            np.array([_years(case, method) for case in measured], np.float64),
+        ),
     }
 
 
@@ -54,24 +58,6 @@ def summary(measured: Sequence[Case], method: str) -> dict[str, Any]:
             rows, lambda r: float(r.mean()), patients=[patient for _, patient in known]
         ).to_dict()
     return result
-
-
-def by_year(measured: Sequence[Case], method: str) -> list[dict[str, Any]]:
-    """Return the rows of P2's table 3: years (from, to], and for girls, boys and both n and MAE; without an age no MAE."""
-    rows = []
-    ends = sorted({max(1, int(np.ceil(case.reference_years - 1e-9))) for case in measured})
-    for end in ends:
-        of_year = [case for case in measured if max(1, int(np.ceil(case.reference_years - 1e-9))) == end]
-        row: dict[str, Any] = {"years": f"({end - 1}, {end}]"}
-        for name, chosen in (
-            ("F", [case for case in of_year if case.sex == "F"]),
-            ("M", [case for case in of_year if case.sex == "M"]),
-            ("all", of_year),
-        ):
-            errors = [abs(y - c.reference_years) for c in chosen if (y := _years(c, method)) is not None]
-            row[name] = {"n": len(chosen), "mae_years": round(float(np.mean(errors)), 3) if errors else None}
-        rows.append(row)
-    return rows
 
 
 def stages(measured: Sequence[Case]) -> dict[str, Any] | None:

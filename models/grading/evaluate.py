@@ -25,7 +25,7 @@ from models.grading.bound import reachable
 from models.grading.losses import stage_of
 from models.grading.network import ARCHITECTURES, LEVELS, build
 from models.grading.phantoms import Crops, rows_of
-from models.metrics.ages import compare
+from models.metrics.ages import by_year, compare
 from models.metrics.bootstrap import estimate
 from models.regions import RUS
 from models.standards import RUS_CHN, TW3C_RUS, Classic, RusStandard, Top2, TopN, Weighting
@@ -71,6 +71,7 @@ def main() -> None:
         "reachable": reachable(test, threshold),
         "bone_age_years": {name: age_errors(chances, test, rule) for name, rule in rules.items()},
         "bone_age_years_tw3c_rus": {name: age_errors(chances, test, rule, TW3C_RUS) for name, rule in rules.items()},
+        "by_year": ages_by_year(chances, test, rules["TopN"]),
         "topn_threshold": threshold,
         "topn_threshold_curve_years": {f"{key:.2f}": round(value, 4) for key, value in curve.items()},
     }
@@ -166,6 +167,15 @@ def age_errors(
             "missed": errors.missed,
         }
     return figures
+
+
+def ages_by_year(chances: NDArray[np.float64], films: Crops, rule: Weighting) -> list[dict[str, Any]]:
+    """Return the RUS-CHN age's error by year of the age of the true stages and by sex; films whose stages have no age are left out."""
+    sexes = sexes_of((~films.female).astype(int).tolist())
+    exact = np.eye(chances.shape[-1])[stage_of(torch.from_numpy(films.maturity)).numpy()]
+    true, found = measure.ages(exact, sexes, Classic()), measure.ages(chances, sexes, rule)
+    aged = np.isfinite(true)
+    return by_year(true[aged], ~films.female[aged], found[aged])
 
 
 if __name__ == "__main__":

@@ -107,14 +107,18 @@ def compare(
 def by_year(
     reference_years: NDArray[np.float64], male: NDArray[np.bool_], found_years: NDArray[np.float64]
 ) -> list[dict[str, Any]]:
-    """Return P2's table 3: n and MAE of girls, boys and both by year of bone age, (from, to]; without those that have no age."""
+    """Return P2's table 3: n and MAE of girls, boys and both by year of bone age, (from, to].
+
+    A film without an age, NaN in `found_years`, counts in n and not in the mean.
+    """
     error = np.abs(found_years - reference_years)
     end = np.maximum(1, np.ceil(reference_years - 1e-4)).astype(int)
     rows = []
     for year in sorted(set(end.tolist())):
         row: dict[str, Any] = {"years": f"({year - 1}, {year}]"}
         for name, chosen in (("F", ~male), ("M", male), ("all", male | True)):
-            own = error[chosen & (end == year) & np.isfinite(error)]
-            row[name] = {"n": len(own), "mae_years": round(float(own.mean()), 3) if len(own) else None}
+            own = error[chosen & (end == year)]
+            known = own[np.isfinite(own)]
+            row[name] = {"n": len(own), "mae_years": round(float(known.mean()), 3) if len(known) else None}
         rows.append(row)
     return rows

@@ -9,6 +9,7 @@ loaded as a film received is (`models.pixels`) and go through `Regressor.estimat
 import argparse
 import csv
 import json
+import math
 import platform
 import sys
 import time
@@ -24,7 +25,7 @@ import torch
 from models import pixels
 from models.engine import git_commit
 from models.metrics import conformal
-from models.metrics.ages import compare
+from models.metrics.ages import by_year, compare
 from models.metrics.bootstrap import estimate
 from models.regions import Sex
 from models.regression.data import load, part_of, whole_films
@@ -74,6 +75,12 @@ def _errors(regressor: Regressor, cases: Sequence[Case]) -> dict[str, Any]:
         "limits_of_agreement_months": [round(errors.bland_altman.low, 2), round(errors.bland_altman.high, 2)],
         "coverage_of_90_percent_intervals": estimate(inside, lambda rows: float(rows.mean())).to_dict(),
     }
+
+
+def _by_year(cases: Sequence[Case]) -> list[dict[str, Any]]:
+    found = [math.nan if case.predicted_months is None else case.predicted_months / 12 for case in cases]
+    reference = np.array([case.reference_months / 12 for case in cases])
+    return by_year(reference, np.array([case.sex == "M" for case in cases]), np.array(found))
 
 
 def thumbnails_of(regressor: Regressor, data: Path, part: str) -> list[Case]:
@@ -155,6 +162,7 @@ def main() -> None:
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "interval": "95 % percentile bootstrap by patient, 2000 resamples",
         "parts": summaries,
+        "by_year": _by_year(parts["test thumbnails"]),
         "estimate_ms": {
             "p50": round(float(np.percentile(durations, 50)), 2),
             "p95": round(float(np.percentile(durations, 95)), 2),
