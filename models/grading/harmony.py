@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from models.grading.ages import SEXES
 from models.grading.network import COUNTS, WIDEST
@@ -24,9 +25,6 @@ from models.standards.harmony import SLACK, usual
 
 AGES_YEARS: Final = np.arange(0.5, 18.51, 0.5)
 SEED: Final = 20260101
-SLACK_OF_LABELS: Final = (
-    0.7  # stages, added to the scatter: a bone age is another's reading, and children are less regular
-)
 
 
 @cache
@@ -53,32 +51,20 @@ def deviations(chances: Tensor, male: Tensor, bone_age_years: Tensor) -> Tensor:
     male, bone_age_years
         (films,) 0 for girls, 1 for boys; years.
     """
-    mean, scatter = usual_at(male, bone_age_years)
-    return ((chances * middles()).sum(-1) - mean) / (scatter + SLACK)
-
-
-def usual_at(male: Tensor, bone_age_years: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each bone's maturity at the bone age of each film, each (films, 13)."""
     mean, spread = expected()
     place = ((bone_age_years - float(AGES_YEARS[0])) / 0.5).clamp(0, len(AGES_YEARS) - 1.001)
     below = place.floor().long()
     share = (place - below)[:, None]
     centre = mean[male, below] * (1 - share) + mean[male, below + 1] * share
-    return centre, spread[male, below] * (1 - share) + spread[male, below + 1] * share
+    scatter = spread[male, below] * (1 - share) + spread[male, below + 1] * share
+    found = (chances * middles()).sum(-1)
+    return (found - centre) / (scatter + SLACK)
 
 
 def loss(chances: Tensor, male: Tensor, bone_age_years: Tensor) -> Tensor:
-    """Return the mean negative logarithm of how well each bone's stages fit the film's bone age, 0 for the stage that fits best.
-
-    A stage fits by a normal density of its middle about what is usual. A bone seen at a stage that no hand of this age shows is
-    pulled as hard as if its stage were known; one between two usual stages is left alone.
-    """
-    mean, scatter = usual_at(male, bone_age_years)
-    z = (middles() - mean[..., None]) / (scatter + SLACK_OF_LABELS)[..., None]
-    possible = torch.arange(WIDEST) < torch.tensor(COUNTS)[:, None]
-    fit = torch.where(possible, torch.exp(-0.5 * z.square()), torch.zeros_like(z))
-    fit = fit / fit.amax(-1, keepdim=True)
-    return -(chances * fit).sum(-1).clamp_min(1e-6).log().mean()
+    """Return the mean Huber loss of `deviations`: quadratic within one standard deviation, linear beyond."""
+    z = deviations(chances, male, bone_age_years)
+    return functional.smooth_l1_loss(z, torch.zeros_like(z), beta=1.0)
 
 
 def main() -> None:

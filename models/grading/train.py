@@ -1,6 +1,6 @@
 r"""Train the stage grader on phantoms.
 
-    carpus train grading --architecture small --size 64 --data phantoms:4000 --out ../runs/small --minutes 60
+    carpus train grading --architecture fine --size 64 --data phantoms:4000 --out ../runs/small --minutes 60
 
 A run is resumed by the same command. The weights kept are the moving average with the lowest validation error.
 """
@@ -44,15 +44,15 @@ def parser() -> argparse.ArgumentParser:
         __doc__,
         architectures=ARCHITECTURES,
         steps=6000,
-        batch=16,
-        rate=2e-3,
+        batch=8,
+        rate=3e-3,
         decay=0.02,
         every=400,
         data="folder with train/ and validation/ as models.grading.phantoms makes them, or phantoms:N to draw N films first",
     )
-    made.add_argument("--loss", choices=tuple(HEAD_OF), default="soft")
+    made.add_argument("--loss", choices=tuple(HEAD_OF), default="quarters")
     made.add_argument("--width", type=int, default=16)
-    made.add_argument("--strength", type=float, default=0.5, help="how much crops are varied; 1 for real films")
+    made.add_argument("--strength", type=float, default=0.3, help="how much crops are varied; 1 for real films")
     made.add_argument("--bend", type=float, default=0.0, help="how much of that changes a bone's proportions as well")
     made.add_argument(
         "--even", type=float, default=0.5, help="0: films as drawn; 1: every stage of a bone equally often"

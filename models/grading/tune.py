@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--share", type=float, default=0.5, help="weight of the phantoms' loss")
     made.add_argument("--harmony", type=float, default=0.5, help="weight of the prior that the bones of a hand agree")
     made.add_argument("--strength", type=float, default=0.7, help="how much crops are varied")
-    made.add_argument("--even", type=float, default=0.5, help="0: films as they are; 1: every bone age equally often")
+    made.add_argument("--even", type=float, default=0.0, help="0: films as they are; 1: every bone age equally often")
     made.add_argument("--only-cross-validation", action="store_true", help="write no weights")
     return made
 
