@@ -65,8 +65,8 @@ def vary(
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(n, generator=generator)
 
-    angle, side, squeeze = normal(math.radians(6)), normal(0.12).clamp(-0.3, 0.3).exp(), normal(0.05 * bend).exp()
-    cosine, sine = torch.cos(angle) * side / MARGIN, torch.sin(angle) * side / MARGIN
+    angle, zoom, squeeze = normal(math.radians(6)), normal(0.12).clamp(-0.3, 0.3).exp(), normal(0.05 * bend).exp()
+    cosine, sine = torch.cos(angle) * zoom / MARGIN, torch.sin(angle) * zoom / MARGIN
     rows = (
         torch.stack((cosine * squeeze, -sine, normal(0.08) / MARGIN), 1),
         torch.stack((sine, cosine / squeeze, normal(0.08) / MARGIN), 1),

@@ -100,8 +100,8 @@ class Staged(nn.Module):
         if self.head == "softmax":
             return (outputs / temperature).masked_fill(~self.allowed, -1e4).log_softmax(-1)
         if self.head == "quarters":
-            stages = self.log_parts(outputs).unflatten(-1, (WIDEST, PARTS)).logsumexp(-1)
-            return stages.clamp_min(-1e4)
+            parts = self.log_parts(outputs)
+            return parts.reshape(*parts.shape[:-1], WIDEST, PARTS).logsumexp(-1).clamp_min(-1e4)
         if self.head == "corn":
             scaled = outputs / temperature
             past = functional.logsigmoid(scaled).masked_fill(~self.allowed[:, 1:], -1e4)
