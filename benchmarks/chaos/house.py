@@ -1,5 +1,6 @@
 """One installation under test: started, killed in parts, and judged by what must hold after every fault."""
 
+import datetime as dt
 import json
 import os
 import signal
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from pydicom import dcmread
-from sqlalchemy import func, select
+from sqlalchemy import Row, func, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from benchmarks.chaos.load import Film
@@ -29,6 +30,10 @@ from service.tables import Instance, Job, ResultObject
 KINDS: Final = ("GSPS", "KOS")  # a result set of two objects that are cheap to build: an SR takes 0.2 s of a core
 READY_SECONDS: Final = 600
 ORPHAN_SECONDS: Final = 90.0
+LOOK_SECONDS: Final = 0.25
+
+# SOPInstanceUID as `uid`, then id, state, cause_code and confirmed_at of the job.
+JobRow = Row[str, int, str, str | None, dt.datetime | None]
 
 
 @dataclass
@@ -57,37 +62,43 @@ class House:
 
     def confirmed(self) -> int:
         """Count what every destination has proved to keep."""
-        with Session(self.jobs.engine) as session:
-            return session.scalar(select(func.count()).where(Job.confirmed_at.is_not(None))) or 0
+        with self.jobs.engine.connect() as connection:
+            return connection.scalar(select(func.count()).where(Job.confirmed_at.is_not(None))) or 0
 
-    def wait_confirmed(self, films: list[Film], seconds: float) -> bool:
-        """Wait until every one of these films is confirmed; False when the time is over."""
+    def wait_confirmed(self, films: list[Film], seconds: float, *, beside: int = 0) -> bool:
+        """Wait until every one of these films is confirmed, `beside` so many earlier ones; False when the time is over."""
         end = time.monotonic() + seconds
         missing = {film.SOPInstanceUID for film in films}
         while missing and time.monotonic() < end:
-            missing -= self._proved()
-            time.sleep(0.2)
+            time.sleep(LOOK_SECONDS)
+            try:
+                if self.confirmed() >= beside + len(films):
+                    missing -= {row.uid for row in self._job_rows() if row.confirmed_at is not None}
+            except SQLAlchemyError:  # the database may be what is down; it is asked again
+                continue
         return not missing
 
-    def _proved(self) -> set[str]:
-        done = select(Instance.SOPInstanceUID).join(Job, Job.instance_id == Instance.id)
-        try:
-            with Session(self.jobs.engine) as session:
-                return set(session.scalars(done.where(Job.confirmed_at.is_not(None))))
-        except Exception:  # noqa: BLE001 - the database may be what is down; it is asked again
-            return set()
+    def _job_rows(self) -> Sequence[JobRow]:
+        """Return every job there is, each with the SOP Instance UID of its film."""
+        columns = (Instance.SOPInstanceUID.label("uid"), Job.id, Job.state, Job.cause_code, Job.confirmed_at)
+        with self.jobs.engine.connect() as connection:
+            return connection.execute(select(*columns).join(Job, Job.instance_id == Instance.id)).all()
 
     def judge(self, films: list[Film], acknowledged: set[str]) -> list[str]:
         """Return every way in which a film was lost, doubled or left unproved, and every file that belongs to nothing."""
         wrong = []
-        kept: dict[str, list[Any]] = {}
-        tags = ["SOPInstanceUID", "StudyInstanceUID", "Modality"]
+        kept: dict[str, list[str]] = {}  # by StudyInstanceUID: SOPInstanceUIDs; the PACS names its files by them
         for path in self.pacs.files():
-            header = dcmread(path, specific_tags=tags)
-            kept.setdefault(str(header.StudyInstanceUID), []).append(header)
+            kept.setdefault(path.parent.name, []).append(path.stem)
+        by_film: dict[str, list[JobRow]] = {}
+        for row in self._job_rows():
+            by_film.setdefault(row.uid, []).append(row)
+        made: dict[int, list[str]] = {}
+        with self.jobs.engine.connect() as connection:
+            for job, uid in connection.execute(select(ResultObject.job_id, ResultObject.SOPInstanceUID)):
+                made.setdefault(job, []).append(uid)
         for film in films:
-            name = film.path.name
-            jobs = self.jobs.find(film.SOPInstanceUID)
+            name, jobs = film.path.name, by_film.get(film.SOPInstanceUID, [])
             if name not in acknowledged:
                 wrong.append(f"{name}: never acknowledged (the sender knows)")
                 continue
@@ -95,10 +106,9 @@ class House:
                 states = ", ".join(f"{job.state} {job.cause_code or ''}".strip() for job in jobs)
                 wrong.append(f"{name}: acknowledged, jobs: {states or 'none'}")
                 continue
-            rows = self.jobs.results(jobs[0].id)
-            there = sorted(str(each.SOPInstanceUID) for each in kept.get(film.StudyInstanceUID, []))
-            if sorted(row.SOPInstanceUID for row in rows) != there or len(there) != len(self.kinds):
-                wrong.append(f"{name}: {len(rows)} results made, {len(there)} in the PACS, {len(self.kinds)} wanted")
+            results, there = sorted(made.get(jobs[0].id, ())), sorted(kept.get(film.StudyInstanceUID, ()))
+            if results != there or len(there) != len(self.kinds):
+                wrong.append(f"{name}: {len(results)} results made, {len(there)} in the PACS, {len(self.kinds)} wanted")
         end = time.monotonic() + ORPHAN_SECONDS
         while (orphans := self._orphans()) and time.monotonic() < end:
             time.sleep(2)  # the receiver judges a file in doubt after a minute
@@ -131,6 +141,7 @@ def opened(
     *,
     kinds: Sequence[str] = KINDS,
     clean: bool = False,
+    short: bool = False,
     environment: Mapping[str, str] | None = None,
     data: Path | None = None,
     **changes: Any,
@@ -143,6 +154,8 @@ def opened(
         The objects of its result sets.
     clean
         Whether its intake looks for text in the pixels (most of a second of a core for each film).
+    short
+        Whether the known Reading has two regions and no outlines, so that the results are small.
     environment
         Added to that of its processes.
     data
@@ -177,6 +190,7 @@ def opened(
     config.write_text(yaml.safe_dump(values), encoding="utf-8")
     command = [sys.executable, "-m", "tests.integration.serve_with_known_reader", str(config)]
     command += [] if clean else ["--text-kept"]
+    command += ["--short"] if short else []
     with log.open("wb") as stream:
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=stream, env={**os.environ, **(environment or {})}

@@ -20,6 +20,7 @@ from models.image import Image
 from service.wrap import Patient, save, wrap
 
 ROWS, COLUMNS = 600, 450  # of the Reading that the stub returns
+SMALL: Final = (300, 225)  # what is broken is the way of a film, not the film: a large one only takes longer on it
 SENDERS: Final = 8
 AGAIN_SECONDS: Final = 1.0
 STORESCU_SECONDS: Final = 300.0  # for up to six films
@@ -36,16 +37,16 @@ class Film:
 
 
 @cache
-def _hand() -> NDArray[np.float32]:
+def _hand(rows: int, columns: int) -> NDArray[np.float32]:
     drawn = phantom.draw(1, age_years=9, sex="F").image.pixels
     scaled = (np.asarray(drawn, dtype=np.float64) / max(float(np.max(drawn)), 1e-9) * 255).astype(np.uint8)
-    return np.asarray(Pillow.fromarray(scaled).resize((COLUMNS, ROWS)), dtype=np.float32) / np.float32(255)
+    return np.asarray(Pillow.fromarray(scaled).resize((columns, rows)), dtype=np.float32) / np.float32(255)
 
 
-def films(folder: Path, number: int, key: str) -> list[Film]:
-    """Write so many films; every two are of one patient, each in a study of its own."""
+def films(folder: Path, number: int, key: str, *, size: tuple[int, int] = (ROWS, COLUMNS)) -> list[Film]:
+    """Write so many films of `size` (rows, columns); every two are of one patient, each in a study of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    hand = _hand()
+    hand = _hand(*size)
     made = []
     for index in range(number):
         pixels = hand.copy()

@@ -1,11 +1,12 @@
 """Take the steps of a job: claim, keep the lease alive, record how it ended, say that the next one may begin."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Final, Protocol
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from service import tracing
 from service.errors import Postponed
@@ -17,6 +18,7 @@ from service.settings import RetrySettings, Settings
 log = get_logger()
 
 HEARTBEATS_PER_LEASE: Final = 4
+RECORD_AGAIN_SECONDS: Final = 1.0
 MESSAGE_STATES: Final = (State.PREPARED, State.INFERRED)
 STAGES: Final = {State.PREPARED: "infer", State.INFERRED: "deliver"}  # what a step is called in traces
 
@@ -84,10 +86,21 @@ class Steps:
             return True
         except Exception as error:  # noqa: BLE001 - the one broad catch of a worker; it records the job
             with suppress(LeaseLost):
-                self._record(claim, error)
+                self._record_in_time(claim, error)
             return True
         self._send_next(job.id)
         return True
+
+    def _record_in_time(self, claim: Claim, error: Exception) -> None:
+        """Write the failure, again and again while the database is away: unwritten, the job would wait for the end of its lease."""
+        end = time.monotonic() + self._jobs.lease.total_seconds()
+        while True:
+            try:
+                return self._record(claim, error)
+            except OperationalError:
+                if time.monotonic() >= end:
+                    raise
+            time.sleep(RECORD_AGAIN_SECONDS)
 
     def _record(self, claim: Claim, error: Exception) -> None:
         """Write the failure with its cause: again later, or to the dead letters with what to do."""

@@ -25,7 +25,8 @@ WELL_KNOWN_INSTANCE: Final = UID("1.2.840.10008.1.20.1.1")  # PS3.4 J.3.2: the i
 REQUEST: Final = 1  # PS3.4 J.3.2: action type
 ALL_KEPT, SOME_FAILED = 1, 2  # PS3.4 J.3.3: event types
 CONTEXTS: Final = tuple((PUSH_MODEL, syntax) for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian))
-POLL_SECONDS: Final = 0.1
+SETTLED_SECONDS: Final = 0.5  # between two questions whether the report came on another association
+ANSWERED_SECONDS: Final = 0.01
 RESPONSE_SECONDS: Final = 10.0  # that the response to a report is awaited
 
 # PS3.7 C.4.2, C.5: what a report is answered with.
@@ -79,10 +80,15 @@ def request(
         When the peer did not take the request; `sop-class-refused` says that it does not offer the service.
     """
     # Set while a report has come and has no response yet: releasing then would overtake the response.
-    answering = threading.Event()
+    answering, answered = threading.Event(), threading.Event()
+
+    def has_answered(_association: Any) -> None:
+        answering.clear()
+        answered.set()
+
     watches = [
         (evt.EVT_DIMSE_RECV, _begins(answering)),
-        *after_response("N_EVENT_REPORT_RSP", lambda _association: answering.clear()),
+        *after_response("N_EVENT_REPORT_RSP", has_answered),
     ]
     with associate(
         address,
@@ -105,11 +111,14 @@ def request(
                 next_action="see in the PACS why it refuses storage commitment to our AE title, or set confirm: query",
             )
         end = time.monotonic() + hold_seconds
-        while peer.is_established and time.monotonic() < end and not settled():
-            time.sleep(POLL_SECONDS)
+        while peer.is_established and (left := end - time.monotonic()) > 0:
+            answered.clear()
+            if settled():
+                break
+            answered.wait(min(SETTLED_SECONDS, left))
         end = time.monotonic() + timeout_seconds
         while peer.is_established and time.monotonic() < end and answering.is_set():
-            time.sleep(POLL_SECONDS / 10)
+            answered.wait(ANSWERED_SECONDS)
 
 
 def report(

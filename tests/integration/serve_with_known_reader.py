@@ -1,6 +1,7 @@
-"""`carpus serve` whose inference worker is `known_reader_worker`; with `--text-kept` its intake leaves the pixels as they are.
+"""`carpus serve` whose inference worker is `known_reader_worker`; with `--text-kept` its intake leaves the pixels as they are, with
+`--short` the known Reading is a short one.
 
-`python -m tests.integration.serve_with_known_reader FILE [--text-kept]`
+`python -m tests.integration.serve_with_known_reader FILE [--text-kept] [--short]`
 """
 
 import sys
@@ -19,6 +20,8 @@ def main() -> None:
     for child in children:
         if child.name in stubs:
             child.command = [sys.executable, "-m", stubs[child.name], "--config", str(config)]
+        if child.name == "worker inference" and "--short" in sys.argv[2:]:
+            child.command.append("--short")
     serve.supervise(settings, jobs, children)
 
 

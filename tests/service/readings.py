@@ -133,6 +133,11 @@ def reading(*, sex: Any = "F", alarm: bool = False, reasons: tuple[Reason, ...] 
     return Reading(**{**fields, **changes})
 
 
+def short() -> Reading:
+    """Return the reading with two regions and no outlines: what is made of it is small."""
+    return dataclasses.replace(reading(), regions=reading().regions[:2], masks={})
+
+
 def staged(*, sex: Any = "F", **changes: Any) -> Reading:
     """Return a reading whose methods by stages come from the tables: a middle stage in each bone, a regression beside them."""
     base = reading(sex=sex)

@@ -39,11 +39,12 @@ class FakeReader:
     """Return the known Reading of the tests, and remember what it was given."""
 
     verdict: Verdict = field(default_factory=lambda: Verdict(True))
+    known: Reading = field(default_factory=readings.reading)
     asked: list[tuple[Image, Sex | None, float | None]] = field(default_factory=list)
 
     def read(self, image: Image, sex: Sex | None, chronological_age: float | None = None) -> Reading:
         self.asked.append((image, sex, chronological_age))
-        known = readings.reading()
+        known = self.known
         facts = dataclasses.replace(known.image, rows=image.rows, columns=image.columns)
         return dataclasses.replace(known, image=facts, verdict=self.verdict)
 

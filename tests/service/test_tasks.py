@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
 from service.errors import Permanent, Retryable
@@ -305,3 +306,23 @@ def test_a_long_backlog_does_not_fill_the_broker_with_messages(house: House) -> 
         house.clock.pass_seconds(605)
         assert sweeper.round() == 0
     assert len(broker.messages) == 5
+
+
+def test_a_failure_that_cannot_be_written_is_written_as_soon_as_the_database_is_back(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = house.prepared()
+    house.pipeline.raises = Retryable("away", code="peer-unreachable")
+    written, away = house.jobs.retry_later, [OperationalError("UPDATE", {}, Exception("gone"))] * 2
+
+    def retry_later(*arguments: Any) -> None:
+        if away:
+            raise away.pop()
+        written(*arguments)
+
+    monkeypatch.setattr(house.jobs, "retry_later", retry_later)
+    monkeypatch.setattr("service.queue.steps.RECORD_AGAIN_SECONDS", 0.01)
+    house.steps.infer(job_id)
+    job = house.jobs.get(job_id)
+    assert (job.cause_code, job.lease_token) == ("peer-unreachable", None)
+    assert not away
