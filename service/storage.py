@@ -8,7 +8,6 @@ Names are made here, at random or by the caller from a safe alphabet; no value r
 import errno
 import fcntl
 import hashlib
-import mmap
 import os
 import re
 import shutil
@@ -26,7 +25,6 @@ Buffer = bytes | bytearray | memoryview
 
 PART = ".part"
 BLOCK_BYTES = 4096  # of memory and of most disks: what direct writes must be a multiple of
-STAGE_BYTES = 1024 * BLOCK_BYTES
 DIRECT = getattr(os, "O_DIRECT", 0)  # 0 where there is no such thing
 _NAME = re.compile(r"[0-9a-z]{2}/[0-9a-z][0-9a-z_-]{1,95}\.[a-z0-9]{1,8}")
 _STEM = re.compile(r"[0-9a-z][0-9a-z_-]{1,95}")
@@ -57,13 +55,14 @@ class Store:
     minimum_free_bytes
         Space that stays free; a write that would go below it is refused before it begins.
     direct
-        Write past the page cache: for files that come in faster than they are read. It costs a third of the processor's time, and
-        an acknowledgement does not wait while the kernel looks for pages to give up.
+        Write past the page cache what comes in one piece that begins at a page of memory: for files that come in faster than they
+        are read. It costs a third of the processor's time, and an acknowledgement does not wait while the kernel looks for
+        pages to give up.
     """
 
     def __init__(self, root: Path, *, minimum_free_bytes: int = 0, direct: bool = False) -> None:
         self.root = root
-        self._staging = Staging() if direct else None
+        self._direct = direct
         self.minimum_free_bytes = minimum_free_bytes
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -106,7 +105,7 @@ class Store:
             if not folder.is_dir():
                 folder.mkdir(mode=0o700, exist_ok=True)
                 _flush_folder(self.root)
-            digest, count = _write_through(part, pieces, hashed=hashed, staging=self._staging)
+            digest, count = _write_through(part, pieces, hashed=hashed, direct=self._direct)
             part.replace(target)
         except OSError as error:
             part.unlink(missing_ok=True)
@@ -216,26 +215,7 @@ class Stores:
         )
 
 
-class Staging:
-    """Lend page-aligned memory, which direct writes need; as many pieces as there were writers at once."""
-
-    def __init__(self) -> None:
-        self._free: list[mmap.mmap] = []
-
-    @contextmanager
-    def lent(self) -> Iterator[mmap.mmap]:
-        """Lend one piece of `STAGE_BYTES`."""
-        try:
-            memory = self._free.pop()
-        except IndexError:
-            memory = mmap.mmap(-1, STAGE_BYTES)
-        try:
-            yield memory
-        finally:
-            self._free.append(memory)
-
-
-def _write_through(path: Path, pieces: Iterable[Buffer], *, hashed: bool, staging: Staging | None) -> tuple[str, int]:
+def _write_through(path: Path, pieces: Iterable[Buffer], *, hashed: bool, direct: bool) -> tuple[str, int]:
     """Write the pieces and flush them to the disk; return SHA-256, empty where it is not wanted, and size."""
     digest = hashlib.sha256()
     views = [memoryview(piece).cast("B") for piece in pieces]
@@ -244,36 +224,25 @@ def _write_through(path: Path, pieces: Iterable[Buffer], *, hashed: bool, stagin
         if hashed:
             for view in views:
                 digest.update(view)
-        if staging is None:
+        if direct and len(views) == 1:
+            _write_directly(descriptor, views[0])
+        else:
             for view in views:
                 _write_all(descriptor, view)
-        else:
-            with staging.lent() as memory:
-                _write_directly(descriptor, views, memory)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
     return digest.hexdigest() if hashed else "", sum(map(len, views))
 
 
-def _write_directly(descriptor: int, views: Iterable[memoryview], memory: mmap.mmap) -> None:
-    """Write whole blocks past the page cache, where the file system can, and the rest through it."""
-    with memoryview(memory) as stage:
-        filled = 0
-        _bypass_cache(descriptor, True)
-        for view in views:
-            taken = 0
-            while taken < len(view):
-                length = min(len(view) - taken, len(stage) - filled)
-                stage[filled : filled + length] = view[taken : taken + length]
-                filled, taken = filled + length, taken + length
-                if filled == len(stage):
-                    _write_all(descriptor, stage)
-                    filled = 0
-        whole = filled - filled % BLOCK_BYTES
-        _write_all(descriptor, stage[:whole])
+def _write_directly(descriptor: int, view: memoryview) -> None:
+    """Write whole blocks past the page cache, where memory and file system allow it, and the rest through it."""
+    whole = len(view) - len(view) % BLOCK_BYTES
+    if _bypass_cache(descriptor, True):
+        _write_all(descriptor, view[:whole])
         _bypass_cache(descriptor, False)
-        _write_all(descriptor, stage[whole:filled])
+        view = view[whole:]
+    _write_all(descriptor, view)
 
 
 def _write_all(descriptor: int, view: memoryview) -> None:
@@ -282,7 +251,7 @@ def _write_all(descriptor: int, view: memoryview) -> None:
         try:
             written += os.write(descriptor, view[written:])
         except OSError as error:
-            # Blocks larger than ours, or a file system that says only now that it cannot: the same bytes, through the cache.
+            # Memory or blocks of another size, or a file system that says only now that it cannot: the same, through the cache.
             if error.errno != errno.EINVAL or not _bypass_cache(descriptor, False):
                 raise
 

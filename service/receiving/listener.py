@@ -21,6 +21,7 @@ from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from service.conformance import CONTEXT_UNKNOWN, FULL, STOPPING, VERSION_UNKNOWN, Rejection
 from service.log import get_logger, whereabouts
+from service.receiving.memory import Lender
 from service.receiving.places import ECHO_RESERVE, MAXIMUM_PENDING, Caller, Places
 from service.receiving.transport import (
     ABORT_INVALID,
@@ -29,6 +30,7 @@ from service.receiving.transport import (
     MAXIMUM_REQUEST_BYTES,
     Checkpoint,
     GuardedSocket,
+    Keep,
 )
 from service.settings import Limits
 from service.trust.tls import HANDSHAKE_RECORD, ServerTls, Shown
@@ -134,7 +136,9 @@ class _Handler(RequestHandler):
             self.request = connection
             association = self._create_association()
             association.dul.event_queue.get()  # the plain socket made there has announced itself; the guarded one does again
-            guarded = GuardedSocket(association, connection, pdu, places, peer)
+            guarded = GuardedSocket(
+                association, connection, pdu, places, peer, keep=self.server.keep, lender=self.server.lender
+            )
             association.dul.socket = guarded
             # An attribute of this object alone: pynetdicom has no hook between the PDU and the message.
             vars(association.dimse)["receive_primitive"] = guarded.tolerant(association.dimse.receive_primitive)
@@ -240,6 +244,8 @@ class GuardedServer(ThreadedAssociationServer):
         Judges who may associate; None admits.
     maximum_of
         Says how many associations a caller may have at once; None for as many as there are places.
+    keep
+        Takes what a C-STORE brings; None leaves it to a handler of EVT_C_STORE.
     tls
         Speaks TLS and nothing else; None for plain DICOM.
     """
@@ -257,9 +263,12 @@ class GuardedServer(ThreadedAssociationServer):
         places: Places,
         admit: Callable[[Caller], Rejection | None],
         maximum_of: Callable[[Caller], int | None],
+        keep: Keep | None,
         tls: ServerTls | None,
     ) -> None:
         self.places = places
+        self.keep = keep
+        self.lender = Lender()
         self.admit = admit
         self.maximum_of = maximum_of
         self.tls = tls
@@ -330,6 +339,7 @@ class Listener:
         limits: Limits,
         admit: Callable[[Caller], Rejection | None],
         handlers: Sequence[tuple[Any, Callable[..., Any]]],
+        keep: Keep | None = None,
         maximum_of: Callable[[Caller], int | None] = lambda _caller: None,
         tls: ServerTls | None = None,
         places: Places | None = None,
@@ -340,7 +350,14 @@ class Listener:
         ae.network_timeout = limits.network_timeout_seconds
         ae.dimse_timeout = limits.network_timeout_seconds
         self.server = GuardedServer(
-            ae, (host, port), handlers, places=places or Places(limits), admit=admit, maximum_of=maximum_of, tls=tls
+            ae,
+            (host, port),
+            handlers,
+            places=places or Places(limits),
+            admit=admit,
+            maximum_of=maximum_of,
+            keep=keep,
+            tls=tls,
         )
         ae._servers.append(self.server)
         self.port: int = self.server.server_address[1]

@@ -6,11 +6,8 @@ sent twice is stored once.
 
 import hashlib
 import time
-from typing import Any, Final
+from typing import Final
 
-from pydicom.dataset import Dataset
-from pydicom.uid import UID
-from pynetdicom.dsutils import create_file_meta, encode_file_meta
 from sqlalchemy.exc import SQLAlchemyError
 
 from service import tracing
@@ -19,12 +16,12 @@ from service.errors import Retryable
 from service.log import get_logger, whereabouts
 from service.queue.jobs import DuplicateInstance, Jobs, ReceivedInstance
 from service.receiving.header import Header, Unusable, inspect
+from service.receiving.incoming import Arrival
 from service.receiving.pressure import Pressure
 from service.settings import Settings
 from service.storage import DiskFull, Stores
 from service.tables import Priority
 
-PREAMBLE: Final = b"\0" * 128 + b"DICM"
 # The defined terms of RequestedProcedurePriority (PS3.4 K.6.1.2.2, PS3.3 C.4.11).
 PRIORITIES: Final = {
     "STAT": Priority.STAT,
@@ -59,76 +56,70 @@ class Receiver:
         self.pressure = Pressure(settings.limits, stores.identified, jobs)
         self._priorities = {peer.ae_title: peer.priority for peer in settings.peers if peer.priority}
 
-    def store(self, event: Any) -> Dataset:
-        """Answer one C-STORE request with its status; the handler of pynetdicom's EVT_C_STORE."""
+    def keep(self, arrival: Arrival) -> tuple[Status, str]:
+        """Keep one instance; return the status of the response and its comment."""
         started = time.monotonic()
-        request, association = event.request, event.assoc
-        peer = f"{association.requestor.ae_title}@{association.requestor.address}"
-        data: memoryview = request.DataSet.getbuffer()
-        fields = {"peer": peer, "bytes": len(data)}
-        told = {"calling_ae_title": association.requestor.ae_title, "bytes": len(data)}
+        count = len(arrival.data)
+        fields = {"peer": f"{arrival.calling_ae_title}@{arrival.address}", "bytes": count}
         try:
-            with tracing.span("receive", kind="SERVER", attributes=told):
-                instance_id, repeated = self._keep(event, data)
+            told = {"calling_ae_title": arrival.calling_ae_title}
+            with tracing.span("receive", kind="SERVER", attributes={**told, "bytes": count}):
+                instance_id, repeated = self._kept(arrival)
                 tracing.annotate({"instance": instance_id, "repeated": repeated})
         except (SQLAlchemyError, Retryable) as error:
             self.pressure.refused(error)
             # The text of a database error would repeat the row: UIDs, the accession number.
             cause = _short(error)
             log.error("instance refused for now", status=f"0x{OUT_OF_RESOURCES.code:04X}", cause=cause, **fields)
-            return _response(OUT_OF_RESOURCES, _short(error))
+            return OUT_OF_RESOURCES, cause
         except Unusable as error:
-            status = self._quarantine(event, data, error.status, error.code, str(error))
+            status = self._quarantine(arrival, error.status, error.code, str(error))
             log.warning("instance unusable", status=f"0x{status.code:04X}", code=error.code, cause=str(error), **fields)
-            return _response(status, str(error))
+            return status, str(error)
         except Exception as error:  # noqa: BLE001  # the one broad catch of this process: the peer gets an answer
             log.error("instance failed", status=f"0x{FAILURE.code:04X}", **whereabouts(error), **fields)
-            return _response(FAILURE, type(error).__name__)
+            return FAILURE, type(error).__name__
         seconds = round(time.monotonic() - started, 4)
         log.info(
             "instance repeated" if repeated else "instance stored", instance=instance_id, seconds=seconds, **fields
         )
-        return _response(STORED)
+        return STORED, ""
 
-    def _keep(self, event: Any, data: memoryview) -> tuple[int, bool]:
+    def _kept(self, arrival: Arrival) -> tuple[int, bool]:
         """Return the row of the instance and whether it was there already."""
         self.pressure.check()
-        request = event.request
-        transfer_syntax = UID(event.context.transfer_syntax)
         header = inspect(
-            data,
-            transfer_syntax,
-            sop_class=str(request.AffectedSOPClassUID),
-            sop_instance=str(request.AffectedSOPInstanceUID),
+            arrival.data,
+            arrival.transfer_syntax,
+            sop_class=arrival.SOPClassUID,
+            sop_instance=arrival.SOPInstanceUID,
             maximum_pixels=self.limits.maximum_pixels,
             maximum_bytes=self.limits.maximum_instance_bytes,
         )
-        sha256 = hashlib.sha256(data).hexdigest()
-        known = self.jobs.find_instance(header.SOPInstanceUID)
-        if known is not None:
-            return self._same(known[0], known[1], sha256), True
-        pieces: list[bytes | memoryview] = [PREAMBLE, _file_meta(event, transfer_syntax), data]
-        stored = self.stores.identified.write(pieces, hashed=False)  # that of the data set is recorded
+        sha256 = hashlib.sha256(arrival.data).hexdigest()
+        stored = self.stores.identified.write(arrival.file, hashed=False)  # that of the data set is recorded
         try:
             received = ReceivedInstance(
                 SOPInstanceUID=header.SOPInstanceUID,
                 SOPClassUID=header.SOPClassUID,
                 StudyInstanceUID=header.StudyInstanceUID,
                 SeriesInstanceUID=header.SeriesInstanceUID,
-                TransferSyntaxUID=str(transfer_syntax),
+                TransferSyntaxUID=str(arrival.transfer_syntax),
                 sha256=sha256,
                 byte_count=stored.byte_count,
                 name=stored.name,
-                calling_ae_title=event.assoc.requestor.ae_title,
-                called_ae_title=event.assoc.requestor.primitive.called_ae_title,
-                address=event.assoc.requestor.address,
+                calling_ae_title=arrival.calling_ae_title,
+                called_ae_title=arrival.called_ae_title,
+                address=arrival.address,
                 accession_number=header.AccessionNumber or None,
             )
             started = time.monotonic()
             instance_id = self.jobs.record_instance(received, priority=self._priority(received, header))
             self.pressure.committed(time.monotonic() - started)
             return instance_id, False
-        except DuplicateInstance as other:  # another association was faster with the same instance
+        except (
+            DuplicateInstance
+        ) as other:  # only the row decides; to ask before would cost every film what few are spared
             self.stores.identified.remove(stored.name)
             return self._same(other.instance_id, other.sha256, sha256), True
         except SQLAlchemyError:
@@ -177,50 +168,27 @@ class Receiver:
             raise Unusable(OTHER_BYTES, "same-uid-other-bytes", text)
         return instance_id
 
-    def _quarantine(self, event: Any, data: memoryview, status: Status, code: str, text: str) -> Status:
+    def _quarantine(self, arrival: Arrival, status: Status, code: str, text: str) -> Status:
         """Keep an unusable data set with its cause; the same bytes are kept once."""
         if status.kept != "quarantine":
             return status
-        request, requestor = event.request, event.assoc.requestor
-        sha256 = hashlib.sha256(data).hexdigest()
+        sha256 = hashlib.sha256(arrival.data).hexdigest()
         try:
             self.stores.identified.check_free()
-            meta = _file_meta(event, UID(event.context.transfer_syntax))
-            stored = self.stores.quarantine.write([PREAMBLE, meta, data], name=sha256)
+            stored = self.stores.quarantine.write(arrival.file, name=sha256)
             self.jobs.record_quarantine(
                 code=code,
                 text=text,
                 name=stored.name,
                 sha256=sha256,
-                SOPInstanceUID=str(request.AffectedSOPInstanceUID),
-                calling_ae_title=requestor.ae_title,
-                address=requestor.address,
+                SOPInstanceUID=arrival.SOPInstanceUID,
+                calling_ae_title=arrival.calling_ae_title,
+                address=arrival.address,
             )
         except (DiskFull, SQLAlchemyError) as error:
             log.error("quarantine failed", cause=_short(error), code=code)
             return OUT_OF_RESOURCES
         return status
-
-
-def _file_meta(event: Any, transfer_syntax: UID) -> bytes:
-    """Encode the file meta information of a received instance (PS3.10 7.1)."""
-    request = event.request
-    meta = create_file_meta(
-        sop_class_uid=request.AffectedSOPClassUID,
-        sop_instance_uid=request.AffectedSOPInstanceUID,
-        transfer_syntax=transfer_syntax,
-    )
-    meta.SourceApplicationEntityTitle = event.assoc.requestor.ae_title
-    return encode_file_meta(meta)
-
-
-def _response(status: Status, comment: str = "") -> Dataset:
-    """Make the status of a C-STORE response (PS3.7 9.1.1.1.9, C); ErrorComment holds 64 characters."""
-    response = Dataset()
-    response.Status = status.code
-    if comment:
-        response.ErrorComment = comment.encode("ascii", "replace").decode("ascii").replace("\\", "/")[:64]
-    return response
 
 
 def _short(error: Exception) -> str:

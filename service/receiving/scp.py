@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Final, Self
 
+from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from sqlalchemy.exc import SQLAlchemyError
@@ -35,7 +36,9 @@ from service.installation import software_version
 from service.log import get_logger
 from service.queue.jobs import Jobs
 from service.receiving import prefork
+from service.receiving.c_store import file_head, written_comment
 from service.receiving.commitments import Commitments
+from service.receiving.incoming import Arrival
 from service.receiving.listener import Listener
 from service.receiving.places import Caller, Places
 from service.receiving.receiver import Receiver
@@ -79,7 +82,7 @@ class StorageServer(AbstractContextManager["StorageServer"]):
         self.stores = stores
         self.jobs = jobs
         self.receiver = Receiver(settings, stores, jobs)
-        handlers = [(evt.EVT_C_STORE, self.receiver.store), (evt.EVT_C_ECHO, _echo)]
+        handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_C_ECHO, _echo)]
         self.commitments = Commitments(
             settings,
             stores,
@@ -130,6 +133,7 @@ class StorageServer(AbstractContextManager["StorageServer"]):
                 admit=self.admit,
                 maximum_of=self._maximum_of,
                 handlers=self._handlers,
+                keep=self.receiver.keep,
                 tls=tls,
                 places=self._places,
             )
@@ -159,6 +163,31 @@ class StorageServer(AbstractContextManager["StorageServer"]):
         if days < EXPIRY_WARNING_DAYS:
             log.warning("certificate of a peer expires soon", peer=caller.calling_ae_title, days=round(days, 1))
         return None
+
+    def _store(self, event: Any) -> Dataset:
+        """Answer a C-STORE request of unusual form, which pynetdicom put together; see `transport` for all others."""
+        request, requestor = event.request, event.assoc.requestor
+        syntax = UID(event.context.transfer_syntax)
+        head = file_head(
+            str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), str(syntax), requestor.ae_title
+        )
+        status, comment = self.receiver.keep(
+            Arrival(
+                SOPClassUID=str(request.AffectedSOPClassUID),
+                SOPInstanceUID=str(request.AffectedSOPInstanceUID),
+                transfer_syntax=syntax,
+                calling_ae_title=requestor.ae_title,
+                called_ae_title=requestor.primitive.called_ae_title,
+                address=requestor.address,
+                file=memoryview(head + request.DataSet.getbuffer()),
+                data_at=len(head),
+            )
+        )
+        answer = Dataset()
+        answer.Status = status.code
+        if comment:
+            answer.ErrorComment = written_comment(comment)
+        return answer
 
     def _maximum_of(self, caller: Caller) -> int | None:
         limits = [p.maximum_associations for p in self.settings.peers if p.ae_title == caller.calling_ae_title]

@@ -2,8 +2,8 @@
 
 pynetdicom believes the length that a PDU claims, waits without limit for a PDU's end, copies each fragment of a data set some
 eight times, and wakes both threads of an association a thousand times a second. Here every PDU, message and the sum of messages
-under way is bounded, and what is refused is logged with the value and the limit; the fragments in the middle of a data set go
-straight to the message they belong to; and both threads wait until there is something to do.
+under way is bounded, and what is refused is logged with the value and the limit; a C-STORE is read, kept and answered at once, its
+data set going straight to where its file is written from; and both threads wait until there is something to do.
 """
 
 import select
@@ -15,25 +15,29 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from pynetdicom.dimse_messages import C_STORE_RQ
+from pydicom.uid import UID
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.transport import AssociationSocket
 
+from service.conformance import Status
 from service.log import get_logger
+from service.receiving.c_store import MAXIMUM_COMMAND_BYTES, SHORTEST_PDU_BYTES, StoreRequest, file_head, response
+from service.receiving.incoming import COMMAND, FRAGMENT_HEADER, LAST, P_DATA, PDU_HEADER, Arrival, Incoming, Malformed
+from service.receiving.memory import Lender
 from service.receiving.places import INSTANCES_UNDER_WAY, Places
 from service.sending.scu import Gate
 
 # 128 presentation contexts of 15 transfer syntaxes each make 140 kB (PS3.8 9.3.2).
 MAXIMUM_REQUEST_BYTES: Final = 512 * 1024
 ASSOCIATE_RQ: Final = 0x01
-_P_DATA: Final = 0x04
-_SLACK: Final = 1030  # bytes of a P-DATA-TF beyond the maximum length: its header, and what some peers count wrongly
+_SLACK: Final = 1024  # bytes of a P-DATA-TF beyond the maximum length: what some peers count wrongly
 # PS3.8 9.3.8: A-ABORT by the service provider: reason 2 unexpected PDU, 6 invalid PDU parameter.
 ABORT_UNEXPECTED, ABORT_INVALID = (bytes([7, 0, 0, 0, 0, 4, 0, 0, 2, reason]) for reason in (2, 6))
 # An association without news looks around this often (s); news wakes it at once.
 _WAIT_S: Final = 0.05
-_LAST: Final = 2  # bit 1 of a fragment's control header: the last one of a command or data set (PS3.8 E.2)
-_COMMAND: Final = 1  # bit 0: of a command
+_LOOK_BYTES: Final = 16_384  # read at once to see what comes
+_ESTABLISHED: Final = "Sta6"  # PS3.8 9.2.1: ready for data transfer
+Keep = Callable[[Arrival], tuple[Status, str]]
 
 log = get_logger()
 
@@ -43,15 +47,37 @@ class Violation(OSError):
 
 
 class GuardedSocket(AssociationSocket):
-    """The socket of one association: bounded in what it reads, patient only until a deadline, quiet when idle."""
+    """The socket of one association: bounded in what it reads, patient only until a deadline, quiet when idle.
 
-    def __init__(self, association: Any, connection: socket.socket, first: bytes, places: Places, peer: str) -> None:
-        self._unread = first
+    Parameters
+    ----------
+    first
+        What was read of the connection already.
+    keep
+        Takes what a C-STORE brings and says how it is answered, with a comment; None leaves C-STORE to pynetdicom.
+    lender
+        Memory for films.
+    """
+
+    def __init__(
+        self,
+        association: Any,
+        connection: socket.socket,
+        first: bytes,
+        places: Places,
+        peer: str,
+        *,
+        keep: Keep | None,
+        lender: Lender,
+    ) -> None:
+        self._unread = bytearray(first)
         self._places = places
         self._limits = places.limits
         self._peer = peer
+        self._keep, self._lender = keep, lender
         self._pdu_type: int | None = None  # set between a PDU's header and its body
         self._message_bytes = 0
+        self._counting = threading.Lock()
         self._news = threading.Event()  # the state machine has acted: there may be a message, a release, an abort
         self._wake, self._woken = socket.socketpair()  # something is to be sent: the thread that polls must not wait on
         self._woken.setblocking(False)
@@ -59,9 +85,8 @@ class GuardedSocket(AssociationSocket):
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN | select.POLLHUP | select.POLLERR)
         self._poll.register(self._woken, select.POLLIN)
-        self._ahead = bytearray()  # what was read beyond the PDU at hand: as much of a data set as there is at once
-        self._begin = self._end = 0  # of the part of it that is unread
-        self._counted = False  # the PDU at its front is for the state machine, though it was looked into
+        self._incoming: Incoming | None = None  # the C-STORE under way
+        self._pdu_due = 0.0  # when the next PDU of it must have ended
         self.answering = False  # a request has begun to arrive and has no response yet
         super().__init__(association, client_socket=connection)
 
@@ -69,29 +94,36 @@ class GuardedSocket(AssociationSocket):
     def ready(self) -> bool:
         """Whether there is a PDU for the state machine; waits a moment for one, or until something is to be sent.
 
-        PDUs that hold nothing but fragments from the middle of a data set are read and added to their message on the way,
-        without a state machine, an event and some eight copies for each.
+        A C-STORE is served on the way: while an association is ready for data transfer it stays so, whatever data comes
+        (PS3.8 9.2: DT-1, DT-2), and a state machine, events and some eight copies of each fragment would change nothing.
         """
         if self.socket is None or not self._is_connected:
             return False
         try:
             while self._readable(self.socket):
-                if not (self._in_data_set() and self._added(self.socket)):
+                incoming = self._incoming
+                if not (self._begun(self.socket) if incoming is None else self._received(incoming, self.socket)):
                     return True
+                if self.assoc.dul.to_provider_queue.queue:
+                    break
         except (OSError, ValueError):
             self.event_queue.put("Evt17")  # PS3.8 9.2.2: transport connection closed
         return False
 
     def _readable(self, connection: socket.socket) -> bool:
         # A TLS record holds up to 16 KiB: what it brought beyond the last PDU waits where no poll sees it.
-        if self._unread or self._begin < self._end or (isinstance(connection, ssl.SSLSocket) and connection.pending()):
+        if self._unread or (isinstance(connection, ssl.SSLSocket) and connection.pending()):
             return True
         due = bool(self.assoc.dul.to_provider_queue.queue or self.event_queue.queue)
         found = {descriptor for descriptor, _ in self._poll.poll(0 if due else _WAIT_S * 1000)}
         if self._woken.fileno() in found:
             with suppress(BlockingIOError):
                 self._woken.recv(4096)
-        return connection.fileno() in found
+        if connection.fileno() in found:
+            return True
+        if self._incoming is not None:
+            self._in_time()
+        return False
 
     def waking(self, put: Callable[..., None]) -> Callable[..., None]:
         """Wrap the queue of what is to be sent: its reader is woken."""
@@ -120,70 +152,148 @@ class GuardedSocket(AssociationSocket):
             return header
         pdu_type, self._pdu_type = self._pdu_type, None
         body = self._take(nr_bytes)
-        if pdu_type == _P_DATA and not self._counted:
+        if pdu_type == P_DATA:
             self._count(body)
-        self._counted = False
         return body
 
-    def _in_data_set(self) -> bool:
-        """Whether the command of a C-STORE has come and its data set is what follows."""
-        return isinstance(self.assoc.dimse.message, C_STORE_RQ)
-
-    def _added(self, connection: socket.socket) -> bool:
-        """Add the next PDU to the message under way; False where it is for the state machine, which then finds it unread."""
-        if self._unread or self._counted or not self._gathered(connection, 6):
+    def _begun(self, connection: socket.socket) -> bool:
+        """Take the command of a C-STORE where it comes next; False leaves what there is to the state machine."""
+        association = self.assoc
+        idle = association.dul.state_machine.current_state == _ESTABLISHED and association.dimse.message is None
+        if self._keep is None or not idle:
             return False
-        length = int.from_bytes(self._ahead[self._begin + 2 : self._begin + 6], "big")
-        self._judge(self._ahead[self._begin], length)
-        if self._ahead[self._begin] != _P_DATA or not self._gathered(connection, 6 + length):
+        if not self._peeked(connection, 6):
             return False
-        message: Any = self.assoc.dimse.message
-        with memoryview(self._ahead) as ahead, ahead[self._begin + 6 : self._begin + 6 + length] as body:
-            fragments = self._count(body)
-            self._counted = True
-            if not fragments or sum(fragments[-1]) + 4 != length:
-                return False  # malformed; whoever decodes it says so
-            if any(body[at + 5] & (_LAST | _COMMAND) or body[at + 4] != message.context_id for at, _ in fragments):
-                return False
-            for at, size in fragments:
-                message.data_set.write(body[at + 6 : at + 4 + size])
-        self._begin += 6 + length
-        self._counted = False
-        self.assoc.dul._idle_timer.restart()
+        kind, length = PDU_HEADER.unpack_from(self._unread)
+        if kind != P_DATA:
+            return False
+        self._judge(kind, length)
+        if length < 6 or not self._peeked(connection, 12):
+            return False
+        size, context_id, control = FRAGMENT_HEADER.unpack_from(self._unread, 6)
+        context = association._accepted_cx.get(context_id)
+        if control != COMMAND | LAST or context is None or not 2 <= size <= min(length - 4, MAXIMUM_COMMAND_BYTES):
+            return False
+        if not self._peeked(connection, 10 + size):
+            return False
+        request = StoreRequest.of(bytes(self._unread[12 : 10 + size]))
+        takes = association.requestor.maximum_length or SHORTEST_PDU_BYTES  # PS3.8 D.1: 0 is no limit
+        if request is None or request.AffectedSOPClassUID != context.abstract_syntax or takes < SHORTEST_PDU_BYTES:
+            return False
+        uids = request.AffectedSOPClassUID, request.AffectedSOPInstanceUID, str(context.transfer_syntax[0])
+        self._incoming = Incoming(
+            request,
+            context_id,
+            self._lender.take(),
+            file_head(*uids, association.requestor.ae_title),
+            maximum_pdu_bytes=self._limits.maximum_pdu_size + _SLACK,
+            maximum_bytes=self._limits.maximum_instance_bytes,
+        )
+        del self._unread[: 10 + size]
+        if size + 4 < length:  # what follows the command in its PDU makes up a PDU of its own
+            self._unread[:0] = PDU_HEADER.pack(P_DATA, length - size - 4)
+        self._pdu_due = time.monotonic() + self._limits.network_timeout_seconds
         return True
 
-    def _gathered(self, connection: socket.socket, count: int) -> bool:
-        """Read ahead until so many bytes of a PDU are there; False when the connection ends before."""
-        if self._end - self._begin >= count:
-            return True
-        if not self._ahead:
-            self._ahead = bytearray(2 * (self._limits.maximum_pdu_size + _SLACK))
-        if len(self._ahead) - self._begin < count:  # what is there of it moves to the front
-            self._ahead[: self._end - self._begin] = self._ahead[self._begin : self._end]
-            self._begin, self._end = 0, self._end - self._begin
-        elif self._begin == self._end:
-            self._begin = self._end = 0
+    def _peeked(self, connection: socket.socket, count: int) -> bool:
+        """Read until so many bytes of a PDU are there; False when the connection ends before."""
         deadline = time.monotonic() + self._limits.network_timeout_seconds
-        with memoryview(self._ahead) as ahead:
-            while self._end - self._begin < count:
-                received = connection.recv_into(ahead[self._end :])
-                if received == 0:
-                    return False
-                self._end += received
-                if self._end - self._begin < count and time.monotonic() > deadline:
-                    self._refuse("PDU did not end in time", seconds=self._limits.network_timeout_seconds)
+        while len(self._unread) < count:
+            piece = connection.recv(_LOOK_BYTES)
+            if not piece:
+                return False
+            self._unread += piece
+            if len(self._unread) < count and time.monotonic() > deadline:
+                self._refuse("PDU did not end in time", seconds=self._limits.network_timeout_seconds)
         return True
+
+    def _received(self, incoming: Incoming, connection: socket.socket) -> bool:
+        """Read on in the data set and serve its request when it is complete; False where the state machine must go on."""
+        try:
+            with incoming.room() as room:
+                count = self._read(connection, room)
+            total = self._under_way(count)
+            if incoming.received(count):
+                self._pdu_due = time.monotonic() + self._limits.network_timeout_seconds
+                self.assoc.dul._idle_timer.restart()
+            else:
+                self._in_time()
+            limit = self._limits.maximum_instance_bytes * INSTANCES_UNDER_WAY
+            if total > limit:
+                raise Malformed("too much under way from all peers", bytes=total, limit=limit)
+        except Malformed as error:
+            self._refuse(error.event, **error.fields)
+        if incoming.complete and self._keep is not None:
+            self._serve(incoming, connection, self._keep)
+        elif count == 0 or incoming.other:  # the end of the connection, a release, an abort
+            self._unread, self._incoming = incoming.rest, None
+            self._forget()
+            return False
+        return True
+
+    def _in_time(self) -> None:
+        if time.monotonic() > self._pdu_due:
+            self._refuse("PDU did not end in time", seconds=self._limits.network_timeout_seconds)
+
+    def _read(self, connection: socket.socket, room: memoryview) -> int:
+        """Read what there is of the stream, beginning with what was read ahead; 0 at its end."""
+        if not self._unread:
+            return connection.recv_into(room)
+        count = min(len(self._unread), len(room))
+        room[:count] = self._unread[:count]
+        del self._unread[:count]
+        return count
+
+    def _serve(self, incoming: Incoming, connection: socket.socket, keep: Keep) -> None:
+        """Keep what has come, and answer."""
+        self._unread, self._incoming = incoming.rest, None
+        if self._unread[:1] == bytes([P_DATA]):  # we negotiate no asynchronous operations (PS3.7 D.3.3.3)
+            self._refuse("requests sent without waiting for responses", limit=1)
+        idle = self.assoc.dul._idle_timer
+        idle.stop()  # the peer waits for us
+        with incoming.file as file:
+            status, comment = keep(self._arrival(incoming, file))
+        self._lender.give_back(incoming.pages)
+        self._forget()
+        connection.sendall(response(incoming.request, incoming.context_id, status, comment))
+        self.answering = False
+        idle.restart()
+
+    def _arrival(self, incoming: Incoming, file: memoryview) -> Arrival:
+        requestor: Any = self.assoc.requestor
+        return Arrival(
+            SOPClassUID=incoming.request.AffectedSOPClassUID,
+            SOPInstanceUID=incoming.request.AffectedSOPInstanceUID,
+            transfer_syntax=UID(self.assoc._accepted_cx[incoming.context_id].transfer_syntax[0]),
+            calling_ae_title=requestor.ae_title,
+            called_ae_title=requestor.primitive.called_ae_title,
+            address=requestor.address,
+            file=file,
+            data_at=incoming.data_at,
+        )
+
+    def _under_way(self, count: int) -> int:
+        """Count bytes of the message under way; return how many all messages have."""
+        with self._counting:
+            self._message_bytes += count
+        return self._places.under_way(count)
+
+    def _forget(self) -> None:
+        """Count the message under way no more: it is answered, or its connection over."""
+        with self._counting:
+            counted, self._message_bytes = self._message_bytes, 0
+        self._places.under_way(-counted)
 
     def send(self, bytestream: bytes) -> None:
         """Send a PDU; a P-DATA of ours answers the request."""
         super().send(bytestream)
-        if bytestream[:1] == b"\x04":
+        if bytestream[:1] == bytes([P_DATA]):
             self.answering = False
 
     def close(self) -> None:
         """Close the connection and forget what was under way on it."""
-        self._places.under_way(-self._message_bytes)
-        self._message_bytes = 0
+        self._forget()
+        self._incoming = None
         self._news.set()
         super().close()
         self._wake.close()
@@ -194,10 +304,7 @@ class GuardedSocket(AssociationSocket):
         data = bytearray(count)
         done = min(count, len(self._unread))
         data[:done] = self._unread[:done]
-        self._unread = self._unread[done:]
-        more = min(count - done, self._end - self._begin)
-        data[done : done + more] = self._ahead[self._begin : self._begin + more]
-        self._begin, done = self._begin + more, done + more
+        del self._unread[:done]
         deadline = time.monotonic() + self._limits.network_timeout_seconds
         connection = self.socket
         if done < count and connection is None:
@@ -220,9 +327,9 @@ class GuardedSocket(AssociationSocket):
         return data
 
     def _judge(self, pdu_type: int, length: int) -> None:
-        if pdu_type == _P_DATA:
+        if pdu_type == P_DATA:
             # Some peers count the six bytes of the header against the maximum length (PS3.8 D.1 does not).
-            limit = self._limits.maximum_pdu_size + _SLACK - 6
+            limit = self._limits.maximum_pdu_size + _SLACK
             self.answering = True
         else:
             limit = MAXIMUM_REQUEST_BYTES if pdu_type == ASSOCIATE_RQ else 1024
@@ -231,20 +338,17 @@ class GuardedSocket(AssociationSocket):
         if length > limit:
             self._refuse("PDU longer than the limit", pdu_type=pdu_type, bytes=length, limit=limit)
 
-    def _count(self, body: bytearray | memoryview) -> list[tuple[int, int]]:
-        """Add a P-DATA-TF to what is under way (PS3.8 9.3.5, E.2); return where each fragment begins, and its length."""
-        self._message_bytes += len(body)
-        total = self._places.under_way(len(body))
+    def _count(self, body: bytearray) -> None:
+        """Count a P-DATA-TF for the state machine, and look at its fragments (PS3.8 9.3.5, E.2)."""
+        total = self._under_way(len(body))
         position, ended = 0, False
-        fragments = []
         while position + 6 <= len(body):
-            length = int.from_bytes(body[position : position + 4], "big")
+            length, context_id, control = FRAGMENT_HEADER.unpack_from(body, position)
             if length < 2 or position + 4 + length > len(body):
                 self._refuse("fragment does not fit into its PDU", bytes=length, limit=len(body) - position - 4)
-            if body[position + 4] not in self.assoc._accepted_cx:
-                self._refuse("fragment for a presentation context that was not accepted", context=body[position + 4])
-            ended = ended or bool(body[position + 5] & _LAST)
-            fragments.append((position, length))
+            if context_id not in self.assoc._accepted_cx:
+                self._refuse("fragment for a presentation context that was not accepted", context=context_id)
+            ended = ended or bool(control & LAST)
             position += 4 + length
         limit = self._limits.maximum_instance_bytes
         if self._message_bytes > limit + MAXIMUM_REQUEST_BYTES:
@@ -252,11 +356,9 @@ class GuardedSocket(AssociationSocket):
         if total > limit * INSTANCES_UNDER_WAY:
             self._refuse("too much under way from all peers", bytes=total, limit=limit * INSTANCES_UNDER_WAY)
         if ended:
-            self._places.under_way(-self._message_bytes)
-            self._message_bytes = 0
+            self._forget()
             if self.assoc.dimse.msg_queue.qsize() > 1:  # we negotiate no asynchronous operations (PS3.7 D.3.3.3)
                 self._refuse("requests sent without waiting for responses", limit=1)
-        return fragments
 
     def _refuse(self, event: str, **fields: Any) -> None:
         log.warning(event, peer=self._peer, **fields)

@@ -1,5 +1,6 @@
 import errno
 import fcntl
+import mmap
 import os
 import random
 from hashlib import sha256
@@ -9,7 +10,7 @@ import pytest
 
 from service import storage
 from service.errors import Permanent
-from service.storage import BLOCK_BYTES, DIRECT, STAGE_BYTES, DiskFull, Store, Stores
+from service.storage import BLOCK_BYTES, DIRECT, DiskFull, Store, Stores
 
 
 @pytest.fixture
@@ -24,14 +25,31 @@ def test_a_written_file_is_complete_and_read_back_by_its_name(store: Store) -> N
     assert list(store.names()) == [stored.name]
 
 
-@pytest.mark.parametrize("count", [0, 1, BLOCK_BYTES, BLOCK_BYTES + 1, STAGE_BYTES, 2 * STAGE_BYTES + 4097])
-def test_a_file_written_past_the_page_cache_has_the_same_bytes(tmp_path: Path, count: int) -> None:
+@pytest.mark.parametrize("begin", [0, 1], ids=["at a page", "beside it"])
+@pytest.mark.parametrize("count", [0, 1, BLOCK_BYTES, BLOCK_BYTES + 1, 300 * BLOCK_BYTES, 300 * BLOCK_BYTES + 4095])
+def test_a_file_written_past_the_page_cache_has_the_same_bytes(tmp_path: Path, count: int, begin: int) -> None:
     direct = Store(tmp_path / "identified", direct=True)
     data = random.Random(count).randbytes(count)
-    for cut in (0, 132, count // 2):  # pieces end where no block does
-        stored = direct.write([data[:cut], data[cut:]])
-        assert direct.path(stored.name).read_bytes() == data
-        assert (stored.sha256, stored.byte_count) == (sha256(data).hexdigest(), count)
+    with mmap.mmap(-1, count + 2) as memory, memoryview(memory)[begin : begin + count] as view:
+        view[:] = data
+        stored = direct.write(view)
+    assert direct.path(stored.name).read_bytes() == data
+    assert (stored.sha256, stored.byte_count) == (sha256(data).hexdigest(), count)
+
+
+def test_whole_blocks_of_a_film_do_not_pass_the_page_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, modes = os.write, []
+
+    def write(descriptor: int, data: memoryview) -> int:
+        modes.append((len(data), bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & DIRECT)))
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write)
+    with mmap.mmap(-1, 10 * BLOCK_BYTES) as memory, memoryview(memory)[: 9 * BLOCK_BYTES + 7] as view:
+        Store(tmp_path / "identified", direct=True).write(view)
+    # A file system that cannot (tmpfs of older kernels) refuses and gets the same through the cache.
+    assert (9 * BLOCK_BYTES, True) in modes or not any(direct for _, direct in modes)
+    assert sum(size for size, _ in modes) >= 9 * BLOCK_BYTES + 7
 
 
 @pytest.mark.parametrize("which", ["none of it", "no such blocks"])

@@ -11,7 +11,7 @@ from statistics import median
 import psutil
 import pytest
 from pydicom.uid import ComputedRadiographyImageStorage as CR
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.dsutils import encode
 from structlog.testing import capture_logs
 
@@ -395,6 +395,108 @@ def test_however_the_network_cuts_the_stream_the_film_is_kept_byte_by_byte(tmp_p
         assert running.jobs.instance(job.instance_id).sha256 == hashlib.sha256(data).hexdigest()
         assert running.server.places.bytes_under_way == 0
     running.jobs.engine.dispose()
+
+
+def test_a_request_of_unusual_form_is_kept_like_any_other(scp: Running) -> None:
+    """Its command in pieces, together with its data set in one PDU, or from a peer that takes short PDUs alone."""
+    for seed, form in enumerate(("command in pieces", "all in one PDU", "a peer of short PDUs")):
+        film = instance(seed=seed)
+        film.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+        data = encode(film, True, True)
+        assert data is not None
+        uid = str(film.SOPInstanceUID)
+        command = raw_peer.c_store_rq(CR, uid)
+        head, rest = (
+            p_data(1, data[:60_000], command=False, last=False),
+            p_data(1, data[60_000:], command=False, last=True),
+        )
+        whole = p_data(1, command, command=True, last=True)
+        with RawPeer(scp.port) as peer:
+            short = form == "a peer of short PDUs"
+            peer.send(associate_rq(contexts=[(str(CR), IMPLICIT)], maximum_length=128 if short else 16_384))
+            assert peer.read()[0] == 0x02
+            if form == "command in pieces":
+                pieces = [command[:20], command[20:]]
+                whole = b"".join(p_data(1, piece, command=True, last=piece is pieces[1]) for piece in pieces)
+            peer.send(pdu(4, whole[6:] + head[6:]) + rest if form == "all in one PDU" else whole + head + rest)
+            answer = peer.read()[1]
+            if short:  # one command set over several fragments
+                assert len(answer) == 128
+                answer += peer.read()[1][6:]
+            assert raw_peer.status(answer) == 0x0000
+        (job,) = scp.jobs.find(uid)
+        assert scp.jobs.instance(job.instance_id).sha256 == hashlib.sha256(data).hexdigest()
+    scp.wait_until_free()
+    assert scp.server.places.bytes_under_way == 0
+
+
+def test_one_association_stores_in_several_contexts_and_is_verified_between(scp: Running) -> None:
+    contexts = [(str(CR), IMPLICIT), (raw_peer.VERIFICATION, IMPLICIT), (str(CR), str(ExplicitVRLittleEndian))]
+    echo = command_set(
+        AffectedSOPClassUID=raw_peer.VERIFICATION, CommandField=0x0030, MessageID=9, CommandDataSetType=0x0101
+    )
+    with RawPeer(scp.port) as peer:
+        assert peer.associate(*contexts)[0] == 0x02
+        for seed, context_id in enumerate((1, 5, 1)):
+            film = instance(seed=seed)
+            data = encode(film, contexts[context_id // 2][1] == IMPLICIT, True)
+            assert data is not None
+            uid = str(film.SOPInstanceUID)
+            peer.send(p_data(context_id, raw_peer.c_store_rq(CR, uid), command=True, last=True))
+            peer.send(p_data(context_id, data, command=False, last=True))
+            kind, answer = peer.read()
+            assert (kind, answer[4], raw_peer.status(answer)) == (0x04, context_id, 0x0000)
+            (job,) = scp.jobs.find(uid)
+            kept = scp.jobs.instance(job.instance_id)
+            assert kept.TransferSyntaxUID == contexts[context_id // 2][1]
+            peer.send(p_data(3, echo, command=True, last=True))
+            assert raw_peer.status(peer.read()[1]) == 0x0000
+        peer.send(pdu(5, bytes(4)))
+        assert peer.read()[0] == 0x06
+
+
+@pytest.mark.parametrize(
+    ("inside", "event"),
+    [
+        (p_data(3, b"ab", command=False, last=False), "fragment of another message inside a data set"),
+        (p_data(1, b"ab", command=True, last=True), "fragment of another message inside a data set"),
+        (pdu(4, struct.pack(">IBB", 0xFFFFFFF0, 1, 0)), "fragment does not fit into its PDU"),
+        (pdu(4, b"", length=400 * 1024**2), "PDU longer than the limit"),
+        (pdu(4, b"half", length=1000), "PDU did not end in time"),
+        (b"", "PDU did not end in time"),
+    ],
+    ids=["context", "command", "4 GB", "400 MB", "half a PDU", "silence"],
+)
+def test_what_may_not_come_inside_a_data_set_aborts_the_association(tmp_path: Path, inside: bytes, event: str) -> None:
+    running = start(tmp_path, limits=LIMITS.model_copy(update={"network_timeout_seconds": 0.5}))
+    with capture_logs() as logs, running.server, RawPeer(running.port) as peer:
+        assert peer.associate((CR, IMPLICIT), (CR, str(ExplicitVRLittleEndian)))[0] == 0x02
+        peer.send(p_data(1, raw_peer.c_store_rq(CR, "1.2.3"), command=True, last=True))
+        peer.send(p_data(1, bytes(50_000), command=False, last=False) + inside)
+        assert peer.read()[0] in (0x07, 0x00)  # an A-ABORT, unless the reset that follows overtook it
+        assert peer.closed()
+        running.wait_until_free()
+        assert running.server.places.bytes_under_way == 0
+        assert running.echo() == 0x0000
+    assert event in [entry["event"] for entry in logs]
+    assert running.jobs.backlog() == 0
+    assert list(running.stores.identified.names()) == []
+    running.jobs.engine.dispose()
+
+
+@pytest.mark.parametrize("how", ["abort", "end"])
+def test_a_peer_that_leaves_in_the_middle_of_a_data_set_leaves_nothing(scp: Running, how: str) -> None:
+    with RawPeer(scp.port) as peer:
+        assert peer.associate((CR, IMPLICIT))[0] == 0x02
+        peer.send(p_data(1, raw_peer.c_store_rq(CR, "1.2.3"), command=True, last=True))
+        peer.send(p_data(1, bytes(50_000), command=False, last=False))
+        if how == "abort":
+            peer.send(pdu(7, bytes(4)))
+            assert peer.closed()
+    scp.wait_until_free()
+    assert scp.server.places.bytes_under_way == 0
+    assert list(scp.stores.identified.root.rglob("*.*")) == [scp.stores.identified.root / ".writers"]
+    assert scp.echo() == 0x0000
 
 
 def test_a_release_in_the_middle_of_a_data_set_harms_nobody(scp: Running) -> None:
