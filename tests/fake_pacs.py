@@ -13,6 +13,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from service.conformance import STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION
 from service.demo.stand_in_pacs import RESULT_CLASSES
+from service.errors import Retryable
 from service.sending import commitment, query
 from service.sending.scu import Address
 
@@ -74,6 +75,8 @@ class FakePacs(AbstractContextManager["FakePacs"]):
         Whether it offers C-FIND.
     reports_to
         Address of the listener that takes the reports.
+    reports_as
+        AE title that reports on an association of its own; None for `ae_title`.
     """
 
     def __init__(
@@ -86,9 +89,11 @@ class FakePacs(AbstractContextManager["FakePacs"]):
         commits: str = "no",
         queried: bool = False,
         reports_to: Address | None = None,
+        reports_as: str | None = None,
     ) -> None:
         self.behaviour = behaviour
         self.ae_title = ae_title
+        self.reports_as = reports_as or ae_title
         self.kept: list[Dataset] = []
         self.requests = 0
         self.associations = 0
@@ -151,7 +156,12 @@ class FakePacs(AbstractContextManager["FakePacs"]):
         for transaction_uid, references in self.asked:
             committed, failed = self._truth(references)
             commitment.report(
-                self.reports_to, transaction_uid, committed, failed, calling_ae_title=self.ae_title, timeout_seconds=10
+                self.reports_to,
+                transaction_uid,
+                committed,
+                failed,
+                calling_ae_title=self.reports_as,
+                timeout_seconds=10,
             )
 
     def _truth(
@@ -178,9 +188,15 @@ class FakePacs(AbstractContextManager["FakePacs"]):
             commitment.report_on(association, transaction_uid, committed, failed)
         elif self.commits == "another":
             assert self.reports_to is not None
-            commitment.report(
-                self.reports_to, transaction_uid, committed, failed, calling_ae_title=self.ae_title, timeout_seconds=10
-            )
+            with suppress(Retryable):  # a report that is refused is the end of it, as with many a PACS
+                commitment.report(
+                    self.reports_to,
+                    transaction_uid,
+                    committed,
+                    failed,
+                    calling_ae_title=self.reports_as,
+                    timeout_seconds=10,
+                )
 
     def _find(self, event: Any) -> Iterator[tuple[int, Dataset]]:
         asked = event.identifier

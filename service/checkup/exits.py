@@ -90,19 +90,13 @@ class Exit:
     def look(self) -> Iterator[Finding]:
         """Yield what was found on the way out and back."""
         yield self.listed()
-        try:
-            milliseconds = scu.echo(self._address, calling_ae_title=self._calling, timeout_seconds=self._seconds)
-        except CarpusError as error:
-            yield self.unanswered(error)
+        answered = self.answers()
+        yield answered
+        if answered.verdict != Verdict.GOOD:
             yield skipped(self.place, "everything else", "no association comes about")
             if self.destination.priors is not None and self.destination.priors.web is not None:
                 yield from self.earlier([])  # another way, to another port
             return
-        over = "TLS" if self.destination.tls else "plain DICOM"
-        where = f"{self.destination.ae_title} at {self.destination.host}:{self.destination.port}"
-        yield good(
-            self.place, "C-ECHO", f"{where} answered in {milliseconds:.0f} ms over {over}; it knows {self._calling}"
-        )
         accepted: frozenset[str] = frozenset()
         try:
             pairs = self.accepted()
@@ -119,6 +113,17 @@ class Exit:
         yield from self.found(kept)
         yield self.moved(kept)
         yield from self.earlier(kept)
+
+    def answers(self) -> Finding:
+        """Say whether the PACS answers C-ECHO, and what is wrong where it does not."""
+        try:
+            milliseconds = scu.echo(self._address, calling_ae_title=self._calling, timeout_seconds=self._seconds)
+        except CarpusError as error:
+            return self.unanswered(error)
+        over = "TLS" if self.destination.tls else "plain DICOM"
+        where = f"{self.destination.ae_title} at {self.destination.host}:{self.destination.port}"
+        words = f"{where} answered in {milliseconds:.0f} ms over {over}; it knows {self._calling}"
+        return good(self.place, "C-ECHO", words)
 
     def unanswered(self, error: CarpusError) -> Finding:
         """Say why no association came about; where the connection itself failed, look who listens and what is spoken there."""
@@ -138,6 +143,13 @@ class Exit:
         if not spoken and ours.tls is not None:
             words = f"{ours.host}:{ours.port} takes connections and speaks no TLS, and {named}.tls is set"
             action = f"name the PACS's TLS port in {named}.port (often 2762), or take {named}.tls away"
+            return Finding(self.place, "C-ECHO", Verdict.FAILED, words, action)
+        if not spoken and error.code != "association-aborted":
+            words = f"{ours.host}:{ours.port} takes connections and answers no association: it is no DICOM port, or drops us"
+            action = (
+                f"name the PACS's DICOM port in {named}.port (often 104, 4242 or 11112); or, in the PACS, enter "
+                f"{self._calling} with the address of this machine"
+            )
             return Finding(self.place, "C-ECHO", Verdict.FAILED, words, action)
         return failed(self.place, "C-ECHO", error)
 
@@ -225,7 +237,13 @@ class Exit:
         end = time.monotonic() + self.report_seconds
         while (said := record.outcome(transaction_uid)) is None and time.monotonic() < end:
             time.sleep(0.2)
-        if said is None:
+        if said is None and (other := record.reported_by(transaction_uid)) is not None:
+            record.withdraw(transaction_uid, f"{other} reported during the check")
+            ours = self.destination
+            words = f"the report came from {other}, and we asked {ours.ae_title}: it is refused"
+            action = f"set destinations.{ours.name}.ae_title to {other}, or correct the AE title in the PACS"
+            yield Finding(self.place, name, Verdict.FAILED, words, action)
+        elif said is None:
             record.withdraw(transaction_uid, "no report came during the check")
             words = f"the request was taken, no report came within {self.report_seconds:.0f} s"
             action = f"in the PACS, enter {self._entry()} for commitment reports; here, list it under peers and run the listener"

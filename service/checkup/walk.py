@@ -9,12 +9,30 @@ from models.image import Image
 from models.reading import Reading
 from service import installation
 from service.checkup import entrance, exits, machine, samples
-from service.checkup.finding import Finding, Verdict
+from service.checkup.finding import Finding, Verdict, skipped
 from service.errors import CarpusError
 from service.profiles import Profiles
 from service.queue.jobs import Jobs
 from service.result_profile import ResultProfile
 from service.settings import Settings
+
+
+def without_database(
+    settings: Settings, jobs: Jobs, error: CarpusError, *, clock_url: str | None = None
+) -> Iterator[Finding]:
+    """Yield what can be found while the database does not answer: that first, then the machine and whether each PACS answers."""
+    yield Finding(machine.PLACE, "database", Verdict.FAILED, str(error), error.next_action)
+    yield machine.disk(settings)
+    yield machine.bundle(settings)
+    yield from machine.certificates(settings, jobs.now())
+    if clock_url is not None:
+        yield machine.http_clock(clock_url)
+    yield entrance.bound(settings)
+    for destination in settings.destinations:
+        way = exits.Exit(destination, ResultProfile(), settings, jobs, None)
+        yield way.listed()
+        yield way.answers()
+        yield skipped(way.place, "everything else", "it needs the database")
 
 
 def walk(settings: Settings, jobs: Jobs, *, read_only: bool = False, clock_url: str | None = None) -> Iterator[Finding]:

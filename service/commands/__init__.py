@@ -25,15 +25,22 @@ config_option = click.option(
 
 def opened(config: Path | None, process: str) -> "tuple[Settings, Jobs]":
     """Load the settings, set up logging, bring the database to the present version."""
+    from service import db
+
+    loaded, jobs = unopened(config, process)
+    db.migrate(jobs.engine)
+    return loaded, jobs
+
+
+def unopened(config: Path | None, process: str) -> "tuple[Settings, Jobs]":
+    """Load the settings and set up logging; the database is not asked anything yet."""
     from service import db, log, settings
     from service.queue.jobs import Jobs
 
     loaded = settings.load(config)
     log.configure(loaded.log_level, as_json=loaded.log_json)
-    engine = db.connect(loaded.resolved_database_url)
-    db.migrate(engine)
     who = f" of {user_at_terminal()}" if process.startswith("carpus ") else ""
-    return loaded, Jobs(engine, process=f"{process} {os.getpid()}{who}")
+    return loaded, Jobs(db.connect(loaded.resolved_database_url), process=f"{process} {os.getpid()}{who}")
 
 
 def traced(settings: "Settings", process: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from service.commands import config_option, opened
+from service.commands import config_option, opened, unopened
 
 
 @click.command()
@@ -25,15 +25,21 @@ def check(read_only: bool, clock_url: str | None, as_json: bool, config: Path | 
 
     from service import log
     from service.checkup.finding import Verdict, summary, table
-    from service.checkup.walk import walk
+    from service.checkup.walk import walk, without_database
+    from service.errors import Retryable
 
-    settings, jobs = opened(config, "carpus check")
+    try:
+        settings, jobs = opened(config, "carpus check")
+        steps = walk(settings, jobs, read_only=read_only, clock_url=clock_url)
+    except Retryable as error:  # of the database; what needs none is looked at all the same
+        settings, jobs = unopened(config, "carpus check")
+        steps = without_database(settings, jobs, error, clock_url=clock_url)
     log.configure("CRITICAL", as_json=False)
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     findings = []
     console = Console(stderr=True)
     with console.status("looking") as status:
-        for each in walk(settings, jobs, read_only=read_only, clock_url=clock_url):
+        for each in steps:
             findings.append(each)
             status.update(f"{each.place}: {each.name}")
             if as_json:

@@ -180,6 +180,18 @@ class Confirmations(Jobs):
         with self._read() as session:
             return session.scalar(select(Commitment.detail).where(mine))
 
+    def came_from_another(self, transaction_uid: str, peer: str) -> None:
+        """Remember that a report on this request came from another AE title than was asked; it was refused."""
+        open_one = and_(Commitment.transaction_uid == transaction_uid, Commitment.state == CommitmentState.ASKED)
+        with self._write() as session:
+            session.execute(update(Commitment).where(open_one).values(detail=peer))
+
+    def reported_by(self, transaction_uid: str) -> str | None:
+        """Return the AE title whose report on this request was refused, because another one was asked; None when none came."""
+        open_one = and_(Commitment.transaction_uid == transaction_uid, Commitment.state == CommitmentState.ASKED)
+        with self._read() as session:
+            return session.scalar(select(Commitment.detail).where(open_one))
+
     def asked_of(self, transaction_uid: str) -> str | None:
         """Return the destination that we asked under this transaction UID, or None when it is none of ours."""
         mine = and_(Commitment.transaction_uid == transaction_uid, Commitment.role == "requestor")

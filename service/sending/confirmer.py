@@ -49,6 +49,7 @@ def taker(record: Confirmations, settings: Settings) -> Callable[[str, Report], 
                 return INVALID_ARGUMENT
             if titles.get(asked) != peer:
                 log.warning("commitment report from another peer than was asked", peer=peer, destination=asked)
+                record.came_from_another(report.transaction_uid, peer)
                 return NOT_AUTHORISED
             failed = [Failure(instance, reason) for instance, reason in report.failed]
             confirmed = record.report(report.transaction_uid, report.committed, failed)
@@ -143,12 +144,7 @@ class Confirmer:
     def _ask(self, destination: Destination, objects: Sequence[Unproved]) -> None:
         if any(each.transaction_uid for each in objects):
             log.warning("no commitment report in time", destination=destination.name, objects=len(objects))
-            text = f"{destination.name} took the request for storage commitment and has not reported"
-            action = (
-                f"in the PACS, register {self._settings.ae_title} with this machine's address and port "
-                f"{self._settings.scp_port} for commitment reports; here, list {destination.ae_title} under peers"
-            )
-            self._record.unprovable(objects, "commitment-unanswered", text, action)
+            self._record.unprovable(objects, "commitment-unanswered", *self._unanswered(destination, objects))
         due_at = self._record.now() + dt.timedelta(seconds=self._own.report_timeout_seconds)
         transaction_uid = self._record.ask(destination.name, objects, due_at)
         try:
@@ -166,6 +162,19 @@ class Confirmer:
             if not self._record.is_settled(transaction_uid):
                 self._record.withdraw(transaction_uid, str(error))
             raise
+
+    def _unanswered(self, destination: Destination, objects: Sequence[Unproved]) -> tuple[str, str]:
+        """Return what is said of a request without a report, and what to change."""
+        asked = dict.fromkeys(each.transaction_uid for each in objects if each.transaction_uid)
+        other = next(filter(None, map(self._record.reported_by, asked)), None)
+        if other is not None:
+            text = f"{destination.name} reports on storage commitment as {other}, and we asked {destination.ae_title}"
+            return text, f"set destinations.{destination.name}.ae_title to {other}, or correct the AE title in the PACS"
+        text = f"{destination.name} took the request for storage commitment and has not reported"
+        return text, (
+            f"in the PACS, register {self._settings.ae_title} with this machine's address and port "
+            f"{self._settings.scp_port} for commitment reports; here, list {destination.ae_title} under peers"
+        )
 
     def _read_back(self, destination: Destination, objects: Sequence[Unproved]) -> None:
         series = dict.fromkeys((each.StudyInstanceUID, each.SeriesInstanceUID) for each in objects)

@@ -60,9 +60,13 @@ class Place:
     def __init__(self, folder: Path, engine: Engine, stack: ExitStack) -> None:
         self.folder, self.engine, self.stack = folder, engine, stack
         self.peers: tuple[Peer, ...] = (Peer(ae_title="PACS"),)
+        self.serve()
+
+    def serve(self) -> None:
+        """Listen with the peers as they are now."""
         self.settings = self._settings(1)
-        server = StorageServer(self.settings, Stores.open(folder), Jobs(engine, process="scp"), port=0)
-        self.port = stack.enter_context(server).port
+        server = StorageServer(self.settings, Stores.open(self.folder), Jobs(self.engine, process="scp"), port=0)
+        self.port = self.stack.enter_context(server).port
 
     def _settings(self, port: int, **changes: Any) -> Settings:
         fields = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": port, "timeout_seconds": 10}
@@ -237,6 +241,37 @@ def test_a_report_that_comes_to_the_listener_is_seen(place: Place) -> None:
     assert found["storage commitment"].text == "reported: 3 committed, 0 failed"
 
 
+def test_a_report_from_another_ae_title_names_the_setting(place: Place) -> None:
+    place.peers = (Peer(ae_title="PACS"), Peer(ae_title="ARCHIVE"))
+    place.serve()
+    here = Address("CARPUS", "127.0.0.1", place.port)
+    with FakePacs(commits="another", reports_to=here, reports_as="ARCHIVE") as pacs:
+        found = place.look(pacs.port)["storage commitment"]
+    assert (found.verdict, found.text) == (
+        Verdict.FAILED,
+        "the report came from ARCHIVE, and we asked PACS: it is refused",
+    )
+    assert found.next_action.startswith("set destinations.pacs.ae_title to ARCHIVE")
+
+
+class Silent(BaseHTTPRequestHandler):
+    """A web server that logs nothing."""
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_port_where_no_dicom_is_spoken_names_the_setting(place: Place) -> None:
+    with HTTPServer(("127.0.0.1", 0), Silent) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        found = place.look(server.server_port)["C-ECHO"]
+        server.shutdown()
+        thread.join()
+    assert "answers no association" in found.text
+    assert "destinations.pacs.port" in found.next_action
+
+
 def test_a_service_that_is_not_offered_is_a_warning_unless_the_settings_want_it(place: Place) -> None:
     with FakePacs() as pacs:
         auto = place.look(pacs.port)
@@ -335,6 +370,25 @@ def test_the_command_ends_with_one_where_something_failed(tmp_path: Path, monkey
     assert set(failed) == {"peers", "destinations"}
     assert all(failed.values())
     assert all(each["next_action"] for each in found if each["verdict"] == "warning")
+
+
+def test_without_a_database_the_rest_is_looked_at(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = tmp_path / "carpus.yaml"
+    place = {"name": "pacs", "ae_title": "PACS", "host": "127.0.0.1", "port": port}
+    url = f"postgresql://carpus:kj3hb4kj@127.0.0.1:{port}/carpus"
+    values = {"data_directory": str(tmp_path), "database_url": url, "destinations": [place]}
+    config.write_text(json.dumps(values), encoding="utf-8")
+    result = CliRunner().invoke(cli, ["check", "--json", "--config", str(config)])
+    found = {each["name"]: each for each in map(json.loads, result.stdout.splitlines())}
+    assert result.exit_code == 1
+    assert found["database"]["verdict"] == "failed"
+    assert found["database"]["next_action"] == "start the database, or correct database_url"
+    assert "kj3hb4kj" not in result.output
+    assert found["disk"]["verdict"] == "good"
+    assert "destinations.pacs.host or .port" in found["C-ECHO"]["next_action"]
 
 
 def test_the_table_says_what_to_do() -> None:

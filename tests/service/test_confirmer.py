@@ -18,8 +18,9 @@ from models.reading import Reason, Verdict
 from service.queue.jobs import Jobs, ResultState, State
 from service.receiving.scp import StorageServer
 from service.sending import scu
+from service.sending.commitment import NOT_AUTHORISED, Report
 from service.sending.confirmation import Confirmations, Failure
-from service.sending.confirmer import Confirmer, record_of
+from service.sending.confirmer import Confirmer, record_of, taker
 from service.settings import ConfirmationSettings, Destination, DestinationTls, Limits, Peer, Settings
 from service.storage import Stores
 from service.tables import ResultObject
@@ -455,3 +456,18 @@ def test_a_report_goes_over_tls_to_the_port_of_the_peer(tmp_path: Path, engine: 
     finally:
         pacs.shutdown()
     assert heard == [("CARPUS", "2.25.77")]
+
+
+def test_a_report_from_another_ae_title_says_which_setting_to_correct(ward: Callable[..., Ward]) -> None:
+    place = ward(commits="silent")
+    place.confirmer._own = OWN.model_copy(update={"hold_seconds": 0})
+    job_id = place.deliver()
+    place.round()
+    ((transaction_uid, _),) = place.pacs.asked
+    take = taker(place.record, place.settings)
+    assert take("ARCHIVE", Report(transaction_uid, (), ())) == NOT_AUTHORISED
+    place.round(61)
+    job = place.jobs.get(job_id)
+    assert job.state == State.DELIVERED
+    assert "reports on storage commitment as ARCHIVE" in (job.cause_text or "")
+    assert "ae_title to ARCHIVE" in (job.next_action or "")
