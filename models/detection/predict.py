@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from models import transforms, weights
-from models.detection import anatomy, closer, nearer, second
+from models.detection import anatomy, cast, closer, nearer, second
 from models.detection.conventions import CHANNELS
-from models.detection.hidden import hidden
+from models.detection.hidden import UNDER_CAST, hidden
 from models.detection.network import Found, build, decode
 from models.detection.verdict import (
     HAND_PROBABILITY,
@@ -35,6 +35,7 @@ from models.regions import RADIUS, REGIONS
 
 ARCHITECTURES: Final = ("handnet",)
 CLOSER: Final = "closer."  # what the names of the closer look's tensors begin with
+CAST: Final = "cast."  # and of those of the look for casts
 PRESENT: Final = 0.5  # probability from which on a point counts as seen
 LOOKS: Final = 3  # upright looks at most: another one where the last moved the pose or turned the polarity
 BROAD: Final = (
@@ -103,12 +104,17 @@ class Detector:
         state, metadata = weights.load(folder, problem="detection", architectures=self.architectures)
         self.size = int(metadata.preprocessing["size"])
         self.network = build(dict(metadata.hyperparameters))
-        self.network.load_state_dict({k: v for k, v in state.items() if not k.startswith(CLOSER)})
+        self.network.load_state_dict({k: v for k, v in state.items() if not k.startswith((CLOSER, CAST))})
         self.closer: closer.Closer | None = None
         if "closer" in metadata.hyperparameters:
             self.closer = closer.Closer(int(metadata.hyperparameters["closer"]))
             self.closer.load_state_dict({k.removeprefix(CLOSER): v for k, v in state.items() if k.startswith(CLOSER)})
             self.closer.eval().to(memory_format=torch.channels_last)
+        self.cast: cast.CastNet | None = None
+        if "cast" in metadata.hyperparameters:
+            self.cast = cast.CastNet(int(metadata.hyperparameters["cast"]))
+            self.cast.load_state_dict({k.removeprefix(CAST): v for k, v in state.items() if k.startswith(CAST)})
+            self.cast.eval()
         self.network.eval().to(memory_format=torch.channels_last)
         self.template = anatomy.Template.load()
 
@@ -131,13 +137,22 @@ class Detector:
             pixels = 1 - small if hand.dark else small
             look = self._closer_look(self.closer, hand.look, hand.through, pixels, block)
             hand = replace(hand, look=look)
-        return self._assemble(image, whole, hand, other)
+        return self._assemble(image, whole, hand, other, self._under_cast(small, block, hand))
+
+    def upright_view(self, image: Image, found: Detection) -> NDArray[np.float32]:
+        """Return the (2, size, size) view of a hand that was found: upright, left, bone bright, and where the film is."""
+        if found.upright is None:
+            raise ValueError("no hand was found on the film: there is no upright view of it")
+        small, block = transforms.shrink(image.pixels, WORKING_SIDE)
+        small = transforms.stretch(small)
+        bright = 1 - small if found.facts.polarity == "bone dark" else small
+        return transforms.sample(bright, self._canonical(found.upright, block), self.size)
 
     def _upright(self, pixels: NDArray[np.float32], block: float, pose: anatomy.Pose, odds: float) -> _Hand | None:
         """Look at a hand upright until pose and polarity stay as they are; None where no hand is seen any more."""
         for _ in range(LOOKS):
             dark = odds < 0
-            look = self._look(1 - pixels if dark else pixels, block, self._upright_matrix(pose, block))
+            look = self._look(1 - pixels if dark else pixels, block, self._canonical(pose.matrix, block))
             closer = self._pose(look)
             if closer is None:
                 return None
@@ -230,16 +245,27 @@ class Detector:
         points[:regions][close] = (moved * block + (block - 1) / 2)[close]
         return replace(look, points=points, sizes=np.where(close[:, None], sizes / across, look.sizes))
 
+    def _under_cast(self, pixels: NDArray[np.float32], block: float, hand: _Hand) -> frozenset[str]:
+        """Name the regions that lie under a cast or splint; `pixels` is the shrunk film."""
+        if self.cast is None:
+            return frozenset()
+        bright = 1 - pixels if hand.dark else pixels
+        view = transforms.sample(bright, self._canonical(hand.pose.matrix, block), self.size)
+        back = transforms.invert(hand.pose.matrix)
+        return cast.under(self.cast, view, self.size * transforms.apply(back, hand.look.points[: len(REGIONS)]) - 0.5)
+
     def _pose(self, look: _Look) -> anatomy.Pose | None:
         return anatomy.pose(self.template, look.points, (look.presence > PRESENT) & (look.focus > 0.2))
 
-    def _upright_matrix(self, pose: anatomy.Pose, block: float) -> transforms.Matrix:
-        """Map pixels of the canonical view to pixels of the shrunk film."""
+    def _canonical(self, upright: transforms.Matrix, block: float) -> transforms.Matrix:
+        """Map pixels of the canonical view to pixels of the shrunk film; `upright` maps its fractions to the film."""
         unit = np.array([[1 / self.size, 0.0, 0.5 / self.size], [0.0, 1 / self.size, 0.5 / self.size]])
-        film = transforms.compose(pose.matrix, unit)
+        film = transforms.compose(upright, unit)
         return np.hstack([film[:, :2] / block, (film[:, 2:] - (block - 1) / 2) / block])
 
-    def _assemble(self, image: Image, whole: _Look, hand: _Hand, other: _Hand | None) -> Detection:
+    def _assemble(
+        self, image: Image, whole: _Look, hand: _Hand, other: _Hand | None, casts: frozenset[str]
+    ) -> Detection:
         """Join both looks into regions, facts and a verdict."""
         look, seen_through, pose = hand.look, hand.through, hand.pose
         points = look.points
@@ -254,6 +280,7 @@ class Detector:
                 scores[name] = float(look.presence[index] * min(1.0, look.focus[index]))
         astray = np.hypot(*(upright - self.template.points).T)
         lost = hidden(image.pixels, boxes, scores, {name: float(astray[REGIONS.index(name)]) for name in boxes})
+        lost |= {name: UNDER_CAST for name in boxes if name in casts}
         regions = [
             Region(name, box, round(scores[name], 4), flags=("order",) if name in wrong else ())
             for name, box in boxes.items()

@@ -2,6 +2,7 @@ r"""Train a detector of the 22 regions.
 
     carpus train detection --data ../shared/data/rsna --out ../runs/detection --minutes 60
     carpus train detection --architecture closer --start ../runs/detection/weights --out ../runs/closer --batch 128
+    carpus train detection --architecture cast --start ../runs/closer/weights --data ../shared/data/rsna --phantoms 250 --out ../runs/cast
     carpus train detection --architecture faster-rcnn-resnet101 --out ../runs/rcnn --batch 2 --rate 1e-4 --minutes 60
 
 Without `--data` it learns from phantoms alone, and the weights are free of the films' terms. A run is resumed by the same
@@ -23,12 +24,14 @@ from models.detection import phantoms, rsna
 from models.detection.data import Film
 from models.detection.learning import Learning, Sources
 from models.detection.learning_boxes import BoxLearning
+from models.detection.learning_cast import CastLearning
 from models.detection.learning_closer import CloserLearning
 from models.detection.learning_views import ViewLearning
 
 LEARNING: Final[dict[str, type[Learning]]] = {
     ViewLearning.architecture: ViewLearning,
     CloserLearning.architecture: CloserLearning,
+    CastLearning.architecture: CastLearning,
     BoxLearning.architecture: BoxLearning,
 }
 SAVED_EVERY: Final = 100  # steps

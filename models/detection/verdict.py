@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from models.detection.hidden import COINCIDES, COVERED, UNSURE
+from models.detection.hidden import COINCIDES, COVERED, GRAIN, UNDER_CAST, UNSURE
 from models.detection.second import Other
 from models.image import Image
 from models.reading import ImageFacts, Reason, Verdict
@@ -25,8 +25,10 @@ MAXIMUM_MISSING: Final = 3
 TURNED_DEGREES: Final = 30.0
 # Why a region counts as missing, in the words of the remark; what no cause is known of is not on the film.
 _MISSING: Final = {
+    UNDER_CAST: "under a cast or splint",
     None: "not seen on the film",
     COVERED: "covered or burnt out, one grey level there",
+    GRAIN: "covered, nothing but grain there",
     COINCIDES: "not told apart from a neighbour",
     UNSURE: "not made out with certainty",
 }
@@ -54,6 +56,8 @@ def judge(image: Image, facts: ImageFacts, evidence: Evidence) -> Verdict:
     reasons: list[Reason] = []
     missing = [name for name in REGIONS if name not in evidence.found]
     refused = len(missing) > MAXIMUM_MISSING or RADIUS in missing
+    if UNDER_CAST in evidence.hidden.values():
+        reasons.append(Reason("cast", "a cast or splint lies over the hand; the bones under it were not judged"))
     if missing:
         by_cause = {cause: [name for name in missing if evidence.hidden.get(name) == cause] for cause in _MISSING}
         parts = [f"{_MISSING[cause]}: {', '.join(names)}" for cause, names in by_cause.items() if names]

@@ -258,6 +258,7 @@ REASONS: Final = {
     "wrong-body-part": _private("WRONGBODYPART", "Body part other than hand and wrist", "检查部位不是手腕部"),
     "wrong-modality": _private("WRONGMODALITY", "Not a projection radiograph", "不是X线平片"),
     "two-hands": _private("TWOHANDS", "More than one hand on the film", "片中有多只手"),
+    "cast": _private("CAST", "Cast or splint over the hand", "石膏或支具遮盖手部"),
     "missing-regions": _private("MISSINGREGIONS", "Parts of the hand are not to be seen", "手部显示不全"),
     "cropped": _private("CROPPED", "The hand or wrist is cut off", "手或腕部被截断"),
     "rotated": _private("ROTATED", "The hand is rotated on the film", "手部位置旋转"),

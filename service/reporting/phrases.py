@@ -42,7 +42,14 @@ def _problem(text: str) -> str:
 _PATTERNS: Final[tuple[tuple[str, str, tuple[Callable[[str], str], ...]], ...]] = (
     # the detector's verdict
     (r"not (?:seen )?on the film: ([^;]+)", "未见{}", (_bones,)),
+    (
+        r"a cast or splint lies over the hand; the bones under it were not judged",
+        "石膏或支具遮盖手部，其下的骨未予判读",
+        (),
+    ),
+    (r"under a cast or splint: ([^;]+)", "{}位于石膏或支具下", (_bones,)),
     (r"covered or burnt out, one grey level there: ([^;]+)", "{}被遮盖或曝光溢出，仅有单一灰度", (_bones,)),
+    (r"covered, nothing but grain there: ([^;]+)", "{}被遮盖，仅见颗粒噪声", (_bones,)),
     (r"not told apart from a neighbour: ([^;]+)", "{}与相邻骨无法区分", (_bones,)),
     (r"not made out with certainty: ([^;]+)", "{}未能可靠辨认", (_bones,)),
     (r"at most (\d+) may be missing, the radius not", "最多可缺{}处，且不得缺桡骨", (str,)),

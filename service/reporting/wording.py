@@ -53,6 +53,10 @@ ADVICE: Final = {
     "colour": _NOT_FOR_US,
     "adult": Advice("No repeat is needed: the skeleton is mature.", "无需重摄：骨骼已成熟。"),
     "two-hands": _REPEAT,
+    "cast": Advice(
+        "Repeat once the cast or splint is off, or send a film of the other hand.",
+        "请于拆除石膏或支具后重摄，或改摄对侧手。",
+    ),
     "missing-regions": _REPEAT,
     "cropped": _REPEAT,
     "rotated": _REPEAT,

@@ -84,7 +84,13 @@ def image(level: float = 0.5) -> Image:
     return Image(pixels)
 
 
-HIDDEN = dict(zip(list(codes.SITES)[:3], (hidden.COVERED, hidden.COINCIDES, hidden.UNSURE), strict=True))
+HIDDEN = dict(
+    zip(
+        codes.SITES,
+        (hidden.COVERED, hidden.COINCIDES, hidden.UNSURE, hidden.GRAIN, hidden.UNDER_CAST),
+        strict=False,
+    )
+)
 
 
 def said_by_the_detector() -> list[str]:
@@ -98,7 +104,7 @@ def said_by_the_detector() -> list[str]:
         verdict.judge(image(), facts(), dataclasses.replace(seen, found=every[:5])),
         verdict.judge(image(), facts(), dataclasses.replace(seen, fitting=0.2)),
         verdict.judge(image(0.0), facts(), seen),
-        verdict.judge(image(), facts(), dataclasses.replace(seen, found=every[4:], hidden=HIDDEN)),
+        verdict.judge(image(), facts(), dataclasses.replace(seen, found=every[6:], hidden=HIDDEN)),
         *(
             verdict.judge(image(), facts(laterality=read), dataclasses.replace(seen, other=Other(side, lies)))
             for read, side, lies in (

@@ -10,7 +10,7 @@ import pytest
 import models
 from models import phantom, transforms
 from models.detection import nearer
-from models.detection.hidden import hidden, one_level
+from models.detection.hidden import hidden, one_level, unevenness
 from models.detection.phantoms import region_boxes
 from models.detection.predict import Detection, Detector
 from models.image import Image
@@ -240,6 +240,36 @@ def test_a_bone_that_is_painted_over_is_not_found(bone: str, level: float) -> No
     (reason,) = [reason for reason in found.verdict.reasons if reason.code == "missing-regions"]
     assert bone in reason.text
     assert found.verdict.accepted == (bone != "radius")
+
+
+def test_a_bone_painted_over_with_grain_is_not_found_and_one_in_a_noisy_film_is() -> None:
+    drawn = phantom.draw(
+        FIRST_SEED + 123, age_years=10.0, rows=900, columns=750, laterality="L", rotation_degrees=0.0, zoom=0.8,
+        furnished=False, collimated=False, low_contrast=False, noise=0.02,
+    )  # fmt: skip
+    pixels = drawn.image.pixels.copy()
+    x1, y1, x2, y2 = (round(side) for side in drawn.boxes["mp3"])
+    patch = pixels[y1:y2, x1:x2]
+    patch[:] = patch.mean() + np.random.default_rng(0).normal(0, 0.02, patch.shape)
+    found = detector().detect(Image(pixels))
+    (reason,) = [reason for reason in found.verdict.reasons if reason.code == "missing-regions"]
+    assert reason.text == "covered, nothing but grain there: mp3"
+    assert {region.name for region in found.regions} == set(REGIONS) - {"mp3"}
+
+
+def test_unevenness_leaves_out_a_slope_and_averages_grain_away() -> None:
+    rng = np.random.default_rng(0)
+    slope = np.add.outer(np.linspace(0, 0.5, 161), np.linspace(0, 0.3, 161)).astype(np.float32)
+    box = (0.0, 0.0, 160.0, 160.0)  # inner half: 81 pixels a side, cells of 10
+    assert unevenness(slope, box) == pytest.approx(0, abs=1e-6)
+    grain = rng.normal(0, 0.05, slope.shape).astype(np.float32)
+    assert unevenness(slope + grain, box) == pytest.approx(0.05 / 10, rel=0.3)
+    bars = np.kron(np.tile([0.0, 1.0], (8, 4)), np.ones((10, 10))).astype(
+        np.float32
+    )  # half of all cells: deviation 0.5
+    film = np.pad(bars, ((40, 41), (40, 41)), mode="edge")
+    assert unevenness(film, box) == pytest.approx(0.5, abs=0.03)  # less its plane: -3 / 21 of a step
+    assert unevenness(slope, (0.0, 0.0, 24.0, 24.0)) is None  # inner half: 13 pixels, cells of one
 
 
 def test_why_a_place_shows_no_bone_is_told() -> None:

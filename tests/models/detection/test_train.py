@@ -74,3 +74,18 @@ def test_a_closer_look_completes_a_detector_and_leaves_the_rest_of_it_as_it_was(
     assert torch.equal(state["places.weight"], before["places.weight"])
     assert not torch.equal(state["closer.head.weight"], before["closer.head.weight"])
     assert metadata.terms == base.terms
+
+
+def test_a_look_for_casts_completes_a_detector_and_leaves_the_rest_of_it_as_it_was(tmp_path: Path) -> None:
+    options = ["--architecture", "cast", "--phantoms", "2", "--batch", "2", "--steps", "2", "--every", "2"]
+    options += ["--precision", "fp32", "--out", str(tmp_path), "--phantom-cache", str(tmp_path / "cache")]
+    with pytest.raises(RunRefused, match="--start"):
+        main(options)
+    main([*options, "--start", str(FOLDER)])
+    state, metadata = weights.load(tmp_path / "weights", problem="detection", architectures=("handnet",))
+    before, base = weights.load(FOLDER, problem="detection", architectures=("handnet",))
+    assert all(torch.equal(state[name], value) for name, value in before.items())
+    assert {name.split(".")[0] for name in state.keys() - before.keys()} == {"cast"}
+    assert metadata.data == (*base.data, "look for casts: casts laid over 2 phantoms")
+    assert Detector(tmp_path / "weights").cast is not None
+    assert Detector(FOLDER).cast is None
