@@ -287,6 +287,18 @@ def _burned_in_text(path: Path) -> str:
             f"Readable before: {written['lines_readable_before']} of {written['lines']}. Processor seconds a film: median "
             f"{seconds['median']}, 95th percentile {seconds['p95']} (on a machine with other work on it).",
         ]
+        if "not_read_again" in written:
+            parts += [
+                "",
+                f"Readable afterwards are {round((1 - written['unreadable_after']['value']) * written['lines'])} lines, at whatever "
+                "confidence, in one look. Readers see letters in bones, too; how much of it is chance, measured beside: "
+                f"of the same readings {100 * written['other_strings_read']:.1f} % hold characters of a string of the same kind that was "
+                "written elsewhere; on the same places never written on "
+                f"{round(written['read_where_nothing_was']['value'] * written['lines'])} "
+                f"of {written['lines']} read so. Cut 3 pixels narrower or wider, where writing is read again and chance is not: "
+                f"{_percent(written['not_read_again'])} of the lines are not read again (of the places never written on "
+                f"{_percent(written['read_again_where_nothing_was'])} are).",
+            ]
         if "read_where_nothing_was" in written:
             parts += [
                 "",

@@ -179,6 +179,29 @@ def test_no_bone_is_blanked_where_the_collimator_is_seen(shadow: int) -> None:
     assert blanked.mean() > 0.3
 
 
+@pytest.mark.parametrize(
+    "seed",
+    [57283, 57362, 57010, 57065],
+    ids=["wide bright penumbra", "bright forearm, dim fingers", "thumb at the edge", "straight side of the hand"],
+)
+def test_no_finger_is_taken_for_background(seed: int) -> None:
+    rng = np.random.default_rng([seed - 50_000, 1])
+    rows = int(rng.integers(1000, 1500))
+    film = draw(
+        seed,
+        rows=rows,
+        columns=int(rows * rng.uniform(0.75, 0.9)),
+        furnished=False,
+        photometric_interpretation="MONOCHROME2",
+    )
+    levels = np.rint(film.image.pixels * 255).astype(np.uint8)
+    outline = hand.find(levels)
+    assert outline is not None
+    _, blank = surround.blanked(levels, outline)
+    assert blank.mean() > 0.1
+    assert not any((mask & blank).any() for mask in film.masks.values())
+
+
 def test_writing_beside_the_hand_is_blanked_to_the_level_of_the_background(hand_film: NDArray[np.uint16]) -> None:
     film = hand_film.copy()
     x1, y1, x2, y2 = write(film, ink("OUYANG 20160504", 24), 20, 20, 4095)

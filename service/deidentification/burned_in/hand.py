@@ -19,6 +19,9 @@ MARGIN: Final = 8  # of the reduced film, not looked at: frames of scanners and 
 FITS: Final = 5  # rounds of background fit and threshold
 NOISE: Final = 4.0  # robust standard deviations above the background
 CONTRAST: Final = 0.05  # and at least this part of the film's range
+PURER: Final = 0.4  # times that spread is what is left where things a little brighter were kept out of the fit: they were no background
+CLIPS: Final = 3  # rounds of keeping out what is
+SLIGHTLY: Final = 1.5  # standard deviations above the fit
 AREAS: Final = (0.04, 0.75)  # of the searched field, that a hand fills
 SOLIDITY: Final = (0.3, 0.93)  # area over that of the convex hull: fingers leave gaps
 RECTANGLE: Final = 0.88  # a part that fills its bounding box this far is the exposed field
@@ -31,7 +34,11 @@ FIELD_CONTRAST: Final = (
 ACROSS: Final = 0.35  # of a row that differs from the border: an edge of the field,
 STRAY: Final = 0.06  # if it comes about from less than this
 SOFT: Final = 6  # within so many pixels of the reduced film;
-INTO: Final = 3  # so far beyond it nothing is left of the penumbra
+INTO: Final = 3  # so far beyond it nothing is left of a narrow penumbra;
+WIDEST: Final = 14  # a wider one reaches so far at most,
+SETTLED: Final = (
+    0.015  # of what the field differs from the border: where a row differs less from the next one it has ended
+)
 SPILL: Final = 16  # pixels of the reduced film: bones go on into the penumbra of the collimator
 SMALLEST_FIELD: Final = 0.12  # of the film
 STRANGE: Final = 0.025  # of the field: other bright parts of at least this area are no marker, perhaps a finger cut off
@@ -135,19 +142,29 @@ def _exposed(small: Reduced) -> tuple[int, int, int, int]:
     low, high = (float(value) for value in np.percentile(small, (1, 99)))
     away = np.abs(small - level) > max(FIELD_CONTRAST * (high - low), 3 * _spread(ring - level))
     rows, columns = small.shape
-    top, bottom = _edge(away.mean(1)), rows - _edge(away[::-1].mean(1))
-    left, right = _edge(away.mean(0)), columns - _edge(away[:, ::-1].mean(0))
+    top, bottom = _edge(small, away), rows - _edge(small[::-1], away[::-1])
+    left, right = _edge(small.T, away.T), columns - _edge(small.T[::-1], away.T[::-1])
     if (bottom - top) * (right - left) < SMALLEST_FIELD * small.size:
         return MARGIN, rows - MARGIN, MARGIN, columns - MARGIN
     return top, bottom, left, right
 
 
-def _edge(profile: NDArray[np.float64]) -> int:
-    """Return after how many rows the field begins; the margin where no edge is seen."""
+def _edge(small: Reduced, away: Mask) -> int:
+    """Return after how many rows the field begins and the penumbra has ended; the margin where no edge is seen.
+
+    What stays of a bright penumbra is the brightest part of the field: against it the soft tissue of fingers is background.
+    """
+    profile = away.mean(1)
     first = int(np.argmax(profile >= ACROSS))
     stray = np.flatnonzero(profile[:first] >= STRAY)
     begins = int(stray[0]) if stray.size else first
-    return first + INTO if begins > 0 and first - begins <= SOFT else MARGIN
+    if begins == 0 or first - begins > SOFT:
+        return MARGIN
+    levels = np.median(small[first + INTO : first + WIDEST + 2], axis=1)
+    fall = float(np.median(small[0]) - levels[-1]) if levels.size > 1 else 0.0
+    # From a dark border the side of a hand rises as a penumbra does.
+    falling = np.flatnonzero(-np.diff(levels) > SETTLED * fall) if fall > 0 else np.empty(0)
+    return first + INTO + (int(falling[-1]) + 1 if falling.size else 0)
 
 
 def _search(small: Reduced, depth: int = 0) -> _Candidate | None:
@@ -211,20 +228,40 @@ def _foreground(small: Reduced) -> Mask | None:
     rows, columns = small.shape
     y, x = np.mgrid[:rows, :columns] / np.array([rows, columns])[:, None, None] - 0.5
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
-    fitted = False
+    found, spread = _against_background(clipped, foreground, terms, CONTRAST * contrast, below=False)
+    nearer, narrow = _against_background(clipped, foreground, terms, CONTRAST * contrast, below=True)
+    if narrow is not None and (spread is None or narrow < PURER * spread):
+        # Dim fingers beside a bright forearm were taken for background: what is brighter than most of it tells nothing.
+        return nearer
+    return None if spread is None else found
+
+
+def _against_background(
+    levels: Reduced, foreground: Mask, terms: NDArray[np.float64], least: float, *, below: bool
+) -> tuple[Mask, float | None]:
+    """Fit the background and take what is brighter for foreground, again and again; return it and the spread of the last round.
+
+    Parameters
+    ----------
+    below
+        Whether the spread is that of what is darker than the fit, and what is a little brighter is left out.
+    """
+    last: float | None = None
     for _ in range(FITS):
         top, bottom, left, right = _field(foreground)
-        use = np.zeros(small.shape, np.bool_)
+        use = np.zeros(levels.shape, np.bool_)
         grown = cv2.dilate(foreground.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(np.bool_)
         use[top:bottom, left:right] = ~grown[top:bottom, left:right]
-        if use.sum() < 0.05 * small.size:
+        if use.sum() < 0.05 * levels.size:
             break
-        fitted = True
-        residual = clipped - _surface(clipped, use, terms)
-        use &= np.abs(residual) < 3 * _spread(residual[use]) + 1
-        residual = clipped - _surface(clipped, use, terms)
-        foreground = residual > max(NOISE * _spread(residual[use]), CONTRAST * contrast)
-    return foreground if fitted else None
+        for _ in range(CLIPS if below else 1):
+            residual = levels - _surface(levels, use, terms)
+            spread = _spread(residual[use & (residual < 0)] if below else residual[use])
+            use &= (residual < (SLIGHTLY if below else 3) * spread + 1) & (residual > -3 * spread - 1)
+        residual = levels - _surface(levels, use, terms)
+        last = _spread(residual[use])
+        foreground = residual > max(NOISE * last, least)
+    return foreground, last
 
 
 def _surface(small: Reduced, use: Mask, terms: NDArray[np.float64]) -> NDArray[np.float64]:
