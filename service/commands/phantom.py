@@ -31,6 +31,7 @@ def _annotations(ctx: click.Context, param: click.Parameter, value: str) -> tupl
 @click.option("--annotations", default="csv", show_default=True, callback=_annotations, help="Any of voc,labelme,csv.")
 @click.option("--age", type=click.FloatRange(0, 20), help="Bone age aimed at, years; left out: drawn for each film.")
 @click.option("--sex", type=click.Choice(["F", "M"]), help="Left out: drawn for each film.")
+@click.option("--cast", type=click.Choice(["plaster", "fibreglass"]), help="A cast over forearm, wrist and palm.")
 @click.option("--rows", type=click.IntRange(64, 4096), default=1000, show_default=True)
 @click.option("--columns", type=click.IntRange(64, 4096), default=800, show_default=True)
 def phantom(
@@ -41,6 +42,7 @@ def phantom(
     annotations: tuple[str, ...],
     age: float | None,
     sex: str | None,
+    cast: str | None,
     rows: int,
     columns: int,
 ) -> None:
@@ -56,7 +58,7 @@ def phantom(
     cases: list[dict[str, str]] = []
     boxes: list[dict[str, str]] = []
     for index in range(seed, seed + number):
-        film = draw(index, age_years=age, sex=sex, rows=rows, columns=columns)  # type: ignore[arg-type]  # checked by click
+        film = draw(index, age_years=age, sex=sex, cast=cast, rows=rows, columns=columns)  # type: ignore[arg-type]  # checked by click
         path = out / f"phantom-{index:08d}.{'png' if form == 'png' else 'dcm'}"
         if form == "png":
             written.save_png(path, film)

@@ -41,6 +41,13 @@ def test_png_films_carry_boxes_outlines_and_a_table_that_agree(tmp_path: Path) -
     assert float(rows[0]["bone_age_years"]) == pytest.approx(draw(8, rows=300, columns=240).bone_age_years, abs=1e-3)
 
 
+def test_a_cast_is_drawn_on_request(tmp_path: Path) -> None:
+    _run(str(tmp_path), "--number", "1", "--seed", "8", "--cast", "plaster", "--annotations", "")
+    shown = pixels.load(tmp_path / "phantom-00000008.png").pixels
+    assert np.corrcoef(shown.ravel(), draw(8, rows=300, columns=240, cast="plaster").image.pixels.ravel())[0, 1] > 0.999
+    assert np.abs(shown - draw(8, rows=300, columns=240).image.pixels).max() > 0.1
+
+
 def test_dicom_films_say_what_they_are_and_show_the_same_film(tmp_path: Path) -> None:
     _run(str(tmp_path), "--number", "1", "--format", "dicom", "--annotations", "")
     path = tmp_path / "phantom-00000000.dcm"
