@@ -338,7 +338,7 @@ def _instance_row(number: int, now: dt.datetime) -> dict[str, Any]:
         "calling_ae_title": PEERS[number % len(PEERS)],
         "called_ae_title": "CARPUS",
         "address": "10.0.0.1",
-        "sha256": f"{number:064x}",
+        "digest": f"blake3:{number:064x}",
         "byte_count": 6_151_424,
         "name": f"{number % 256:02x}/{number:032x}.dcm",
         "received_at": now,

@@ -6,6 +6,7 @@ waiting for a study to be complete, which DICOM does not tell.
 """
 
 import datetime as dt
+import hashlib
 import signal
 import threading
 import time
@@ -108,7 +109,8 @@ class Intake:
         instance = self._jobs.instance(self._jobs.get(job_id).instance_id)
         try:
             data = self._stores.identified.read(instance.name)
-            stored = self._stores.quarantine.write(data, name=instance.sha256)
+            sha256 = hashlib.sha256(data).hexdigest()
+            stored = self._stores.quarantine.write(data, name=sha256)
         except (OSError, DiskFull) as error:
             log.error("quarantine failed", job=job_id, **whereabouts(error))
             return
@@ -116,7 +118,7 @@ class Intake:
             code=code,
             text=text,
             name=stored.name,
-            sha256=instance.sha256,
+            sha256=sha256,
             SOPInstanceUID=instance.SOPInstanceUID,
             calling_ae_title=instance.calling_ae_title,
             address=instance.address,

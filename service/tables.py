@@ -145,7 +145,7 @@ class Instance(Table):
     calling_ae_title: Mapped[str]
     called_ae_title: Mapped[str]
     address: Mapped[str]
-    sha256: Mapped[str]  # of the encoded data set as received, without file meta information
+    digest: Mapped[str]  # of the encoded data set as received, without file meta information; see `receiving.digests`
     byte_count: Mapped[int]
     name: Mapped[str] = mapped_column(unique=True)  # in the identified store
     received_at: Mapped[dt.datetime]

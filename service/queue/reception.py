@@ -21,11 +21,11 @@ class DuplicateInstance(CarpusError):
 
     code = "duplicate-instance"
 
-    def __init__(self, instance_id: int, sha256: str) -> None:
-        """Name the row and the hash of what is kept."""
+    def __init__(self, instance_id: int, digest: str) -> None:
+        """Name the row and the digest of what is kept."""
         super().__init__(f"instance {instance_id} is kept under the same SOPInstanceUID")
         self.instance_id = instance_id
-        self.sha256 = sha256
+        self.digest = digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class ReceivedInstance:
     StudyInstanceUID: str
     SeriesInstanceUID: str
     TransferSyntaxUID: str
-    sha256: str
+    digest: str
     byte_count: int
     name: str
     calling_ae_title: str
@@ -88,8 +88,8 @@ class Reception(Ledger):
             raise DuplicateInstance(*found) from None
 
     def find_instance(self, sop_instance_uid: str) -> tuple[int, str] | None:
-        """Return (instance id, sha256) of what is kept under this SOPInstanceUID."""
-        query = select(Instance.id, Instance.sha256).where(Instance.SOPInstanceUID == sop_instance_uid)
+        """Return (instance id, digest) of what is kept under this SOPInstanceUID."""
+        query = select(Instance.id, Instance.digest).where(Instance.SOPInstanceUID == sop_instance_uid)
         with self.engine.connect() as connection:
             row = connection.execute(query).one_or_none()
             return None if row is None else (row[0], row[1])

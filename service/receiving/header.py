@@ -19,6 +19,7 @@ from service.errors import Permanent
 
 # Headers of radiographs are some ten kilobytes, with private blocks or thumbnails a few hundred.
 MAXIMUM_HEADER_BYTES: Final = 8 * 1024**2
+USUAL_HEADER_BYTES: Final = 64 * 1024  # looked at first: the parser copies what it is given
 MAXIMUM_ELEMENTS: Final = 20_000
 _DEFLATED_AT_ONCE: Final = 64 * 1024  # bytes
 _INFLATED_AT_ONCE: Final = 256 * 1024
@@ -119,6 +120,25 @@ def _scan(data: memoryview, length: int, transfer_syntax: UID) -> dict[str, byte
     length
         Of the whole data set (bytes).
     """
+    for most in (USUAL_HEADER_BYTES, MAXIMUM_HEADER_BYTES):
+        try:
+            values, reached_pixels = _scanned(data[:most], transfer_syntax)
+        except Unusable:
+            if most >= min(length, MAXIMUM_HEADER_BYTES):
+                raise
+        else:
+            if reached_pixels or most >= length:
+                break
+    if not reached_pixels and length > MAXIMUM_HEADER_BYTES:
+        text = f"no PixelData within {MAXIMUM_HEADER_BYTES} bytes of a data set of {length}"
+        raise Unusable(CANNOT_PARSE, "header-too-long", text)
+    if not values:
+        raise Unusable(CANNOT_PARSE, "cannot-parse", f"no known element in the data set of {length} bytes")
+    return values
+
+
+def _scanned(head: memoryview, transfer_syntax: UID) -> tuple[dict[str, bytes], bool]:
+    """Return the raw values of the listed elements, and whether the pixels were reached."""
     seen, reached_pixels = 0, False
 
     def stop(tag: BaseTag, _vr: str | None, _length: int) -> bool:
@@ -130,7 +150,7 @@ def _scan(data: memoryview, length: int, transfer_syntax: UID) -> dict[str, byte
         return reached_pixels
 
     values: dict[str, bytes] = {}
-    stream = BytesIO(data[:MAXIMUM_HEADER_BYTES])
+    stream = BytesIO(head)
     elements = data_element_generator(
         stream,
         transfer_syntax.is_implicit_VR,
@@ -149,12 +169,7 @@ def _scan(data: memoryview, length: int, transfer_syntax: UID) -> dict[str, byte
         raise Unusable(
             CANNOT_PARSE, "cannot-parse", f"the data set cannot be parsed: {type(error).__name__}"
         ) from error
-    if not reached_pixels and length > MAXIMUM_HEADER_BYTES:
-        text = f"no PixelData within {MAXIMUM_HEADER_BYTES} bytes of a data set of {length}"
-        raise Unusable(CANNOT_PARSE, "header-too-long", text)
-    if not values:
-        raise Unusable(CANNOT_PARSE, "cannot-parse", f"no known element in the data set of {length} bytes")
-    return values
+    return values, reached_pixels
 
 
 def _uid(values: dict[str, bytes], name: str) -> str:

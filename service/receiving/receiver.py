@@ -15,6 +15,7 @@ from service.conformance import FAILURE, OTHER_BYTES, OUT_OF_RESOURCES, STORED, 
 from service.errors import Retryable
 from service.log import get_logger, whereabouts
 from service.queue.jobs import DuplicateInstance, Jobs, ReceivedInstance
+from service.receiving.digests import digest
 from service.receiving.header import Header, Unusable, inspect
 from service.receiving.incoming import Arrival
 from service.receiving.pressure import Pressure
@@ -96,7 +97,6 @@ class Receiver:
             maximum_pixels=self.limits.maximum_pixels,
             maximum_bytes=self.limits.maximum_instance_bytes,
         )
-        sha256 = hashlib.sha256(arrival.data).hexdigest()
         stored = self.stores.identified.write(arrival.file, hashed=False)  # that of the data set is recorded
         try:
             received = ReceivedInstance(
@@ -105,7 +105,7 @@ class Receiver:
                 StudyInstanceUID=header.StudyInstanceUID,
                 SeriesInstanceUID=header.SeriesInstanceUID,
                 TransferSyntaxUID=str(arrival.transfer_syntax),
-                sha256=sha256,
+                digest=digest(arrival.data),
                 byte_count=stored.byte_count,
                 name=stored.name,
                 calling_ae_title=arrival.calling_ae_title,
@@ -121,7 +121,7 @@ class Receiver:
             DuplicateInstance
         ) as other:  # only the row decides; to ask before would cost every film what few are spared
             self.stores.identified.remove(stored.name)
-            return self._same(other.instance_id, other.sha256, sha256), True
+            return self._same(other, arrival), True
         except SQLAlchemyError:
             self._withdraw(stored.name)
             raise
@@ -162,11 +162,12 @@ class Receiver:
             log.warning("files of refused instances removed", count=len(orphans))
         return len(orphans)
 
-    def _same(self, instance_id: int, kept_sha256: str, sha256: str) -> int:
-        if kept_sha256 != sha256:
-            text = f"instance {instance_id} is kept with SHA-256 {kept_sha256}; this data set has {sha256}"
+    def _same(self, kept: DuplicateInstance, arrival: Arrival) -> int:
+        found = digest(arrival.data, like=kept.digest)
+        if kept.digest != found:
+            text = f"instance {kept.instance_id} is kept with {kept.digest}; this data set has {found}"
             raise Unusable(OTHER_BYTES, "same-uid-other-bytes", text)
-        return instance_id
+        return kept.instance_id
 
     def _quarantine(self, arrival: Arrival, status: Status, code: str, text: str) -> Status:
         """Keep an unusable data set with its cause; the same bytes are kept once."""

@@ -79,7 +79,7 @@ class Installation:
             StudyInstanceUID=f"1.2.826.0.1.3680043.{number}",
             SeriesInstanceUID=f"1.2.826.0.1.3680043.{number}.2",
             TransferSyntaxUID="1.2.840.10008.1.2.4.90",
-            sha256=f"{number:064x}",
+            digest=f"blake3:{number:064x}",
             byte_count=byte_count,
             name=f"ab/{number:032x}.dcm",
             calling_ae_title=peer,

@@ -49,7 +49,7 @@ class Bench:
                 StudyInstanceUID=ds.StudyInstanceUID,
                 SeriesInstanceUID=ds.SeriesInstanceUID,
                 TransferSyntaxUID=ds.file_meta.TransferSyntaxUID,
-                sha256=stored.sha256,
+                digest=stored.sha256,
                 byte_count=stored.byte_count,
                 name=stored.name,
                 calling_ae_title="PACS",

@@ -37,14 +37,14 @@ def jobs(engine: Engine, clock: Clock) -> Jobs:
     return Jobs(engine, process="test", clock=clock, lease_seconds=60)
 
 
-def film(number: int = 1, sha256: str = "a" * 64) -> ReceivedInstance:
+def film(number: int = 1, digest: str = "a" * 64) -> ReceivedInstance:
     return ReceivedInstance(
         SOPInstanceUID=f"2.25.{number}",
         SOPClassUID="1.2.840.10008.5.1.4.1.1.1",
         StudyInstanceUID="2.25.900",
         SeriesInstanceUID="2.25.901",
         TransferSyntaxUID="1.2.840.10008.1.2.1",
-        sha256=sha256,
+        digest=digest,
         byte_count=1000,
         name=f"aa/{number}.dcm",
         calling_ae_title="PACS",
@@ -308,8 +308,8 @@ def test_workers_can_take_jobs_without_a_message_urgent_ones_first(jobs: Jobs) -
 def test_the_same_instance_twice_is_one_row_and_names_what_is_kept(jobs: Jobs) -> None:
     instance_id = jobs.record_instance(film(1))
     with pytest.raises(DuplicateInstance) as caught:
-        jobs.record_instance(film(1, sha256="b" * 64))
-    assert (caught.value.instance_id, caught.value.sha256) == (instance_id, "a" * 64)
+        jobs.record_instance(film(1, digest="b" * 64))
+    assert (caught.value.instance_id, caught.value.digest) == (instance_id, "a" * 64)
     assert len(jobs.list()) == 1
     assert jobs.known_names(["aa/1.dcm", "aa/2.dcm"]) == {"aa/1.dcm"}
 

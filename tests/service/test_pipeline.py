@@ -109,7 +109,7 @@ class House:
             ReceivedInstance(
                 **received,
                 TransferSyntaxUID=str(ds.file_meta.TransferSyntaxUID),
-                sha256=stored.sha256,
+                digest=stored.sha256,
                 byte_count=stored.byte_count,
                 name=stored.name,
                 calling_ae_title="PACS",

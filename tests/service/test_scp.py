@@ -18,6 +18,8 @@ import pytest
 from pydicom import dcmread
 from pydicom.pixels import get_decoder
 from pynetdicom import AE, build_context
+from pynetdicom.dsutils import encode
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
@@ -32,6 +34,7 @@ from service.conformance import (
     Rejection,
 )
 from service.queue.jobs import Jobs
+from service.receiving.digests import digest
 from service.settings import Peer
 from service.storage import Store
 from service.wrap import Kind
@@ -167,8 +170,26 @@ def test_other_bytes_under_the_same_uid_are_quarantined_with_both_hashes(scp: Ru
     kept = scp.jobs.find_instance(first.SOPInstanceUID)
     assert kept is not None
     assert kept[1] in row.cause_text
-    assert row.sha256 in row.cause_text
+    data = encode(second, False, True)
+    assert data is not None
+    assert digest(data) in row.cause_text
+    assert row.sha256 == sha256(data).hexdigest()
     assert dcmread(BytesIO(scp.stores.quarantine.read(row.name))).PatientID == second.PatientID
+
+
+def test_a_film_of_a_version_that_kept_its_sha256_is_told_apart_by_that(scp: Running) -> None:
+    first, second = instance(), instance(patient=CHINESE_CHILD)
+    second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = first.SOPInstanceUID
+    assert scp.send(first) == [0x0000]
+    data = encode(first, False, True)
+    assert data is not None
+    kept = f"sha256:{sha256(data).hexdigest()}"
+    with scp.jobs.engine.execution_options(write=True).begin() as connection:
+        connection.execute(text("UPDATE instances SET digest = :kept"), {"kept": kept})
+    assert scp.send(first, second) == [0x0000, 0xB006]
+    (row,) = scp.jobs.quarantined()
+    assert kept in row.cause_text
+    assert f"sha256:{row.sha256}" in row.cause_text
 
 
 @pytest.mark.parametrize(
@@ -217,9 +238,9 @@ def test_an_image_beyond_the_pixel_limit_is_quarantined_with_value_and_limit(scp
         assert scp.send(ds) == [0xC002]
     (row,) = scp.jobs.quarantined()
     assert row.cause_code == "too-many-pixels"
-    for text in (row.cause_text, next(entry["cause"] for entry in logs if entry["event"] == "instance unusable")):
-        assert "65535 x 65535" in text
-        assert str(LIMITS.maximum_pixels) in text
+    for said in (row.cause_text, next(entry["cause"] for entry in logs if entry["event"] == "instance unusable")):
+        assert "65535 x 65535" in said
+        assert str(LIMITS.maximum_pixels) in said
 
 
 def test_garbage_as_a_data_set_is_quarantined(scp: Running) -> None:
@@ -234,7 +255,8 @@ def test_garbage_as_a_data_set_is_quarantined(scp: Running) -> None:
 
 
 def test_a_deflated_data_set_that_inflates_without_end_is_refused(tmp_path: Path) -> None:
-    running = start(tmp_path, limits=LIMITS.model_copy(update={"maximum_instance_bytes": 2 * 1024**2}))
+    slow = {"maximum_instance_bytes": 2 * 1024**2, "network_timeout_seconds": 60}  # the sender deflates for seconds
+    running = start(tmp_path, limits=LIMITS.model_copy(update=slow))
     ds = instance(transfer_syntax=uids.DeflatedExplicitVRLittleEndian)
     ds.PixelData = bytes(64 * 1024**2)
     with running.server:
