@@ -33,10 +33,11 @@ def opened(config: Path | None, process: str) -> "tuple[Settings, Jobs]":
 
 
 def unopened(config: Path | None, process: str) -> "tuple[Settings, Jobs]":
-    """Load the settings and set up logging; the database is not asked anything yet."""
-    from service import db, log, settings
+    """Load the settings and set up logging and memory; the database is not asked anything yet."""
+    from service import db, heaps, log, settings
     from service.queue.jobs import Jobs
 
+    heaps.share_heaps()
     loaded = settings.load(config)
     log.configure(loaded.log_level, as_json=loaded.log_json)
     who = f" of {user_at_terminal()}" if process.startswith("carpus ") else ""

@@ -4,11 +4,9 @@ Celery on Redis is known to stop consuming after a reconnection while the proces
 lesson 5). So a worker sends a canary message to itself through the broker every few seconds: it is alive when one of them came
 back lately. It is not judged while all its hands are busy or while the broker is away, which a restart would not mend. Beside
 that a step may not take for ever, and a process that has grown too large, or worked long enough, leaves after its step.
-Once a minute it gives the memory that is free but still held by the allocator back to the system: many short threads leave a
-little of it in every arena of glibc.
+Once a minute it gives the memory that is free but still held by the allocator back to the system.
 """
 
-import ctypes
 import os
 import signal
 import threading
@@ -19,6 +17,7 @@ from typing import Any, Final
 
 import psutil
 
+from service.heaps import give_back
 from service.log import get_logger
 from service.settings import WorkerSettings
 
@@ -34,13 +33,6 @@ TIDY_SECONDS: Final = 60.0
 def leave() -> None:
     """Ask our own process to stop after the step at hand."""
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def give_back() -> None:
-    """Give free memory back to the system, where the C library can (malloc_trim(3), glibc)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 class Watchdog:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from service.queue.watchdog import STALLED, STUCK, Watchdog, give_back
+from service.heaps import give_back
+from service.queue.watchdog import STALLED, STUCK, Watchdog
 from service.settings import WorkerSettings
 
 LIMITS = WorkerSettings(stall_seconds=60, step_seconds=600, maximum_steps=5, maximum_resident_bytes=1000)

@@ -1,0 +1,39 @@
+"""Threads share heaps: what many short threads leave behind does not grow with their number."""
+
+import subprocess
+import sys
+
+# Threads that live at the same time and allocate blocks too large for Python's own allocator and too small for mmap.
+PROGRAM = """
+import sys, threading
+from service import heaps
+if sys.argv[1] == "shared":
+    heaps.share_heaps()
+meet = threading.Barrier(9)
+def work():
+    blocks = [bytearray(20_000) for _ in range(50)]
+    meet.wait()
+    meet.wait()
+    del blocks
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads:
+    thread.start()
+meet.wait()
+with open("/proc/self/maps") as maps:
+    starts = [(line.split()[0].split("-")[0], line.split()) for line in maps]
+# A heap of a thread begins at a multiple of 64 MiB (HEAP_MAX_SIZE of glibc) and has no file.
+print(sum(int(start, 16) % (64 << 20) == 0 and len(words) == 5 and words[1] == "rw-p" for start, words in starts))
+meet.wait()
+heaps.give_back()
+"""
+
+
+def heaps_of(way: str) -> int:
+    run = subprocess.run([sys.executable, "-c", PROGRAM, way], capture_output=True, text=True, check=True)
+    return int(run.stdout)
+
+
+def test_threads_share_at_most_two_heaps() -> None:
+    alone, shared = heaps_of("alone"), heaps_of("shared")
+    assert shared <= 2
+    assert shared <= alone
