@@ -8,6 +8,7 @@ gives what the administrator should do where the error itself names nothing, and
 
 import datetime as dt
 import random
+import sqlite3
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
-from service.errors import CarpusError, Permanent, Postponed
+from sqlalchemy.exc import OperationalError
+
+from service.errors import CarpusError, Permanent, Postponed, Retryable
 from service.settings import RetrySettings
 
 POISON_AFTER: Final = 3  # tries, or workers lost, until a job that nobody understands is taken out
@@ -120,6 +123,7 @@ def decide(
     failing_since
         The first failure of this step; None when this is the first.
     """
+    error = _ours(error)
     policy = policy_of(error)
     code, text = describe(error)
     action = (error.next_action if isinstance(error, CarpusError) else "") or policy.next_action
@@ -134,6 +138,14 @@ def decide(
         text += f"; given up after {retry.for_hours:g} hours and {attempts} attempts"
         action = f"mend the cause, then retry the job ({action})" if action else "mend the cause, then retry the job"
     return Decision(code, text, action, wait)
+
+
+def _ours(error: Exception) -> Exception:
+    """Return an error that passes for what a database that is away, restarts or is locked raises in the middle of a step."""
+    if not isinstance(error, OperationalError) or getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
+        return error  # SQLite calls a faulty statement operational, too; nothing mends that by itself
+    kind = type(error.orig).__name__
+    return Retryable(f"the database did not answer in the middle of the step ({kind})", code="database-unavailable")
 
 
 def describe(error: Exception) -> tuple[str, str]:

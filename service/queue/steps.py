@@ -111,11 +111,11 @@ class Steps:
             log.info("step postponed", seconds=round(found.delay.total_seconds(), 1), **fields)
             self._jobs.postpone(claim, found.code, found.text, found.delay, found.next_action)
             return
-        log.error("step failed", attempt=job.attempts, final=found.last, **fields)
         if found.delay is None:
             self._jobs.fail(claim, found.code, found.text, found.next_action)
         else:
             self._jobs.retry_later(claim, found.code, found.text, found.delay, found.next_action)
+        log.error("step failed", attempt=job.attempts, final=found.last, **fields)
 
     @contextmanager
     def _kept(self, claim: Claim) -> Iterator[None]:

@@ -2,10 +2,13 @@
 
 import datetime as dt
 import re
+import sqlite3
 from pathlib import Path
 
 import pytest
 from pydicom.uid import ComprehensiveSRStorage
+from sqlalchemy import create_engine
+from sqlalchemy.exc import OperationalError
 
 from service.errors import CarpusError, Permanent, Postponed, Retryable
 from service.queue.causes import POISON_AFTER, POLICIES, Kind, decide, policy_of
@@ -55,6 +58,24 @@ def test_a_permanent_cause_stops_at_the_first_time_and_names_what_to_change() ->
 def test_a_passing_cause_is_tried_again_however_often_it_failed(attempt: int) -> None:
     found = decided(Retryable("away", code="peer-unreachable"), attempt, hours=71.9)
     assert dt.timedelta(seconds=10) <= found.delay <= dt.timedelta(hours=1)
+
+
+@pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "INSERT INTO t VALUES (2)"])
+def test_a_database_that_is_away_in_the_middle_of_a_step_makes_no_dead_letter(tmp_path: Path, statement: str) -> None:
+    with sqlite3.connect(tmp_path / "a") as other:
+        other.execute("CREATE TABLE t (a)")
+    other.execute("BEGIN IMMEDIATE")
+    engine = create_engine(f"sqlite:///{tmp_path / 'a'}", connect_args={"timeout": 0})
+    with pytest.raises(OperationalError) as locked, engine.connect() as connection:
+        connection.exec_driver_sql(statement)
+    other.close()
+    found = decided(locked.value, attempts=50, hours=1)
+    assert (found.code, found.last) == ("database-unavailable", False)
+    with pytest.raises(OperationalError) as faulty, engine.connect() as connection:
+        connection.exec_driver_sql("SELECT nothing FROM t")
+    engine.dispose()
+    assert decided(faulty.value, attempts=3).code == "unexpected-error"
+    assert decided(faulty.value, attempts=3).last
 
 
 def test_after_days_a_passing_cause_is_a_dead_letter_that_says_how_long_it_was_tried() -> None:
