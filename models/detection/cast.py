@@ -18,8 +18,8 @@ SIDE: Final = 96  # pixels of the view
 CELLS: Final = 12  # cells of the map on each side
 COVERS: Final = 0.5  # probability from which on a cell lies under a cast
 FEWEST: Final = 2  # regions under it
-# One of them is at the wrist, as under casts and splints of the hand: without this, 1 of 193 real films and 1 of 700 thumbnails
-# (bright fingers on a white plate; an oblique hand) were taken for casts, with it none. A splint of one finger is not seen.
+# One of them is at the wrist, as under casts and splints of the hand: without this, 1 of 193 real films (bright fingers on a white
+# plate) was taken for a cast, with it none. A splint of one finger is not seen.
 WRIST: Final = frozenset((RADIUS, ULNA, CARPUS))
 Array = NDArray[np.float64]
 
@@ -62,18 +62,17 @@ def under(net: CastNet, view: NDArray[np.float32], places: Array) -> frozenset[s
     Parameters
     ----------
     view
-        (2, 2 SIDE, 2 SIDE), the upright hand, bone bright.
+        (2, SIDE, SIDE), the upright hand, bone bright.
     places
-        (22, 2) middles of the regions in pixels of that view.
+        (22, 2) middles of the regions in fractions of that view.
     """
     with torch.inference_mode():
-        cells = torch.sigmoid(net(torch.from_numpy(halved(view))[None]))[0].numpy()
-    scale = view.shape[-1] / CELLS
-    found = [transforms.sample(cells, _at(x, y, scale), 1)[0, 0, 0] for x, y in places]
+        cells = torch.sigmoid(net(torch.from_numpy(view)[None]))[0].numpy()
+    found = [transforms.sample(cells, _at(x, y), 1)[0, 0, 0] for x, y in places]
     covered = frozenset(name for name, share in zip(REGIONS, found, strict=True) if share > COVERS)
     return covered if len(covered) >= FEWEST and covered & WRIST else frozenset()
 
 
-def _at(x: float, y: float, scale: float) -> transforms.Matrix:
-    """Map the one pixel of a view to the place on the map of cells."""
-    return np.array([[1.0, 0.0, (x + 0.5) / scale - 0.5], [0.0, 1.0, (y + 0.5) / scale - 0.5]])
+def _at(x: float, y: float) -> transforms.Matrix:
+    """Map the one pixel of a view to a place on the map of cells."""
+    return np.array([[1.0, 0.0, x * CELLS - 0.5], [0.0, 1.0, y * CELLS - 0.5]])

@@ -25,9 +25,10 @@ import torch
 from numpy.typing import NDArray
 
 from models import engine, phantom, pixels, transforms, weights
-from models.detection import rsna
+from models.detection import cast, casting, rsna
 from models.detection.conventions import CHANNEL, CHANNELS, LOOSE, REGION_OF_JOINT, Annotated, joint_of
 from models.detection.learning_cast import FOLDERS as LOOKED_AT
+from models.detection.learning_cast import upright
 from models.detection.phantoms import region_boxes
 from models.detection.predict import Detection, Detector
 from models.image import Image
@@ -259,6 +260,16 @@ def casts(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
             refused.append([float(not found.verdict.accepted)])
         results[f"phantom under {material}, cast named"] = share(said, lambda v: v > 0)
         results[f"phantom under {material}, refused"] = share(refused, lambda v: v > 0)
+    if args.data and detector.cast is not None:
+        rng, seen = np.random.default_rng(args.first_seed), []
+        for path in (path for folder in ("fullres", "medium") for path in sorted((args.data / folder).glob("*.webp"))):
+            shown = upright(detector, pixels.load(path))
+            if shown is not None:
+                view, places = shown
+                seen.append(
+                    [float(bool(cast.under(detector.cast, casting.lay(rng, view, places)[0], places[: len(REGIONS)])))]
+                )
+        results["cast laid over a real film not trained on, seen"] = share(seen, lambda v: v > 0)
     return results
 
 

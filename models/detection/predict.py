@@ -252,7 +252,7 @@ class Detector:
         bright = 1 - pixels if hand.dark else pixels
         view = transforms.sample(bright, self._canonical(hand.pose.matrix, block), self.size)
         back = transforms.invert(hand.pose.matrix)
-        return cast.under(self.cast, view, self.size * transforms.apply(back, hand.look.points[: len(REGIONS)]) - 0.5)
+        return cast.under(self.cast, cast.halved(view), transforms.apply(back, hand.look.points[: len(REGIONS)]))
 
     def _pose(self, look: _Look) -> anatomy.Pose | None:
         return anatomy.pose(self.template, look.points, (look.presence > PRESENT) & (look.focus > 0.2))

@@ -43,12 +43,12 @@ def test_a_cast_brightens_the_wrist_it_says_it_covers_and_leaves_the_fingertips(
 def test_a_region_lies_under_a_cast_by_its_cell_and_one_alone_or_none_at_the_wrist_is_not_believed() -> None:
     logits = torch.full((1, cast.CELLS, cast.CELLS), -9.0)
     net = lambda views: logits  # noqa: E731  # a network that says what the test wants
-    scale = 2 * cast.SIDE / cast.CELLS
-    places = np.full((len(REGIONS), 2), 0.5 * scale - 0.5)  # all in the first cell
-    places[REGIONS.index("radius")] = (5.5 * scale - 0.5, 9.5 * scale - 0.5)
-    places[REGIONS.index("mc1")] = (6.5 * scale - 0.5, 8.5 * scale - 0.5)
-    places[REGIONS.index("mc2")] = (2.5 * scale - 0.5, 2.5 * scale - 0.5)
-    view = np.zeros((2, 2 * cast.SIDE, 2 * cast.SIDE), np.float32)
+    places = np.full((len(REGIONS), 2), 0.5)  # all in the middle of the first cell
+    places[REGIONS.index("radius")] = (5.5, 9.5)
+    places[REGIONS.index("mc1")] = (6.5, 8.5)
+    places[REGIONS.index("mc2")] = (2.5, 2.5)
+    places /= cast.CELLS
+    view = np.zeros((2, cast.SIDE, cast.SIDE), np.float32)
 
     def under(*cells: tuple[int, int]) -> set[str]:
         logits.fill_(-9.0)
