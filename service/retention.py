@@ -222,7 +222,7 @@ class Retention:
         held += [hold for hold in self._rows.holds() if hold.scope == "patient" and hold.value == subject]
         if held:
             raise Held(
-                f"{len({hold.id for hold in held})} legal holds forbid it: {', '.join(sorted({h.reason for h in held}))}",
+                f"a legal hold forbids it: {', '.join(sorted({h.reason for h in held}))}",
                 next_action="release them first: carpus hold list, carpus hold release NUMBER",
             )
         kept = [why for job, _ in rows if (why := self._jobs.may_be_removed(job, unasked=self._unasked)) is not None]

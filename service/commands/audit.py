@@ -35,9 +35,6 @@ def audit_list(
     """List records, oldest first. Reading the trail is itself audited."""
     import datetime as dt
 
-    from rich.console import Console
-    from rich.table import Table
-
     from service.auditing.messages import AuditMessage, Event, Participant
     from service.auditing.trail import Trail
     from service.deidentification.deidentify import patient_key
@@ -60,11 +57,14 @@ def audit_list(
             fields = ("id", "event", "outcome", "actor", "study", "subject", "hash")
             click.echo(json.dumps({"at": row.at.isoformat(), **{name: getattr(row, name) for name in fields}}))
     else:
-        table = Table("number", "time (UTC)", "event", "outcome", "who", "patient", "study")
+        lines = [("number", "time (UTC)", "event", "outcome", "who", "patient", "study")]
         for row in rows:
             at = row.at.isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
-            table.add_row(str(row.id), at, row.event, row.outcome, row.actor, row.subject or "", row.study or "")
-        Console().print(table)
+            lines.append((str(row.id), at, row.event, row.outcome, row.actor, row.subject or "-", row.study or "-"))
+        # Nothing is cut off: what is looked for here is an identifier.
+        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+        for line in lines:
+            click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 @audit.command("verify")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from service.commands import config_option
+from service.commands import audited, config_option, opened
 
 
 @click.group()
@@ -41,15 +41,18 @@ def list_(config: Path | None) -> None:
 @config_option
 def rotate(print_only: bool, config: Path | None) -> None:
     """Add a new sealing key, which seals from now on; old ones still open. Running processes need no restart."""
-    from service import settings
+    from service.auditing.messages import Event
     from service.trust.keys import name_of, source_of
 
-    source = source_of(settings.load(config))
+    loaded, jobs = opened(config, "carpus keys")
+    source = source_of(loaded)
     fresh = source.read().rotated()
     if print_only:
+        audited(loaded, jobs, Event.CONFIGURED, "sealing keys printed with a new one for a KMS")
         click.echo(fresh.to_json())
         return
     source.replace(fresh)
+    audited(loaded, jobs, Event.CONFIGURED, f"sealing key {name_of(fresh.seals[0])} seals from now on")
     click.echo(f"{name_of(fresh.seals[0])} seals from now on; {len(fresh.seals) - 1} older keys still open")
 
 
@@ -58,17 +61,21 @@ def rotate(print_only: bool, config: Path | None) -> None:
 @config_option
 def rewrap(drop_old: bool, config: Path | None) -> None:
     """Seal the data key of every patient anew under the newest sealing key."""
-    from service import settings
+    from service.auditing.messages import Event
     from service.errors import Permanent
     from service.trust.keys import source_of
     from service.trust.pseudonyms import Pseudonyms
     from service.trust.vault import Vault
 
-    loaded = settings.load(config)
+    loaded, jobs = opened(config, "carpus keys")
     source = source_of(loaded)
     held = source.read()
     vault = Vault.of(loaded, Pseudonyms(held))
-    click.echo(f"{vault.rewrap()} patients sealed anew")
+    sealed = vault.rewrap()
+    audited(
+        loaded, jobs, Event.CONFIGURED, f"{sealed} patients sealed anew" + (", older keys to go" if drop_old else "")
+    )
+    click.echo(f"{sealed} patients sealed anew")
     if not drop_old:
         return
     census = vault.census()

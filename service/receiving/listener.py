@@ -111,6 +111,7 @@ class _Handler(RequestHandler):
         except ssl.SSLError as error:
             reason = getattr(error, "verify_message", "") or (error.reason or type(error).__name__)
             log.warning("TLS handshake failed", address=address, reason=reason.replace("_", " ").lower())
+            self.server.refused("", address, "tls-handshake")
         except OSError as error:
             log.info("connection ended inside the TLS handshake", address=address, error=type(error).__name__)
         else:
@@ -163,6 +164,8 @@ class _Handler(RequestHandler):
             address=caller.address,
             open=self.server.places.associations.total(),
         )
+        if rejection not in (FULL, STOPPING):  # these say nothing about the caller
+            self.server.refused(caller.calling_ae_title, caller.address, rejection.code)
         _say_and_close(connection, bytes([3, 0, 0, 0, 0, 4, 0, rejection.result, rejection.source, rejection.reason]))
 
     def _read_request(self, connection: socket.socket, address: str, deadline: float) -> bytearray | None:
@@ -248,6 +251,8 @@ class GuardedServer(ThreadedAssociationServer):
         Takes what a C-STORE brings; None leaves it to a handler of EVT_C_STORE.
     tls
         Speaks TLS and nothing else; None for plain DICOM.
+    refused
+        Is told who is refused, in the thread of the connection: calling AE title (empty before it is known), address, code.
     """
 
     request_queue_size = 128
@@ -265,8 +270,10 @@ class GuardedServer(ThreadedAssociationServer):
         maximum_of: Callable[[Caller], int | None],
         keep: Keep | None,
         tls: ServerTls | None,
+        refused: Callable[[str, str, str], None],
     ) -> None:
         self.places = places
+        self.refused = refused
         self.keep = keep
         self.lender = Lender()
         self.admit = admit
@@ -328,6 +335,8 @@ class Listener:
         Speaks TLS and nothing else; None for plain DICOM.
     places
         Shared with another listener; None for places of its own.
+    refused
+        As of `GuardedServer`.
     """
 
     def __init__(
@@ -343,6 +352,7 @@ class Listener:
         maximum_of: Callable[[Caller], int | None] = lambda _caller: None,
         tls: ServerTls | None = None,
         places: Places | None = None,
+        refused: Callable[[str, str, str], None] = lambda _calling, _address, _code: None,
     ) -> None:
         ae.maximum_pdu_size = limits.maximum_pdu_size
         ae.maximum_associations = limits.maximum_associations + ECHO_RESERVE + MAXIMUM_PENDING  # `Places` is the judge
@@ -358,6 +368,7 @@ class Listener:
             maximum_of=maximum_of,
             keep=keep,
             tls=tls,
+            refused=refused,
         )
         ae._servers.append(self.server)
         self.port: int = self.server.server_address[1]

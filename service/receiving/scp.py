@@ -19,6 +19,8 @@ from pynetdicom import AE, evt
 from sqlalchemy.exc import SQLAlchemyError
 
 from service import tracing
+from service.auditing.refusals import Refusals
+from service.auditing.trail import Trail
 from service.conformance import (
     ADDRESS_UNKNOWN,
     CALLED_UNKNOWN,
@@ -91,6 +93,8 @@ class StorageServer(AbstractContextManager["StorageServer"]):
         )
         self._handlers = [*handlers, (evt.EVT_ACCEPTED, _negotiated), *self.commitments.handlers]
         self._places = Places(settings.limits, siblings=siblings)
+        trail = Trail(jobs.engine, clock=jobs.now)
+        self._refusals = Refusals(trail, source=settings.audit_source, ae_title=settings.ae_title)
         self.listener: Listener | None = None
         self.tls_listener: Listener | None = None
         if not settings.dicom_tls.only:
@@ -136,6 +140,7 @@ class StorageServer(AbstractContextManager["StorageServer"]):
                 keep=self.receiver.keep,
                 tls=tls,
                 places=self._places,
+                refused=self._refusals.note,
             )
         except OSError as error:
             raise Permanent(

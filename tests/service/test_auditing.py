@@ -10,9 +10,11 @@ from xml.etree import ElementTree
 
 import pytest
 from sqlalchemy import delete, update
+from structlog.testing import capture_logs
 
 from service.auditing.follower import Follower
 from service.auditing.messages import SOURCE_ROLE, AuditMessage, Event, Outcome, Participant
+from service.auditing.refusals import INTERVAL_SECONDS, MOST, Refusals
 from service.auditing.syslog import Repository, record
 from service.auditing.trail import Trail
 from service.errors import Retryable
@@ -250,3 +252,34 @@ def test_a_clock_that_is_set_back_does_not_break_the_chain(trail: Trail) -> None
     trail.now.pass_by(-3600)
     trail.append(_message())
     assert trail.verify(None).fault == ""
+
+
+def test_refusals_are_recorded_without_letting_the_refused_fill_the_trail(trail: Trail) -> None:
+    seconds = [0.0]
+    refusals = Refusals(trail, source="CARPUS", ae_title="CARPUS", clock=lambda: seconds[0])
+    for _ in range(5):
+        refusals.note("STRANGER", "192.0.2.1", "calling-ae-title")
+    refusals.note("\x00<b>\u00e9" + "X" * 40, "192.0.2.2", "calling-ae-title")
+    refusals.note("", "192.0.2.3", "tls-handshake")
+    stranger, hostile, unknown = trail.records(limit=10)
+    assert [row.event for row in (stranger, hostile, unknown)] == ["ASSOCIATION_REFUSED"] * 3
+    assert (stranger.actor, hostile.actor, unknown.actor) == ("STRANGER", "?<b>?" + "X" * 11, "unknown")
+    for row in (stranger, hostile, unknown):
+        code = ElementTree.fromstring(row.message).find("EventIdentification/EventTypeCode")
+        assert code is not None
+        assert code.attrib["csd-code"] == "110126"  # Node Authentication
+    for number in range(200):
+        refusals.note("STRANGER", f"198.51.100.{number}", "calling-ae-title")
+    assert len(trail.records(limit=500)) == MOST
+    seconds[0] += INTERVAL_SECONDS
+    refusals.note("STRANGER", "192.0.2.1", "calling-ae-title")
+    assert len(trail.records(limit=500)) == MOST + 1
+    assert not trail.verify(KEY).fault
+
+
+def test_a_database_that_is_away_costs_the_record_of_a_refusal_alone(trail: Trail, installation: Installation) -> None:
+    with installation.jobs.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE audit_records RENAME TO gone")
+    with capture_logs() as logs:
+        Refusals(trail, source="CARPUS", ae_title="CARPUS").note("STRANGER", "192.0.2.1", "calling-ae-title")
+    assert [entry["event"] for entry in logs] == ["refusal not written to the audit trail"]

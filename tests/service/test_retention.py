@@ -1,6 +1,7 @@
 """Removal by age, by disk and on demand: whole, accounted for, never against a hold, never what is unconfirmed."""
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -201,8 +202,10 @@ def test_the_commands_hold_forget_and_verify(tmp_path: Path) -> None:
 
     assert run("hold", "place", "--patient", "MRN-1", "--reason", "case 9").startswith("0 hold 1 is in force")
     assert "case 9" in run("hold", "list")
-    assert "legal holds forbid it" in run("forget", "MRN-1", "--yes")
+    assert "a legal hold forbids it" in run("forget", "MRN-1", "--yes")
     assert run("hold", "release", "1").startswith("0")
     assert "removed 1 films" in run("forget", "MRN-1", "--yes")
     assert "DELETED" in run("audit", "list", "--patient", "MRN-1", "--json")
+    listed = run("audit", "list", "--patient", "MRN-1")
+    assert re.search(r"DELETED .* P-[A-Z2-7]{12,} +[0-9.]{20,}\n", listed)  # identifiers are not cut off
     assert "whole" in run("audit", "verify")

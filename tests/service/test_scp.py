@@ -23,6 +23,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
+from service.auditing.trail import Trail
 from service.conformance import (
     ADDRESS_UNKNOWN,
     CALLED_UNKNOWN,
@@ -132,6 +133,10 @@ def test_a_stranger_is_rejected_with_the_reason(tmp_path: Path, options: dict[st
     assert entry["code"] == expected.code
     assert entry["calling_ae_title"] == options.get("calling", "PACS")
     assert entry["address"] == "127.0.0.1"
+    (record,) = Trail(running.jobs.engine).records(limit=10)
+    assert (record.event, record.outcome) == ("ASSOCIATION_REFUSED", "REFUSED")
+    assert record.actor == options.get("calling", "PACS")
+    assert expected.code in record.message
 
 
 def test_without_peers_nobody_is_admitted(tmp_path: Path) -> None:

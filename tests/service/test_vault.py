@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from service import settings
+from service import db, settings
+from service.auditing.trail import Trail
 from service.commands.keys import keys as command
 from service.errors import InvalidConfiguration, Permanent, Retryable
 from service.queue.causes import Kind, policy_of
@@ -163,6 +164,13 @@ def test_the_command_lists_rotates_and_seals_anew(tmp_path: Path) -> None:
     assert now.pseudonym == first.pseudonym
     assert Vault.of(loaded, Pseudonyms.of(loaded)).original("P-A") == "TEST-1"
     assert stat.S_IMODE((tmp_path / "keys" / "pseudonyms.json").stat().st_mode) == 0o600
+    # Who changed the keys stands in the audit trail; no key does.
+    records = Trail(db.connect(loaded.resolved_database_url)).records(limit=10)
+    assert [record.event for record in records] == ["CONFIGURED"] * 3
+    told = "".join(record.message for record in records)
+    assert "printed" in told
+    assert name_of(now.seals[0]) in told
+    assert not any(key in told for key in printed["seals"])
 
 
 def test_a_full_disk_and_a_lost_right_pass_and_are_told_apart(tmp_path: Path) -> None:
