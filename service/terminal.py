@@ -1,6 +1,7 @@
 """Say on a terminal what was read and what a bundle consists of."""
 
-import json
+from collections.abc import Mapping
+from typing import Any
 
 from models.reading import MethodResult, Reading
 from models.regions import RUS
@@ -46,9 +47,21 @@ def describe_bundle(description: Description) -> str:
         lines.append(f"  {problem}: {folder.name} ({metadata.architecture}, version {metadata.version})")
         lines += [f"    {name}  sha256 {digest}" for name, digest in metadata.files.items()]
         lines += [f"    data     {source}" for source in metadata.data]
-        lines += [f"    metrics  {name}: {json.dumps(value)}" for name, value in metadata.metrics.items()]
+        lines += [f"    metrics  {line}" for line in _figures(metadata.metrics, "")]
     lines += [f"  {problem}: no weights; readings say so" for problem in description.absent]
     return "\n".join(lines)
+
+
+def _figures(values: Mapping[str, Any], where: str) -> list[str]:
+    """Return one line an estimate, with its interval and n, and one for all the plain values beside each other."""
+    plain = {name: value for name, value in values.items() if not isinstance(value, Mapping)}
+    lines = [where + ", ".join(f"{name} {value}" for name, value in plain.items())] if plain else []
+    for name, value in values.items():
+        if isinstance(value, Mapping) and {"value", "low", "high", "n"} <= set(value):
+            lines.append(f"{where}{name} {value['value']:g} ({value['low']:g} to {value['high']:g}), n = {value['n']}")
+        elif isinstance(value, Mapping):
+            lines += _figures(value, f"{where}{name}: ")
+    return lines
 
 
 def _methods(reading: Reading) -> list[str]:

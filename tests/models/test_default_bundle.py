@@ -1,6 +1,7 @@
 """The bundle that ships, through the doors a person uses; the films are phantoms."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,14 @@ def test_every_shipped_bundle_is_what_it_says() -> None:
     listed = json.loads(run.output)
     assert [bundle["name"] for bundle in listed] == list(registry.names())
     assert all(bundle["verified"] and bundle["terms"] for bundle in listed)
+
+
+def test_figures_of_the_weights_are_listed_as_lines_with_interval_and_n() -> None:
+    run = CliRunner().invoke(cli, ["models", "default"], standalone_mode=False)
+    assert run.exception is None, run.output
+    figures = [line for line in run.output.splitlines() if line.startswith("    metrics  ")]
+    assert any(re.search(r"mae_months [\d.]+ \([\d.]+ to [\d.]+\), n = \d+$", line) for line in figures)
+    assert not any("{" in line for line in figures)
 
 
 def test_a_changed_bundle_is_listed_as_refused_with_exit_status_one(tmp_path: Path) -> None:
