@@ -29,6 +29,7 @@ from models.metrics.ages import by_year, compare
 from models.metrics.bootstrap import estimate
 from models.regions import RUS
 from models.standards import RUS_CHN, TW3C_RUS, Classic, RusStandard, Top2, TopN, Weighting
+from models.standards.harmony import HandPrior
 
 THRESHOLDS: Final = tuple(round(0.3 + 0.02 * step, 2) for step in range(35))
 
@@ -41,6 +42,9 @@ def main() -> None:
     parser.add_argument("--test", type=Path, required=True, help="cache of phantoms drawn with seeds of their own")
     parser.add_argument("--tuning", type=Path, help="report of models.grading.tune")
     parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument(
+        "--prior", type=float, nargs=2, metavar=("WEIGHT", "SLACK"), help="also with this prior of the hand of a bundle"
+    )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -75,11 +79,28 @@ def main() -> None:
         "topn_threshold": threshold,
         "topn_threshold_curve_years": {f"{key:.2f}": round(value, 4) for key, value in curve.items()},
     }
+    if options.prior:
+        result["with_the_prior_of_the_hand"] = with_prior(chances, test, HandPrior(*options.prior), rules["TopN"])
     if options.tuning:
         report = json.loads(options.tuning.read_text(encoding="utf-8"))
         result["real_films"] = {key: value for key, value in report.items() if key != "rows"}
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def with_prior(chances: NDArray[np.float64], films: Crops, prior: HandPrior, rule: Weighting) -> dict[str, Any]:
+    """Return stages and RUS-CHN age after each bone was told what the others say of its hand."""
+    told = np.zeros_like(chances)
+    for film, sex in enumerate(sexes_of((~films.female).astype(int).tolist())):
+        own = {bone: chances[film, i, : len(LEVELS[i])].tolist() for i, bone in enumerate(RUS)}
+        for index, shares in enumerate(prior.told(own, (sex,)).values()):
+            told[film, index, : len(shares)] = shares
+    return {
+        "weight": prior.weight,
+        "slack_stages": prior.slack_stages,
+        "stages": stages(told, films),
+        "bone_age_years": age_errors(told, films, rule),
+    }
 
 
 def threshold_curve(chances: NDArray[np.float64], films: Crops) -> dict[float, float]:

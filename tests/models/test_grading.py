@@ -19,6 +19,8 @@ from models.image import Image
 from models.phantom import Phantom, draw
 from models.reading import ImageFacts
 from models.regions import RUS
+from models.standards import TopN
+from models.standards.harmony import HandPrior
 from models.standards.stages import named_stage
 from models.weights import FREE_TERMS, Metadata, WeightsRefused
 
@@ -269,6 +271,23 @@ def test_confusions_say_how_near_the_truth_lay_to_a_border() -> None:
     assert found["share_of_wrong_stages_within_a_quarter_stage_of_the_border"] == 0.5
     assert found["exact_more_than_a_quarter_stage_from_a_border"] == round(24 / 25, 4)
     assert set(found["commonest"]) == {"radius 4 read as 5(0): 1", "ulna 5(0) read as 4: 1"}
+
+
+def test_the_prior_of_the_hand_draws_an_unsure_bone_to_the_others() -> None:
+    maturity = np.full((4, 13), 6.5, np.float32)  # about what a girl of 11 shows, every bone alike
+    maturity[1::2, 0] = 7.5  # hands of two ages for each sex
+    films = Crops(
+        np.zeros((4, 13, 2, 2), np.uint8),
+        maturity,
+        np.array([True, True, False, False]),
+        np.full(4, 11, np.float32),
+        np.arange(4),
+    )
+    chances = np.eye(WIDEST)[stage_of(torch.from_numpy(maturity)).numpy()]
+    chances[:, 3] = 0.45 * np.eye(WIDEST)[6] + 0.55 * np.eye(WIDEST)[10]  # mc3 is taken for fused by a little
+    assert evaluate.stages(chances, films)["exact_by_bone"]["mc3"] == 0.0
+    told = evaluate.with_prior(chances, films, HandPrior(0.5, 0.2), TopN(0.92))
+    assert told["stages"]["exact"]["value"] == 1.0
 
 
 def _cache(folder: Path, films: int, seed: int) -> Path:
