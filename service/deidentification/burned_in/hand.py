@@ -90,9 +90,22 @@ class _Candidate:
         top, left = top - around[0][0], left - around[1][0]
         mask, strange = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
         for target, part in ((mask, self.mask), (strange, self.strange)):
-            wider = np.pad(part, around, mode="edge")
+            wider = _spilled(np.pad(part, around), around)
             target[top : top + wider.shape[0], left : left + wider.shape[1]] = wider
         return type(self)(mask, strange, self.score)
+
+
+def _spilled(mask: Mask, around: list[tuple[int, int]]) -> Mask:
+    """Let what touches the edge of a part go on into what was put around it, wider by a pixel to either side with each step.
+
+    A finger that the edge cuts may lean to any side beyond it.
+    """
+    for turns, steps in enumerate((around[0][0], around[1][1], around[0][1], around[1][0])):
+        turned = np.rot90(mask, turns)  # a view: the side in question is at the top
+        for row in range(steps - 1, -1, -1):
+            before = turned[row + 1]
+            turned[row] |= before | np.append(before[1:], False) | np.insert(before[:-1], 0, False)
+    return mask
 
 
 def reduced_shape(rows: int, columns: int) -> tuple[int, int]:
