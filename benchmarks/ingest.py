@@ -209,7 +209,7 @@ def _run(server: Server, folder: Path, films: Sequence[Path], associations: int)
         client.returncode = status
     if any(statuses):
         raise SystemExit(f"storescu ended with {statuses}")
-    stored = sum(path.stat().st_size > 1_000_000 for path in (folder / "data").rglob("*") if path.is_file())
+    stored = sum(path.stat().st_size > 6_000_000 for path in (folder / "data").rglob("*") if path.is_file())
     if stored < len(films):
         raise SystemExit(f"{stored} of {len(films)} films are on the disk")
     shutil.rmtree(folder)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
-from sqlalchemy import Connection, and_, insert, inspect, select
+from sqlalchemy import Connection, Insert, and_, insert, inspect, select
 from sqlalchemy import Table as DatabaseTable
 from sqlalchemy.exc import IntegrityError
 
@@ -155,7 +155,7 @@ def _inserted(connection: Connection, table: type[Table], values: Mapping[str, A
     """Insert one row, its values by attribute; return its number."""
     names = _columns(table)
     row = {names[name]: value for name, value in values.items()}
-    key = connection.execute(insert(_table(table)), row).inserted_primary_key
+    key = connection.execute(_insertion(table), row).inserted_primary_key
     assert key is not None  # noqa: S101 - one row was inserted
     return int(key[0])
 
@@ -165,5 +165,6 @@ def _columns(table: type[Table]) -> Mapping[str, str]:
     return {each.key: each.columns[0].key for each in inspect(table).column_attrs}
 
 
-def _table(table: type[Table]) -> DatabaseTable:
-    return cast(DatabaseTable, table.__table__)
+@cache
+def _insertion(table: type[Table]) -> Insert:
+    return insert(cast(DatabaseTable, table.__table__))

@@ -34,7 +34,7 @@ _SLACK: Final = 1024  # bytes of a P-DATA-TF beyond the maximum length: what som
 # PS3.8 9.3.8: A-ABORT by the service provider: reason 2 unexpected PDU, 6 invalid PDU parameter.
 ABORT_UNEXPECTED, ABORT_INVALID = (bytes([7, 0, 0, 0, 0, 4, 0, 0, 2, reason]) for reason in (2, 6))
 # An association without news looks around this often (s); news wakes it at once.
-_WAIT_S: Final = 0.05
+_WAIT_S: Final = 0.25
 _LOOK_BYTES: Final = 16_384  # read at once to see what comes
 _ESTABLISHED: Final = "Sta6"  # PS3.8 9.2.1: ready for data transfer
 Keep = Callable[[Arrival], tuple[Status, str]]
