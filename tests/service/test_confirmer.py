@@ -306,10 +306,10 @@ def test_a_report_from_somebody_else_or_on_nothing_is_refused(ward: Callable[...
     place.confirmer._own = OWN.model_copy(update={"hold_seconds": 0})
     job_id = place.deliver()
     place.round()
-    place.pacs.ae_title = "STRANGER"
+    place.pacs.reports_as = "STRANGER"
     with pytest.raises(Exception, match="0x0124"):
         place.pacs.report_now()
-    place.pacs.ae_title = "PACS"
+    place.pacs.reports_as = "PACS"
     place.pacs.asked = [("2.25.4711", place.pacs.asked[0][1])]
     with pytest.raises(Exception, match="0x0115"):
         place.pacs.report_now()
