@@ -152,17 +152,19 @@ class FakePacs(AbstractContextManager["FakePacs"]):
 
     def report_now(self) -> None:
         """Report on everything that was asked so far, each on a new association."""
-        assert self.reports_to is not None
         for transaction_uid, references in self.asked:
-            committed, failed = self._truth(references)
-            commitment.report(
-                self.reports_to,
-                transaction_uid,
-                committed,
-                failed,
-                calling_ae_title=self.reports_as,
-                timeout_seconds=10,
-            )
+            self._report_anew(transaction_uid, references)
+
+    def _report_anew(self, transaction_uid: str, references: list[commitment.Reference]) -> None:
+        """Report on an association of our own."""
+        assert self.reports_to is not None
+        commitment.report(
+            self.reports_to,
+            transaction_uid,
+            *self._truth(references),
+            calling_ae_title=self.reports_as,
+            timeout_seconds=10,
+        )
 
     def _truth(
         self, references: list[commitment.Reference]
@@ -183,20 +185,11 @@ class FakePacs(AbstractContextManager["FakePacs"]):
             threading.Thread(target=self._report, args=(association, *asked), daemon=True).start()
 
     def _report(self, association: Any, transaction_uid: str, references: list[commitment.Reference]) -> None:
-        committed, failed = self._truth(references)
         if self.commits == "same":
-            commitment.report_on(association, transaction_uid, committed, failed)
+            commitment.report_on(association, transaction_uid, *self._truth(references))
         elif self.commits == "another":
-            assert self.reports_to is not None
             with suppress(Retryable):  # a report that is refused is the end of it, as with many a PACS
-                commitment.report(
-                    self.reports_to,
-                    transaction_uid,
-                    committed,
-                    failed,
-                    calling_ae_title=self.reports_as,
-                    timeout_seconds=10,
-                )
+                self._report_anew(transaction_uid, references)
 
     def _find(self, event: Any) -> Iterator[tuple[int, Dataset]]:
         asked = event.identifier
