@@ -1,7 +1,6 @@
 """Train the look for casts (`cast`) and put it beside a detector's network.
 
-It learns from upright views as that detector sees them, half of them with a cast laid over (`casting`). The weights folder
-written holds the base's tensors unchanged and those of the look for casts.
+It learns from upright views as that detector sees them, half of them with a cast laid over (`casting`).
 """
 
 import argparse
@@ -20,14 +19,13 @@ from models import phantom, pixels, transforms, weights
 from models.augment import collimate, expose, hide
 from models.detection import casting, rsna
 from models.detection.cast import CELLS, COVERS, SIDE, CastNet, halved
+from models.detection.completing import Completing
 from models.detection.conventions import CHANNELS
-from models.detection.learning import Learning, Sources
+from models.detection.learning import Sources
 from models.detection.predict import CAST, Detector
 from models.image import Image
-from models.runs import RunRefused
 
 FIRST_SEED: Final = 35_000_000
-WIDTH: Final = 16
 THUMBNAILS: Final = 700  # of films that the split does not keep for measuring
 COVERED_SHARE: Final = 0.5  # of the views, that get a cast
 FOLDERS: Final = ("validation",)  # of real films with more pixels; `fullres` and `medium` are kept for measuring
@@ -87,36 +85,19 @@ def error(logits: Tensor, covered: Tensor) -> Tensor:
     return functional.binary_cross_entropy_with_logits(logits, covered)
 
 
-class CastLearning(Learning):
+class CastLearning(Completing):
     """Learn which parts of an upright view lie under a cast."""
 
-    architecture = "cast"
-    from_films = False
+    architecture, look, prefix, width = "cast", "look for casts", CAST, 16
 
     def __init__(self, options: argparse.Namespace, sources: Sources, device: torch.device) -> None:
-        """Look at the films with the detector to complete, `options.start`, and build the network.
-
-        Raises
-        ------
-        RunRefused
-            Without a detector to complete.
-        """
-        if options.start is None:
-            raise RunRefused("a look for casts completes a detector: name its weights folder with --start")
-        self.options, self.device = options, device
+        """Look at the films with the detector to complete, and build the network."""
+        self.complete(options, device)
         self.views, self.places = _cached(options)
         every = np.arange(len(self.views))
         self.training, measured = every[every % MEASURED != 0], every[every % MEASURED == 0]
         self.check = drawn(self.views, self.places, np.tile(measured, 2), np.random.default_rng(0))
-        self.net: CastNet = CastNet(WIDTH).to(device)
-        self.base = weights.load(options.start, problem="detection", architectures=("handnet",))
-        self.preprocessing, self.hyperparameters = dict(self.base[1].preprocessing), {"cast": WIDTH}
-        self.begin(0)
-
-    def begin(self, step: int) -> None:
-        """Draw from another place of the stream when a run goes on."""
-        self.rng = np.random.default_rng((self.options.seed, step))
-        self.generator = torch.Generator().manual_seed(self.options.seed + step)
+        self.net: CastNet = CastNet(self.width).to(device)
 
     def loss(self) -> tuple[Tensor, dict[str, float]]:
         """Draw views, vary how they look and return their loss."""
@@ -146,25 +127,14 @@ class CastLearning(Learning):
         """Return the loss on those films."""
         return metrics["loss"]
 
-    def state(self, net: nn.Module) -> dict[str, Tensor]:
-        """Return the base's tensors and those of the look for casts."""
-        first = {name: value for name, value in self.base[0].items() if not name.startswith(CAST)}
-        return {**first, **{CAST + name: value for name, value in net.state_dict().items()}}
+    def learned_from(self) -> str:
+        """Say from which films."""
+        real = f" and {len(self.views) - self.options.phantoms} real films" if self.options.data else ""
+        return f"casts laid over {self.options.phantoms} phantoms{real}"
 
     def described(self, metadata: weights.Metadata) -> weights.Metadata:
-        """Return what the base says of itself, and beside it what was learned here."""
-        base = self.base[1]
-        real = f" and {len(self.views) - self.options.phantoms} real films" if self.options.data else ""
-        return dataclasses.replace(
-            base,
-            version=metadata.version,
-            created="",
-            commit=metadata.commit,
-            terms=metadata.terms,
-            data=(*base.data, f"look for casts: casts laid over {self.options.phantoms} phantoms{real}"),
-            metrics={**base.metrics, "cast": {**metadata.metrics, "step": metadata.hyperparameters["steps"]}},
-            hyperparameters={**base.hyperparameters, "cast": WIDTH},
-        )
+        """Return what is said of both; real films bring their terms."""
+        return dataclasses.replace(super().described(metadata), terms=metadata.terms)
 
 
 def _cached(options: argparse.Namespace) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:

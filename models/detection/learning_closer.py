@@ -1,10 +1,9 @@
 """Train the closer look (`closer`) on phantoms and put it beside a detector's network.
 
-The weights folder written holds the base's tensors unchanged and those of the closer look; its terms are the base's.
+It learns from phantoms alone, so the terms of the weights are the base's.
 """
 
 import argparse
-import dataclasses
 import math
 from pathlib import Path
 from typing import Final
@@ -15,19 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models import phantom, transforms, weights
+from models import phantom, transforms
 from models.augment import expose, hide, uniform
 from models.detection.closer import CONTEXT, SIDE, Closer, normalised
-from models.detection.learning import Learning, Sources
+from models.detection.completing import Completing
+from models.detection.learning import Sources
 from models.detection.phantoms import region_boxes
 from models.detection.predict import CLOSER
 from models.regions import REGIONS
-from models.runs import RunRefused
 
 KEPT: Final = 96  # pixels of a view in the cache
 WIDE: Final = 2.8  # its side over that of the box
 FIRST_SEED: Final = 30_000_000
-WIDTH: Final = 16
 
 
 def views_of(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -114,37 +112,20 @@ def measured(net: nn.Module, check: tuple[Tensor, Tensor, Tensor]) -> dict[str, 
     }
 
 
-class CloserLearning(Learning):
+class CloserLearning(Completing):
     """Learn to move and size a region's box from a view of the region alone."""
 
-    architecture = "closer"
-    from_films = False
+    architecture, look, prefix, width = "closer", "closer look", CLOSER, 16
 
     def __init__(self, options: argparse.Namespace, sources: Sources, device: torch.device) -> None:
-        """Draw the views and build the network; `options.start` is the detector to complete.
-
-        Raises
-        ------
-        RunRefused
-            Without a detector to complete.
-        """
-        if options.start is None:
-            raise RunRefused("a closer look completes a detector: name its weights folder with --start")
-        self.options, self.device = options, device
+        """Draw the views and build the network."""
+        self.complete(options, device)
         self.views, self.sizes = cached(options.phantoms, options.phantom_cache)
         # The last films choose nothing: they only say how it goes.
         self.training = (len(self.views) - max(1, len(self.views) // 20)) * len(REGIONS)
         checking = np.arange(self.training, len(self.views) * len(REGIONS))
         self.check = batch_of(self.views, self.sizes, checking, torch.Generator().manual_seed(0))
-        self.net: Closer = Closer(WIDTH).to(device).to(memory_format=torch.channels_last)
-        self.base = weights.load(options.start, problem="detection", architectures=("handnet",))
-        self.preprocessing, self.hyperparameters = dict(self.base[1].preprocessing), {"closer": WIDTH}
-        self.begin(0)
-
-    def begin(self, step: int) -> None:
-        """Draw from another place of the stream when a run goes on."""
-        self.rng = np.random.default_rng((self.options.seed, step))
-        self.generator = torch.Generator().manual_seed(self.options.seed + step)
+        self.net: Closer = Closer(self.width).to(device).to(memory_format=torch.channels_last)
 
     def loss(self) -> tuple[Tensor, dict[str, float]]:
         """Draw views and return their loss."""
@@ -163,20 +144,6 @@ class CloserLearning(Learning):
         """Return how far the middles are off."""
         return metrics["middle_percent"]
 
-    def state(self, net: nn.Module) -> dict[str, Tensor]:
-        """Return the base's tensors and those of the closer look."""
-        first = {name: value for name, value in self.base[0].items() if not name.startswith(CLOSER)}
-        return {**first, **{CLOSER + name: value for name, value in net.state_dict().items()}}
-
-    def described(self, metadata: weights.Metadata) -> weights.Metadata:
-        """Return what the base says of itself, and beside it what was learned here."""
-        base = self.base[1]
-        return dataclasses.replace(
-            base,
-            version=metadata.version,
-            created="",
-            commit=metadata.commit,
-            data=(*base.data, f"closer look: {len(self.views)} phantoms"),
-            metrics={**base.metrics, "closer": {**metadata.metrics, "step": metadata.hyperparameters["steps"]}},
-            hyperparameters={**base.hyperparameters, "closer": WIDTH},
-        )
+    def learned_from(self) -> str:
+        """Say from how many films."""
+        return f"{len(self.views)} phantoms"
