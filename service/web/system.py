@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -102,6 +102,14 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def detail_of(beat: Heartbeat) -> list[tuple[str, Any]]:
-    """Return what a process says of itself, in a stable order."""
-    return sorted((beat.detail or {}).items())
+def detail_of(beat: Heartbeat) -> list[str]:
+    """Return in words what a process says of itself; its canary has a card of its own."""
+    detail = beat.detail or {}
+    said = [f"refuses for now: {each['code']}" for each in detail.get("refusing", [])]
+    if "busy" in detail:
+        said.append("at work" if detail["busy"] else "idle")
+    if "steps" in detail:
+        said.append(f"{detail['steps']} steps done")
+    if "host" in detail:
+        said.append(f"on {detail['host']}")
+    return said

@@ -159,15 +159,20 @@ class Installation:
         self.jobs.advance(claim, State.CONFIRMED, "storage commitment")
         return job_id
 
-    def reject(self, code: str = "not-a-hand", text: str = "No hand was found on this film.") -> int:
-        """Take a new film to REJECTED."""
+    def reject(
+        self,
+        code: str = "not-a-hand",
+        text: str = "No hand was found on this film.",
+        **cause: str,
+    ) -> int:
+        """Take a new film to REJECTED; `cause` are the columns that sum its reasons up."""
         job_id = self.receive()
         claim = self._claim(job_id, State.RECEIVED)
         self.jobs.advance(
             claim, State.INFERRED, "rejected", outcome="rejection", reasons=[{"code": code, "text": text}]
         )
         claim = self._claim(job_id, State.INFERRED)
-        self.jobs.advance(claim, State.REJECTED, "reason sent to archive")
+        self.jobs.advance(claim, State.REJECTED, "reason sent to archive", **cause)
         return job_id
 
     def wait_for_retry(self, code: str, text: str, next_action: str) -> int:

@@ -314,6 +314,15 @@ def test_the_page_of_a_film_shows_methods_stages_objects_and_timeline(
     ]
 
 
+def test_a_film_that_was_not_read_says_why_once(admin: TestClient, installation: Installation) -> None:
+    cause = {"cause_code": "not-a-hand", "cause_text": "no hand was seen", "next_action": "Send hands only."}
+    page = admin.get(f"/films/{installation.reject('not-a-hand', 'no hand was seen', **cause)}").text
+    boxes = re.findall(r'class="alert.*?</div>', page, re.DOTALL)
+    assert len(boxes) == 1
+    assert "no hand was seen" in boxes[0]
+    assert "Send hands only." in boxes[0]
+
+
 def test_a_film_whose_sex_is_unknown_shows_both_curves(admin: TestClient, installation: Installation) -> None:
     job_id = installation.infer(readings.reading(sex=None))
     page = admin.get(f"/films/{job_id}").text

@@ -73,6 +73,7 @@ def test_a_destination_left_alone_and_a_refusal_are_shown_with_what_to_do(
         "ok": False,
         "text": "instances are refused for now: 5000 instances wait",
     } in ready["checks"]
+    assert "refuses for now: backlog" in admin.get("/system").text
     metrics = admin.get("/metrics").text
     for line in (
         'carpus_refusing{code="backlog"} 1.0',
@@ -94,7 +95,8 @@ def test_a_worker_whose_messages_do_not_come_is_not_healthy(admin: TestClient, i
     assert check({"canary_seconds": 500.0, "busy": 1}) == []  # it works; it cannot take a message now
     assert check({"canary_seconds": None, "busy": 0}) == []
     assert 'carpus_canary_age_seconds{process="worker inference"}' not in admin.get("/metrics").text
-    check({"canary_seconds": 5.0, "busy": 0})
+    check({"canary_seconds": 5.0, "busy": 0, "steps": 7})
+    assert "idle, 7 steps done" in admin.get("/system").text
     assert 'carpus_canary_age_seconds{process="worker inference"} 5.0' in admin.get("/metrics").text
 
 
