@@ -34,7 +34,9 @@ def test_a_box_found_too_low_and_too_small_is_told_to_rise_and_grow(laterality: 
     moved = found({"mp3": (x - side / 4, y - side / 4, x + side / 4, y + side / 4)})
     rows = offsets(drawn, moved)
     own = rows[REGIONS.index("mp3")]
-    assert own == pytest.approx([-0.1 / CONTEXT, -0.1 / CONTEXT, np.log(2), np.log(2)], abs=1e-6)
+    # The middle finger of this hand leans by 1.8 degrees, which turns the shift by as much: 0.0588 x sin 1.8 = 0.002.
+    assert own[:2] == pytest.approx([-0.1 / CONTEXT, -0.1 / CONTEXT], abs=0.003)
+    assert own[2:] == pytest.approx([np.log(2), np.log(2)])
     assert np.isnan(np.delete(rows, REGIONS.index("mp3"), axis=0)).all()
 
 
@@ -62,11 +64,11 @@ def test_a_closer_look_that_has_seen_films_is_not_lent() -> None:
 def test_the_phantom_detector_puts_boxes_where_phantoms_are_drawn_with_them() -> None:
     detector = Detector(FOLDER / "handnet-phantoms")
     assert Metadata.read(FOLDER / "handnet-phantoms").terms == FREE_TERMS
-    left = np.nanmedian([offsets(drawn, detector.detect(drawn.image))[:, 1] for drawn in _drawn(3)], axis=0)
+    left = np.nanmedian([offsets(drawn, detector.detect(drawn.image))[:, 1] for drawn in _drawn(2)], axis=0)
     # Without the bias the finger joints lie 0.04 to 0.06 of a view toward the shaft.
     fingers = [REGIONS.index(name) for name in REGIONS if name[:2] in ("pp", "mp", "dp")]
     assert np.abs(np.median(left[fingers])) < 0.015
 
 
 def _drawn(number: int) -> list[phantom.Phantom]:
-    return [phantom.draw(31_500_000 + k, rows=900, columns=720, age_years=10.0) for k in range(number)]
+    return [phantom.draw(31_500_000 + k, rows=640, columns=512, age_years=10.0) for k in range(number)]
