@@ -17,11 +17,13 @@ from typing import Any, Final
 
 from pynetdicom import AE, _config
 from pynetdicom.pdu import A_ASSOCIATE_RQ
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from service.conformance import CONTEXT_UNKNOWN, FULL, STOPPING, VERSION_UNKNOWN, Rejection
 from service.log import get_logger, whereabouts
 from service.receiving.memory import Lender
+from service.receiving.offer import Offer
 from service.receiving.places import ECHO_RESERVE, MAXIMUM_PENDING, Caller, Places
 from service.receiving.transport import (
     ABORT_INVALID,
@@ -70,9 +72,11 @@ class _Handler(RequestHandler):
             if self.server.tls is not None:
                 connection = self._secure(accepted, self.server.tls.context(), address, deadline)
             pdu = connection and self._read_request(connection, address, deadline)
-            caller = connection and pdu and self._parse(connection, pdu, address)
-            if connection and caller:
-                self._associate(accepted, connection, bytes(pdu or b""), caller)
+            if connection and pdu:
+                offer = Offer.of(bytes(pdu), self.server.supported)
+                caller = self._parse(connection, offer, address)
+                if caller:
+                    self._associate(accepted, connection, offer, caller)
         except OSError as error:
             log.info("connection failed", address=address, error=type(error).__name__)
         finally:
@@ -120,7 +124,7 @@ class _Handler(RequestHandler):
             connection.close()
         return None
 
-    def _associate(self, accepted: socket.socket, connection: socket.socket, pdu: bytes, caller: Caller) -> None:
+    def _associate(self, accepted: socket.socket, connection: socket.socket, offer: Offer, caller: Caller) -> None:
         places = self.server.places
         peer = f"{caller.calling_ae_title}@{caller.address}"
         rejection = STOPPING if self.server.stopping else self.server.admit(caller)
@@ -138,7 +142,7 @@ class _Handler(RequestHandler):
             association = self._create_association()
             association.dul.event_queue.get()  # the plain socket made there has announced itself; the guarded one does again
             guarded = GuardedSocket(
-                association, connection, pdu, places, peer, keep=self.server.keep, lender=self.server.lender
+                association, connection, offer, places, peer, keep=self.server.keep, lender=self.server.lender
             )
             association.dul.socket = guarded
             # An attribute of this object alone: pynetdicom has no hook between the PDU and the message.
@@ -208,15 +212,16 @@ class _Handler(RequestHandler):
                 wanted = 6 + length
         return pdu
 
-    def _parse(self, connection: socket.socket, pdu: bytearray, address: str) -> Caller | None:
+    def _parse(self, connection: socket.socket, offer: Offer, address: str) -> Caller | None:
         request = A_ASSOCIATE_RQ()
         try:
-            request.decode(bytes(pdu))
+            request.decode(offer.request)
+            offered = (str(item.abstract_syntax) for item in request.presentation_context)
             caller = Caller(
                 called_ae_title=request.called_ae_title.strip(),
                 calling_ae_title=request.calling_ae_title.strip(),
                 address=address,
-                abstract_syntaxes=tuple(str(item.abstract_syntax) for item in request.presentation_context),
+                abstract_syntaxes=(*offered, *offer.refused.values()),
                 certificate=Shown.of(connection) if isinstance(connection, ssl.SSLSocket) else None,
             )
             if not all((item.presentation_context_id or 0) % 2 for item in request.presentation_context):
@@ -234,6 +239,13 @@ class _Handler(RequestHandler):
                 )
                 return None
         return caller
+
+
+class _Shared(list[PresentationContext]):
+    """Contexts that every association may share, as none changes them; pynetdicom would copy 90 UIDs for each."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Shared":
+        return self
 
 
 class GuardedServer(ThreadedAssociationServer):
@@ -276,6 +288,7 @@ class GuardedServer(ThreadedAssociationServer):
         self.refused = refused
         self.keep = keep
         self.lender = Lender()
+        self.supported = frozenset(str(context.abstract_syntax) for context in ae.supported_contexts)
         self.admit = admit
         self.maximum_of = maximum_of
         self.tls = tls
@@ -284,6 +297,7 @@ class GuardedServer(ThreadedAssociationServer):
         super().__init__(
             ae, address, ae.ae_title, ae.supported_contexts, evt_handlers=list(handlers), request_handler=_Handler
         )
+        self.contexts = _Shared(self.contexts)
         if places.siblings is not None and self.socket is not None:
             self.socket.setblocking(False)  # a sibling may be faster: accept must not wait for the next connection
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -288,17 +289,22 @@ def _negotiated(event: Any) -> None:
     association = event.assoc
     peer = f"{association.requestor.ae_title}@{association.requestor.address}"
     accepted = {context.context_id for context in association.accepted_contexts}
-    unknown = set()
+    unknown = set(association.dul.socket.offer.refused.values())
     for context in association.requestor.primitive.presentation_context_definition_list:
         if context.context_id in accepted:
             continue
         sop_class = UID(context.abstract_syntax)
         if sop_class not in STORAGE_CLASSES:
-            unknown.add(sop_class.name)
+            unknown.add(str(sop_class))
             continue
         for syntax in map(UID, context.transfer_syntax):
             why = REFUSED_TRANSFER_SYNTAXES.get(syntax, "no decoder for it")
             log.warning("transfer syntax refused", peer=peer, sop_class=sop_class.name, syntax=syntax.name, reason=why)
     if unknown:
-        some = sorted(unknown)[:5]
+        some = sorted(map(_name, unknown))[:5]
         log.info("SOP classes refused", peer=peer, count=len(unknown), some=some, reason="they hold no single film")
+
+
+@lru_cache(maxsize=512)
+def _name(sop_class: str) -> str:
+    return UID(sop_class).name

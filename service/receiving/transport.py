@@ -24,12 +24,14 @@ from service.log import get_logger
 from service.receiving.c_store import MAXIMUM_COMMAND_BYTES, SHORTEST_PDU_BYTES, StoreRequest, file_head, response
 from service.receiving.incoming import COMMAND, FRAGMENT_HEADER, LAST, P_DATA, PDU_HEADER, Arrival, Incoming, Malformed
 from service.receiving.memory import Lender
+from service.receiving.offer import Offer
 from service.receiving.places import INSTANCES_UNDER_WAY, Places
 from service.sending.scu import Gate
 
 # 128 presentation contexts of 15 transfer syntaxes each make 140 kB (PS3.8 9.3.2).
 MAXIMUM_REQUEST_BYTES: Final = 512 * 1024
 ASSOCIATE_RQ: Final = 0x01
+ASSOCIATE_AC: Final = 0x02
 _SLACK: Final = 1024  # bytes of a P-DATA-TF beyond the maximum length: what some peers count wrongly
 # PS3.8 9.3.8: A-ABORT by the service provider: reason 2 unexpected PDU, 6 invalid PDU parameter.
 ABORT_UNEXPECTED, ABORT_INVALID = (bytes([7, 0, 0, 0, 0, 4, 0, 0, 2, reason]) for reason in (2, 6))
@@ -51,8 +53,8 @@ class GuardedSocket(AssociationSocket):
 
     Parameters
     ----------
-    first
-        What was read of the connection already.
+    offer
+        The request for the association, which was read already.
     keep
         Takes what a C-STORE brings and says how it is answered, with a comment; None leaves C-STORE to pynetdicom.
     lender
@@ -63,14 +65,15 @@ class GuardedSocket(AssociationSocket):
         self,
         association: Any,
         connection: socket.socket,
-        first: bytes,
+        offer: Offer,
         places: Places,
         peer: str,
         *,
         keep: Keep | None,
         lender: Lender,
     ) -> None:
-        self._unread = bytearray(first)
+        self.offer = offer
+        self._unread = bytearray(offer.request)
         self._places = places
         self._limits = places.limits
         self._peer = peer
@@ -285,8 +288,8 @@ class GuardedSocket(AssociationSocket):
         self._places.under_way(-counted)
 
     def send(self, bytestream: bytes) -> None:
-        """Send a PDU; a P-DATA of ours answers the request."""
-        super().send(bytestream)
+        """Send a PDU; a P-DATA of ours answers the request, an A-ASSOCIATE-AC also what was taken out of the offer."""
+        super().send(self.offer.answered(bytestream) if bytestream[:1] == bytes([ASSOCIATE_AC]) else bytestream)
         if bytestream[:1] == bytes([P_DATA]):
             self.answering = False
 
