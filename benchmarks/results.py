@@ -400,6 +400,7 @@ def _beside_readers(misses: dict[str, Any]) -> str:
     header = [
         "set, films",
         "detector, own head",
+        "the row of knuckles as high as this reader set its others",
         "two readers of one film, conventions aligned",
         "each, if both err alike",
     ]
@@ -416,6 +417,7 @@ def _beside_readers(misses: dict[str, Any]) -> str:
             [
                 f"{origin}, {films}",
                 _with_interval(found[key]),
+                _with_interval(found["within 2.5 percent, the height of the knuckles taken from the other knuckles"]),
                 *("; ".join(cell) or "no second reader" for cell in cells),
             ]
         )
@@ -442,7 +444,8 @@ def _beside_readers(misses: dict[str, Any]) -> str:
     return (
         "Points within 2.5 % of the hand's length, the aim being 98 %, and how far readers of the same film agree. A detector without "
         "any error would be granted the last column, since the label it is held against errs too (fingertips and wrist of `handpose` "
-        "count here):\n\n"
+        "count here). The column of the knuckles says what is left when the height of MCP joints 2 to 5, which a reader sets at the gap "
+        "on one film and at the metacarpals' heads on another, is known from the film's other knuckles:\n\n"
         + _table(rows)
         + "\n\nOn whose side the second reader stands (his point moved by the constant distance of the "
         "conventions) where the detector misses the first; validation films, thumbnails:\n\n" + _table(sides)

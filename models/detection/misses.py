@@ -28,6 +28,7 @@ from models.detection.readers import (
     judged_by_the_second,
     laid,
     offset,
+    row_told,
     share,
 )
 from models.image import Image
@@ -82,6 +83,9 @@ def _summary(films: dict[int, dict[str, Array]]) -> dict[str, Any]:
     many = {film: sorted(n for n, e in errors.items() if e > LIMIT_PERCENT) for film, errors in away.items()}
     return {
         "within_2.5_percent": share([list(errors.values()) for errors in away.values()]),
+        "within 2.5 percent, the height of the knuckles taken from the other knuckles": share(
+            [list(row_told(errors).values()) for errors in films.values()]
+        ),
         "misses": len(missed),
         "beyond_6_percent": sum(e > GROSS_PERCENT for errors in away.values() for e in errors.values()),
         "misses_by_channel": {n: missed.count(n) for n in sorted(names, key=lambda n: -missed.count(n)) if n in missed},

@@ -5,7 +5,7 @@ import pytest
 
 from models.detection.anatomy import Template
 from models.detection.conventions import CHANNEL, CHANNELS, REGION_OF_JOINT, Annotated
-from models.detection.readers import between_readers, judged_by_the_second
+from models.detection.readers import between_readers, judged_by_the_second, row_told
 
 TEMPLATE = Template.load()
 JOINT = "pip3"
@@ -60,3 +60,14 @@ def test_a_miss_that_the_second_reader_does_not_share_is_told_from_one_that_he_d
     assert (found["films"], found["joints"], found["missed"]) == (5, 5, 2)
     assert found["missed, and the second reader within 2.5 percent of the detector"] == 1
     assert found["within_2.5_percent of one of the two"]["value"] == pytest.approx(4 / 5)
+
+
+def test_a_readers_height_of_the_knuckles_is_taken_from_the_other_knuckles_and_from_nothing_else() -> None:
+    low, here = np.array([0.5, 4.0]), np.zeros(2)
+    row = {f"spot mcp{finger}": low for finger in (2, 3, 4, 5)}
+    told = row_told({**row, "spot pip3": low, "spot mcp1": low})
+    assert [told[name] for name in row] == pytest.approx([0.5] * 4)
+    assert told["spot pip3"] == told["spot mcp1"] == pytest.approx(np.hypot(*low))
+    # One knuckle alone is wrong: the others do not explain it.
+    assert row_told({**dict.fromkeys(row, here), "spot mcp2": low})["spot mcp2"] == pytest.approx(np.hypot(*low))
+    assert row_told({"mcp2": low, "mcp3": low}) == pytest.approx({"mcp2": np.hypot(*low), "mcp3": np.hypot(*low)})
