@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from models.phantom import draw
-from service.deidentification.burned_in import hand, strokes, surround
+from service.deidentification.burned_in import hand, networks, strokes, surround
 from service.deidentification.burned_in import ink as inking
 from service.deidentification.burned_in.cleaning import clean, clean_instance
 from service.deidentification.burned_in.recogniser import Line, Recogniser, Text, shared
@@ -122,18 +122,20 @@ def test_a_line_of_which_some_signs_were_seen_is_followed_to_its_end(
     seen = (x1 - 2, y1 - 2, x1 + 92, y2 + 2)
     found = inking.of(film, seen, 4095.0)
     assert found is not None
-    strokes_of_it, whole = inking.strokes(film, seen, found, 4095.0)
-    assert strokes_of_it[y1:y2, x1:x2][written > 0.5].all()
+    strokes_of_it, place, whole = inking.strokes(film, seen, found, 4095.0)
+    on_the_film = np.zeros(film.shape, np.bool_)
+    on_the_film[place] = strokes_of_it
+    assert on_the_film[y1:y2, x1:x2][written > 0.5].all()
     assert (abs(whole[0] - x1) < 8, abs(whole[2] - x2) < 8) == (True, True)
 
 
 def test_what_has_the_level_of_its_ground_all_around_is_not_followed() -> None:
     film = np.random.default_rng(0).choice(np.array([100, 130], np.uint16), (600, 500), p=[0.7, 0.3])
     box = (240, 280, 270, 320)
-    filled, whole = inking.strokes(film, box, inking.Ink(1, 130.0, 30.0, 3.0, 9), 255.0)
+    filled, (rows, columns), whole = inking.strokes(film, box, inking.Ink(1, 130.0, 30.0, 3.0, 9), 255.0)
     assert whole == box
-    assert not filled[:280].any()
-    assert not filled[:, 270:].any()
+    assert not filled[: 280 - rows.start].any()
+    assert not filled[:, 270 - columns.start :].any()
 
 
 def test_joints_are_no_ink_and_letters_are(hand_film: NDArray[np.uint16], mask: NDArray[np.bool_]) -> None:
@@ -360,6 +362,37 @@ def test_words_of_a_header_in_characters_pinyin_and_every_form_of_a_date() -> No
                "2016-05-04", "04/05/2016", "2016年5月4日", "4 May 2016".replace("4 ", "04 ")]  # fmt: skip
     assert [text for text in written if not words.found_in(text)] == []
     assert not any(words.found_in(text) for text in ("L", "HAND PA", "小李", "2017-05-04", "AP 50 kV"))
+
+
+def test_the_networks_say_what_their_package_makes_of_the_same_picture(hand_film: NDArray[np.uint16]) -> None:
+    """Each place has its own score here: RapidOCR 3.10 sorts the places it found, but not their scores."""
+    from rapidocr import RapidOCR
+
+    package: Any = RapidOCR(
+        params={
+            "EngineConfig.onnxruntime.intra_op_num_threads": 1,
+            "Rec.rec_img_shape": [3, 48, 96],
+            "Det.limit_side_len": 32,
+            "Global.log_level": "error",
+        }
+    )
+    film = (hand_film >> 4).astype(np.uint8)
+    boxes = [
+        write(film, ink(text, size), 200, y, 255) for text, size, y in (("WILSON", 44, 300), ("欧阳小明", 18, 520))
+    ]
+    detector, reader = networks.Detector(0.3), networks.Reader()
+    for part in (film[250:620, 150:650], film[300:340, 100:780], film[515:540, 180:400]):
+        picture = np.stack([np.ascontiguousarray(part)] * 3, axis=-1)
+        theirs = package(picture, use_det=True, use_cls=False, use_rec=False, box_thresh=0.3)
+        ours = detector(np.ascontiguousarray(part))
+        assert sorted(places.tolist() for places, _ in ours) == sorted(np.asarray(theirs.boxes).astype(int).tolist())
+        assert sorted(score for _, score in ours) == pytest.approx(sorted(theirs.scores), abs=1e-4)
+    for x1, y1, x2, y2 in (*boxes, (150, 515, 200, 535), (180, 290, 190, 400)):
+        line = np.ascontiguousarray(film[y1:y2, x1:x2])
+        read = package(np.stack([line] * 3, axis=-1), use_det=False, use_cls=False, use_rec=True, text_score=0.0)
+        text, confidence = reader(line)
+        assert text == read.txts[0]
+        assert confidence == pytest.approx(read.scores[0], abs=1e-4)
 
 
 def test_the_recogniser_loads_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:

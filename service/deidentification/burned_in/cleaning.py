@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
@@ -18,6 +19,7 @@ REDUCED: Final = 0.5  # scale at which large writing is looked for,
 REDUCED_SIDE: Final = 768  # pixels at most: what is still small then has strokes
 LOOKS: Final = 3  # times the film is looked at again after something was filled
 MOST_MARKERS: Final = 3
+TABULATED: Final = 65_536  # levels, at most, whose greys are worked out once for all pixels
 SHADES: Final = (0.5, 99.9)  # percentiles of the stored levels that are shown on a straight scale,
 KNEE: Final = 15  # of 256 grey levels, left at either end for what lies beyond: white writing on white bone
 # Whether a grey scale runs the other way (PS3.3 C.7.6.3.1.2), and which colour models keep grey as grey.
@@ -74,48 +76,55 @@ def clean(
     inverse
         Whether low levels show bright (MONOCHROME1).
     """
-    film = levels.astype(np.float32)
-    shades, reach = _shades(levels, inverse=inverse)
-    grey = shades(film)
-    outline = hand.find(grey)
-    large = recogniser.find(grey, scale=min(REDUCED, REDUCED_SIDE / max(grey.shape)))
-    changed = np.zeros(levels.shape, np.bool_)
+    limits = int(levels.min()), int(levels.max())
+    shades, reach = _shades(levels, limits, inverse=inverse)
+    film, whole = levels, shades(levels)
+    outline = hand.find(whole)
+    large = recogniser.find(whole, scale=min(REDUCED, REDUCED_SIDE / max(whole.shape)))
+    where = np.ones(levels.shape, np.bool_)
     markers: set[str] = set()
     blanked = 0.0
-    if outline is not None:
-        film, changed = surround.blanked(film, outline)
-        markers = _markers(grey, changed, large, recogniser)
-        blanked = float(changed.mean())
-    view = lines.View(levels, reach, grey, shades(film) if outline is not None else grey, ~changed)
-    found = lines.find(view, large, words, recogniser)
+    if outline is None:
+        film, grey = levels.copy(), whole
+    else:
+        film, surrounding = surround.blanked(levels, outline)
+        markers = _markers(whole, surrounding, large, recogniser)
+        where, blanked, grey = ~surrounding, float(surrounding.mean()), shades(film)
+    found = lines.find(lines.View(levels, reach, whole, grey, where), large, words, recogniser)
     fresh, fill, readable = found.boxes, found.fill, 0
     for look in range(1, LOOKS + 1):
         if not fresh:
             break
-        film = inpainting.filled(film, fresh, fill)
-        changed |= fill
+        inpainting.fill(film, fresh, fill, limits)
         grey = shades(film)
         echoes = leftovers.echoes(grey, found.followed, recogniser) if look == 1 else []
         fresh, readable = leftovers.left(grey, fresh, words, recogniser, look=look)
         fresh += echoes
         readable += len(echoes)
-        fill = inpainting.whole(fresh, film.shape) & view.where
+        fill = inpainting.whole(fresh, film.shape) & where
     cleaning = Cleaning(blanked, found.lines, found.identifying, readable, tuple(sorted(markers | found.markers)))
-    return _stored(film, levels, changed), cleaning
+    return film, cleaning
 
 
-def _shades(levels: NDArray[Any], *, inverse: bool) -> tuple[Callable[[NDArray[np.float32]], Grey], float]:
-    """Return what shows levels in 256 greys, bone bright, and how many levels there are from black to white."""
+def _shades(
+    levels: NDArray[Any], limits: tuple[int, int], *, inverse: bool
+) -> tuple[Callable[[NDArray[Any]], Grey], float]:
+    """Return what shows levels within limits in 256 greys, bone bright, and how many levels there are from black to white."""
     low, high = (float(level) for level in np.percentile(levels[::2, ::2], SHADES))
-    least, most = min(float(levels.min()), low - 1), max(float(levels.max()), high + 1)
     high = max(high, low + 1e-3)
-    ends = [least, low, high, most]
+    ends = [min(float(limits[0]), low - 1), low, high, max(float(limits[1]), high + 1)]
 
-    def shades(part: NDArray[np.float32]) -> Grey:
+    def shades(part: NDArray[Any]) -> Grey:
         scaled: Grey = np.interp(part, ends, [0, KNEE, 255 - KNEE, 255]).astype(np.uint8)
         return np.bitwise_not(scaled) if inverse else scaled
 
-    return shades, high - low
+    if limits[1] - limits[0] >= TABULATED:
+        return shades, high - low
+    table = shades(np.arange(limits[0], limits[1] + 1))
+    if levels.dtype == np.uint8:  # of all levels there are, what OpenCV wants
+        table = np.pad(table, (limits[0], 255 - limits[1]))
+        return lambda part: np.asarray(cv2.LUT(part, table), np.uint8), high - low
+    return lambda part: table[np.subtract(part, limits[0], dtype=np.int64) if limits[0] else part], high - low
 
 
 def clean_instance(copy: Dataset, header: Dataset, recogniser: Recogniser | None = None) -> Cleaning | None:
@@ -203,12 +212,3 @@ def _markers(grey: Grey, outside: Mask, large: Sequence[Line], recogniser: Recog
             if side:
                 break
     return sides
-
-
-def _stored(film: NDArray[np.float32], levels: NDArray[Any], changed: Mask) -> NDArray[Any]:
-    """Return the film in its own type; what was not changed is the sample as it came."""
-    out = levels.copy()
-    if changed.any():
-        lowest, highest = int(levels.min()), int(levels.max())
-        out[changed] = np.clip(np.rint(film[changed]), lowest, highest).astype(levels.dtype)
-    return out

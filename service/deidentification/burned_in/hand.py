@@ -20,6 +20,8 @@ FITS: Final = 5  # rounds of background fit and threshold
 NOISE: Final = 4.0  # robust standard deviations above the background
 CONTRAST: Final = 0.05  # and at least this part of the film's range
 PURER: Final = 0.4  # times that spread is what is left where things a little brighter were kept out of the fit: they were no background
+ORDER: Final = 2  # of the surface: its terms are the products of powers of row and column up to it
+TERMS: Final = ((0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (2, 0))
 CLIPS: Final = 3  # rounds of keeping out what is
 SLIGHTLY: Final = 1.5  # standard deviations above the fit
 AREAS: Final = (0.04, 0.75)  # of the searched field, that a hand fills
@@ -238,11 +240,9 @@ def _foreground(small: Reduced) -> Mask | None:
     scaled = np.clip((clipped - low) / contrast * 255, 0, 255).astype(np.uint8)
     level, _ = cv2.threshold(scaled, 0, 255, cv2.THRESH_OTSU)
     foreground: Mask = scaled > level
-    rows, columns = small.shape
-    y, x = np.mgrid[:rows, :columns] / np.array([rows, columns])[:, None, None] - 0.5
-    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
-    found, spread = _against_background(clipped, foreground, terms, CONTRAST * contrast, below=False)
-    nearer, narrow = _against_background(clipped, foreground, terms, CONTRAST * contrast, below=True)
+    levels = clipped.astype(np.float64)
+    found, spread = _against_background(levels, foreground, CONTRAST * contrast, below=False)
+    nearer, narrow = _against_background(levels, foreground, CONTRAST * contrast, below=True)
     if narrow is not None and (spread is None or narrow < PURER * spread):
         # Dim fingers beside a bright forearm were taken for background: what is brighter than most of it tells nothing.
         return nearer
@@ -250,7 +250,7 @@ def _foreground(small: Reduced) -> Mask | None:
 
 
 def _against_background(
-    levels: Reduced, foreground: Mask, terms: NDArray[np.float64], least: float, *, below: bool
+    levels: NDArray[np.float64], foreground: Mask, least: float, *, below: bool
 ) -> tuple[Mask, float | None]:
     """Fit the background and take what is brighter for foreground, again and again; return it and the spread of the last round.
 
@@ -268,18 +268,32 @@ def _against_background(
         if use.sum() < 0.05 * levels.size:
             break
         for _ in range(CLIPS if below else 1):
-            residual = levels - _surface(levels, use, terms)
+            residual = levels - _surface(levels, use)
             spread = _spread(residual[use & (residual < 0)] if below else residual[use])
             use &= (residual < (SLIGHTLY if below else 3) * spread + 1) & (residual > -3 * spread - 1)
-        residual = levels - _surface(levels, use, terms)
+        residual = levels - _surface(levels, use)
         last = _spread(residual[use])
-        foreground = residual > max(NOISE * last, least)
+        before, foreground = foreground, residual > max(NOISE * last, least)
+        if np.array_equal(before, foreground):
+            break
     return foreground, last
 
 
-def _surface(small: Reduced, use: Mask, terms: NDArray[np.float64]) -> NDArray[np.float64]:
-    coefficients, *_ = np.linalg.lstsq(terms[use], small[use], rcond=None)
-    surface: NDArray[np.float64] = terms @ coefficients
+def _surface(levels: NDArray[np.float64], use: Mask) -> NDArray[np.float64]:
+    """Return the surface of second order that is nearest to the levels (rows, columns) where they are used.
+
+    All sums of the normal equations are of powers of the row times powers of the column: two products of thin matrices give them.
+    """
+    down, across = (np.vander(np.arange(side) / side - 0.5, 2 * ORDER + 1, increasing=True) for side in levels.shape)
+    moments = down.T @ (use @ across)  # [i, j]: the sum of y ** i * x ** j
+    sums = down[:, : ORDER + 1].T @ (np.where(use, levels, 0) @ across[:, : ORDER + 1])
+    i, j = np.array(TERMS).T
+    matrix = moments[i[:, None] + i, j[:, None] + j]
+    # Of a background that is one thin strip some of the terms cannot be told: the smallest of them that fit, as lstsq gives.
+    solved, *_ = np.linalg.lstsq(matrix, sums[i, j], rcond=None)
+    coefficients = np.zeros((ORDER + 1, ORDER + 1))
+    coefficients[i, j] = solved
+    surface: NDArray[np.float64] = down[:, : ORDER + 1] @ coefficients @ across[:, : ORDER + 1].T
     return surface
 
 

@@ -84,8 +84,8 @@ def of(film: NDArray[Any], box: Box, reach: float) -> Ink | None:
     return next((ink for ink in found if ink is not None), None)
 
 
-def strokes(film: NDArray[Any], box: Box, ink: Ink, reach: float) -> tuple[Mask, Box]:
-    """Return what is written with an ink in and about a box, on the film, and the box of all of it.
+def strokes(film: NDArray[Any], box: Box, ink: Ink, reach: float) -> tuple[Mask, tuple[slice, slice], Box]:
+    """Return what is written with an ink in and about a box, of which part of the film that is, and the box of all of it.
 
     Signs of the same level that stand no further apart than signs do belong to the line, wherever the recogniser saw it end.
     """
@@ -116,17 +116,16 @@ def strokes(film: NDArray[Any], box: Box, ink: Ink, reach: float) -> tuple[Mask,
     chain = core & np.isin(joined, np.unique(joined[core & inside]))
     near = cv2.dilate(chain.astype(np.uint8), np.ones((SKIRT, SKIRT), np.uint8)).astype(np.bool_)
     written = chain | ((lines > ink.foot) & near) | ((lines > HALF * ink.contrast) & inside)
-    filled = np.zeros(film.shape, np.bool_)
-    grown = cv2.dilate(written.astype(np.uint8), np.ones((SKIRT, SKIRT), np.uint8))
-    filled[top:bottom, left:right] = grown.astype(np.bool_)
+    filled = cv2.dilate(written.astype(np.uint8), np.ones((SKIRT, SKIRT), np.uint8)).view(np.bool_)
+    place = np.s_[top:bottom, left:right]
     ys, xs = np.flatnonzero((chain | inside).any(1)), np.flatnonzero((chain | inside).any(0))
     whole = (left + int(xs[0]), top + int(ys[0]), left + int(xs[-1]) + 1, top + int(ys[-1]) + 1)
     if min(whole[2] - whole[0], whole[3] - whole[1]) > TALLER * max(x2 - x1, y2 - y1):
         # What grows to every side is no line but a ground that has the level of the ink.
-        filled[:y1, :] = filled[y2:, :] = False
-        filled[:, :x1] = filled[:, x2:] = False
-        return filled, box
-    return filled, whole
+        filled[: y1 - top] = filled[y2 - top :] = False
+        filled[:, : x1 - left] = filled[:, x2 - left :] = False
+        return filled, place, box
+    return filled, place, whole
 
 
 def _corridor(box: Box, far: int) -> Box:

@@ -44,9 +44,14 @@ def whole(boxes: Sequence[Box], shape: tuple[int, ...]) -> Mask:
     return where
 
 
-def filled(levels: NDArray[Any], boxes: Sequence[Box], where: Mask) -> NDArray[np.float32]:
-    """Return the film (rows, columns) with `where`, in and about boxes, filled from its edges with the grain that lies beside it."""
-    film = levels.astype(np.float32)
+def fill(film: NDArray[Any], boxes: Sequence[Box], where: Mask, limits: tuple[int, int]) -> None:
+    """Fill a film (rows, columns) in place where `where` says, in and about boxes, from its edges with the grain that lies beside.
+
+    Parameters
+    ----------
+    limits
+        Lowest and highest level that the film may have.
+    """
     rng = np.random.default_rng(0)
     for box in boxes:
         rows, columns = area(box, film.shape)
@@ -55,14 +60,14 @@ def filled(levels: NDArray[Any], boxes: Sequence[Box], where: Mask) -> NDArray[n
             slice(max(columns.start - CONTEXT, 0), columns.stop + CONTEXT),
         )
         hole = where[near]
-        if hole.all():
-            film[near] = np.median(film)
+        if not hole.any():
             continue
-        before = np.ascontiguousarray(film[near])
-        patch = _bridged(before, hole)
+        if hole.all():
+            film[near] = round(float(np.median(film)))
+            continue
+        before = film[near].astype(np.float32)
         grain = _grain(before, hole) * rng.standard_normal(before.shape, dtype=np.float32)
-        film[near] = np.where(hole, patch + grain, before)
-    return film
+        film[near][hole] = np.clip(np.rint((_bridged(before, hole) + grain)[hole]), *limits)
 
 
 def _bridged(part: NDArray[np.float32], hole: Mask) -> NDArray[np.float32]:

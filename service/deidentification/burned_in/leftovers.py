@@ -27,7 +27,8 @@ SAME_LINE: Final = 0.5  # of its height: how far from its middle the middle of a
 GROWTH: Final = 8  # pixels by which what is left of a line is filled wider, with each look
 WRITING: Final = 0.8  # confidence from which on something read where text was is text
 IDEOGRAPH: Final = 0.5  # score from which on one ideograph that is read for certain is writing
-SCALES: Final = (1.0, 1.5)
+SMALL: Final = 32  # pixels: of a line of this height, or a lower one, what is left is looked at
+ENLARGED: Final = 1.5  # times its size, too
 TALLER: Final = 1.5  # times the height of a line that what is left of it may have, unless it is ink
 GREYS: Final = 255.0  # levels from black to white of what is looked at
 # Confidence from which on an ideograph, two or three signs read again in strokes that were filled are an echo of them: two come by chance.
@@ -41,7 +42,7 @@ def left(grey: Grey, boxes: Sequence[Box], words: Words, recogniser: Recogniser,
     At the first look each line is followed to either side.
     """
     rows, columns = grey.shape
-    growth, scales = GROWTH * look, SCALES if look == 1 else SCALES[:1]
+    growth = GROWTH * look
     again: list[Box] = []
     seen: list[Box] = []
     readable = 0
@@ -49,6 +50,7 @@ def left(grey: Grey, boxes: Sequence[Box], words: Words, recogniser: Recogniser,
         part, (x, y), upright = _strip(grey, box, follow=look == 1)
         height = min(box[2] - box[0], box[3] - box[1])
         middle, half = _across(box), SAME_LINE * height
+        scales = (1.0, ENLARGED) if look == 1 and height <= SMALL else (1.0,)
         for line in (line for scale in scales for line in recogniser.find(part, scale=scale)):
             a, b, c, d = line.box if upright else _turned_back(line.box, part.shape)
             place = (x + a, y + b, x + c, y + d)
@@ -73,12 +75,12 @@ def left(grey: Grey, boxes: Sequence[Box], words: Words, recogniser: Recogniser,
 
 
 def echoes(grey: Grey, followed: Sequence[tuple[Box, Text]], recogniser: Recogniser) -> list[Box]:
-    """Return the lines whose strokes alone were filled and of which something of what was read before can still be read."""
+    """Return the lines whose strokes alone were filled and of which something can still be read as it was read before."""
     found = []
     for box, text in followed:
         x1, y1, x2, y2 = box
         picture = grey[max(y1 - AROUND, 0) : y2 + AROUND, max(x1 - AROUND, 0) : x2 + AROUND]
-        if any(echo(text, again) for again in recogniser.read(picture)):
+        if echo(text, recogniser.read_as(picture, text.turns, mirrored=text.mirrored)):
             found.append(box)
     return found
 

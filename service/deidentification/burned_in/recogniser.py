@@ -1,21 +1,19 @@
 """Find lines of text in a picture and read them (PP-OCRv6, small, by RapidOCR; the weights come with its package).
 
-Chosen by measurement, see benchmarks/README.md. Nothing is fetched: the weights are files of an installed package. Nothing is
-sent: ONNX Runtime reports on its use to its maker unless it is told not to before it is loaded (since version 1.29, on Linux too).
+Chosen by measurement, see benchmarks/README.md. Nothing is fetched: the weights are files of an installed package.
 """
 
-import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from threading import Lock
-from typing import Any, Final
+from typing import Final
 
 import cv2
 import numpy as np
 
 from service.deidentification.burned_in.hand import Grey
+from service.deidentification.burned_in.networks import Detector, Reader
 
 Box = tuple[int, int, int, int]  # x1 y1 x2 y2 in pixels
 LIKELY: Final = 0.3  # score from which on a place may hold text
@@ -51,7 +49,7 @@ class Recogniser:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._engine: Any = None
+        self._networks: tuple[Detector, Reader] | None = None
 
     def find(self, picture: Grey, *, scale: float = 1.0) -> list[Line]:
         """Return the lines of text in a picture (rows, columns), looked at in `scale` times its size."""
@@ -62,23 +60,15 @@ class Recogniser:
         if min(seen.shape) < 8:
             return []
         with self._lock:
-            found = self._loaded()(
-                cv2.cvtColor(np.ascontiguousarray(seen), cv2.COLOR_GRAY2BGR),
-                use_det=True,
-                use_cls=False,
-                use_rec=False,
-                box_thresh=LIKELY,
-            )
-        if found.boxes is None:
-            return []
+            found = self._loaded()[0](seen)
         rows, columns = picture.shape
         lines = []
-        for corners, score in zip(np.asarray(found.boxes), found.scores, strict=True):
+        for corners, score in found:
             (x1, y1), (x2, y2) = np.floor(corners.min(0) / scale), np.ceil(corners.max(0) / scale)
             box = (max(int(x1), 0), max(int(y1), 0), min(int(x2), columns), min(int(y2), rows))
             short, long = sorted((box[2] - box[0], box[3] - box[1]))
             if LOWEST[0] <= short <= TALLEST and long >= LOWEST[1]:
-                lines.append(Line(box, float(score)))
+                lines.append(Line(box, score))
         return lines
 
     def read(self, picture: Grey, *, mirrors: bool = True) -> Iterator[Text]:
@@ -90,43 +80,19 @@ class Recogniser:
                 # A line is read along its longer side; a short one may be either way.
                 if max(rows, columns) > 2 * min(rows, columns) and (turns % 2 == 1) != (rows > columns):
                     continue
-                text = self._read_as(picture, turns, mirrored=mirrored)
-                if text is not None:
-                    yield text
+                yield self.read_as(picture, turns, mirrored=mirrored)
 
-    def _read_as(self, picture: Grey, turns: int, *, mirrored: bool) -> Text | None:
+    def read_as(self, picture: Grey, turns: int, *, mirrored: bool) -> Text:
         """Read one line in one position: mirrored first, then turned counter-clockwise by so many quarters."""
         seen = np.rot90(picture[:, ::-1] if mirrored else picture, turns)
         with self._lock:
-            result = self._loaded()(
-                cv2.cvtColor(np.ascontiguousarray(seen), cv2.COLOR_GRAY2BGR),
-                use_det=False,
-                use_cls=False,
-                use_rec=True,
-                text_score=0.0,
-            )
-        return Text(str(result.txts[0]), float(result.scores[0]), turns, mirrored) if result.txts else None
+            text, confidence = self._loaded()[1](np.ascontiguousarray(seen))
+        return Text(text, confidence, turns, mirrored)
 
-    def _loaded(self) -> Any:
-        if self._engine is None:
-            os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # also keeps it from leaving an identifier in the home directory
-            from rapidocr import RapidOCR
-
-            quiet = logging.getLogger("RapidOCR")
-            self._engine = RapidOCR(
-                params={
-                    "EngineConfig.onnxruntime.intra_op_num_threads": 1,
-                    "EngineConfig.onnxruntime.inter_op_num_threads": 1,
-                    # Else each sign is padded to a line of seven, which costs three times as much to read.
-                    "Rec.rec_img_shape": [3, 48, 96],
-                    "Det.limit_type": "min",
-                    "Det.limit_side_len": 32,
-                    "Global.max_side_len": 8192,
-                    "Global.log_level": "error",
-                }
-            )
-            quiet.propagate = False
-        return self._engine
+    def _loaded(self) -> tuple[Detector, Reader]:
+        if self._networks is None:
+            self._networks = Detector(LIKELY), Reader()
+        return self._networks
 
 
 @cache

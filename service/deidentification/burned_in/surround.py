@@ -19,46 +19,61 @@ from service.deidentification.burned_in.hand import Hand, Mask
 MARGIN: Final = 7  # pixels of the reduced film (3 % of its longer side) kept around the hand and its thin finger tips
 WINDOW: Final = 9  # of the median, in pixels of the reduced film at half its size
 QUIETEST: Final = 0.003  # part of the film's range: the noise of the fill where the background shows less
+EVERY: Final = 4  # pixel of the surround is asked for its noise
 BRIGHTEST: Final = 99.9  # percentile that readers scale by (models.pixels.levels)
 
 Levels = NDArray[np.float32]
 
 
-def blanked(levels: NDArray[Any], hand: Hand) -> tuple[Levels, Mask]:
-    """Return the film (rows, columns) with its surround filled, and where it was filled."""
+def blanked(levels: NDArray[Any], hand: Hand) -> tuple[NDArray[Any], Mask]:
+    """Return the film (rows, columns) with its surround filled, in its own type, and where it was filled."""
     rows, columns = levels.shape
     small_rows, small_columns = hand.mask.shape
-    film = levels.astype(np.float32)
     half = (-(-small_columns // 2), -(-small_rows // 2))
-    small = cv2.resize(film, half, interpolation=cv2.INTER_AREA)
+    small = np.asarray(cv2.resize(levels.astype(np.float32), half, interpolation=cv2.INTER_AREA), np.float32)
     fill = median_filter(small, size=WINDOW, mode="nearest")
-    surround = ~hand.kept(MARGIN)
-    wide = cv2.resize(surround.astype(np.uint8), (columns, rows), interpolation=cv2.INTER_NEAREST).astype(np.bool_)
-    smooth = np.asarray(cv2.resize(fill, (columns, rows), interpolation=cv2.INTER_LINEAR), np.float32)
+    surround = (~hand.kept(MARGIN)).astype(np.uint8)
+    wide = cv2.resize(surround, (columns, rows), interpolation=cv2.INTER_NEAREST).view(np.bool_)
+    blank = levels.copy()
+    if not wide.any():
+        return blank, wide
+    before = levels[wide]
+    smooth = cv2.resize(fill, (columns, rows), interpolation=cv2.INTER_LINEAR)[wide]
     # The noise is drawn, never copied: what was written there does not come back with it.
-    spread = max(
-        1.48 * float(np.median(np.abs(film - smooth)[wide])) if wide.any() else 0.0, QUIETEST * float(np.ptp(small))
-    )
-    grain = np.random.default_rng(0).standard_normal(film.shape, dtype=np.float32) * np.float32(spread)
-    blank = np.where(wide, np.clip(smooth + grain, film.min(), film.max()), film)
+    apart = np.abs(before[::EVERY] - smooth[::EVERY])
+    spread = max(1.48 * float(np.median(apart)), QUIETEST * float(np.ptp(small)))
+    after = np.random.default_rng(0).standard_normal(len(smooth), dtype=np.float32)
+    after *= np.float32(spread)
+    after += smooth
+    np.rint(after, out=after)
+    np.clip(after, int(levels.min()), int(levels.max()), out=after)
+    blank[wide] = after
     for sign in (1, -1):
-        _anchor(blank, film, wide, sign)
+        _anchor(blank, levels, wide, (before, after), sign)
     return blank, wide
 
 
-def _anchor(blank: Levels, film: Levels, surround: Mask, sign: int) -> None:
-    """Put back, as a plain square, as many pixels of the extreme thousandth as the fill took away; `sign` -1: the darkest."""
+def _anchor(
+    blank: NDArray[Any], film: NDArray[Any], surround: Mask, filled: tuple[NDArray[Any], Levels], sign: int
+) -> None:
+    """Put back, as a plain square, as many pixels of the extreme thousandth as the fill took away; `sign` -1: the darkest.
+
+    Parameters
+    ----------
+    filled
+        The levels of the surround before and after.
+    """
     level = np.float32(np.percentile(film[::4, ::4], BRIGHTEST if sign > 0 else 100 - BRIGHTEST))
-    before = sign * film >= sign * level
-    gone = before & surround
-    count = int(before.sum()) - int((sign * blank >= sign * level).sum())
+    extreme = np.greater_equal if sign > 0 else np.less_equal
+    count = int(np.count_nonzero(extreme(filled[0], level))) - int(np.count_nonzero(extreme(filled[1], level)))
     side = int(np.ceil(np.sqrt(max(count, 0))))
     if not 0 < side < min(film.shape) // 4:
         return
+    gone = extreme(film, level) & surround
     place = _place(gone, surround, side)
     if place is not None:
         y, x = place
-        blank[y : y + side, x : x + side] = np.median(film[gone])
+        blank[y : y + side, x : x + side] = round(float(np.median(film[gone])))
 
 
 def _place(gone: Mask, surround: Mask, side: int) -> tuple[int, int] | None:
