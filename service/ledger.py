@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Engine, and_, delete, exists, func, not_, select
+from sqlalchemy import Engine, and_, bindparam, delete, exists, func, not_, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from service.errors import Permanent
+from service.rows import appended
 from service.tables import (
     AmendedJob,
     Heartbeat,
@@ -37,13 +38,26 @@ DEADLINES: Final[Mapping[State, dt.timedelta]] = {
     State.INFERRED: dt.timedelta(minutes=15),
     State.DELIVERED: dt.timedelta(hours=24),
 }
-# Of an UPDATE: rows change, and no object of the session has to follow; looking for one costs more than the UPDATE.
-ROWS_ALONE: Final = {"synchronize_session": False}
 FINAL: Final = (State.CONFIRMED, State.FILTERED, State.REJECTED, State.FAILED, State.CANCELLED)
 SILENT_AFTER: Final = dt.timedelta(seconds=60)  # without a heartbeat
 FORGOTTEN_AFTER: Final = dt.timedelta(hours=1)
 # Whose files and rows may go once nothing of them is unconfirmed; FAILED waits for a person.
 REMOVABLE: Final = (State.CONFIRMED, State.FILTERED, State.REJECTED, State.CANCELLED)
+
+# Asked several times for every film: put together once.
+_AMENDED: Final = select(AmendedJob).where(AmendedJob.job_id == bindparam("job_id"))
+JOB: Final = select(Job).where(Job.id == bindparam("id"))
+_INSTANCE: Final = select(Instance).where(Instance.id == bindparam("id"))
+_RESULTS: Final = select(ResultObject).where(ResultObject.job_id == bindparam("job_id")).order_by(ResultObject.id)
+_CANCELLED: Final = exists().where(Job.instance_id == Instance.id, Job.state == State.CANCELLED)
+_OWN: Final = aliased(Instance)
+_STUDY: Final = select(_OWN.StudyInstanceUID).where(_OWN.id == bindparam("id")).scalar_subquery()
+_SIBLINGS: Final = (
+    select(Instance)
+    .where(Instance.StudyInstanceUID == _STUDY, Instance.id != bindparam("id"), ~_CANCELLED)
+    .order_by(Instance.id.desc())
+    .limit(bindparam("limit"))
+)
 
 
 class UnknownJob(Permanent):
@@ -106,22 +120,17 @@ class Ledger:
             When there is none of this number.
         """
         with self._read() as session:
-            return self._found(session.get(Job, job_id), job_id)
+            return self._found(session.scalars(JOB, {"id": job_id}).one_or_none(), job_id)
 
     def instance(self, instance_id: int) -> Instance:
         """Return the instance a job belongs to (identified side)."""
         with self._read() as session:
-            return session.get_one(Instance, instance_id)
+            return session.scalars(_INSTANCE, {"id": instance_id}).one()
 
     def siblings(self, instance_id: int, limit: int = 20) -> Sequence[Instance]:
         """Return the newest other instances of the same study whose jobs a person has not cancelled (identified side)."""
-        cancelled = exists().where(Job.instance_id == Instance.id, Job.state == State.CANCELLED)
         with self._read() as session:
-            own = session.get_one(Instance, instance_id)
-            others = select(Instance).where(
-                Instance.StudyInstanceUID == own.StudyInstanceUID, Instance.id != own.id, ~cancelled
-            )
-            return tuple(session.scalars(others.order_by(Instance.id.desc()).limit(limit)))
+            return tuple(session.scalars(_SIBLINGS, {"id": instance_id, "limit": limit}))
 
     def list(
         self,
@@ -201,7 +210,7 @@ class Ledger:
     def results(self, job_id: int) -> Sequence[ResultObject]:
         """Return the objects made for a job."""
         with self._read() as session:
-            return tuple(session.scalars(self._results(job_id)))
+            return tuple(session.scalars(_RESULTS, {"job_id": job_id}))
 
     def priors(self, job_id: int, destination: str) -> Sequence[dict[str, Any]] | None:
         """Return the earlier bone ages that went into a job's results for a destination, None before they were looked up."""
@@ -212,7 +221,7 @@ class Ledger:
     def amendment(self, job_id: int) -> AmendedJob | None:
         """Return the correction that made a job, None for the algorithm's own reading."""
         with self._read() as session:
-            return session.get(AmendedJob, job_id)
+            return session.scalars(_AMENDED, {"job_id": job_id}).one_or_none()
 
     def backlog(self) -> int:
         """Count the jobs received and not yet prepared."""
@@ -305,16 +314,12 @@ class Ledger:
         with self._read() as session:
             return tuple(session.scalars(select(Heartbeat).order_by(Heartbeat.process)))
 
-    @staticmethod
-    def _results(job_id: int) -> Any:
-        return select(ResultObject).where(ResultObject.job_id == job_id).order_by(ResultObject.id)
-
     def _note(self, session: Session, job_id: int, code: str, text: str, milliseconds: float | None = None) -> None:
-        session.add(
-            JobEvent(
-                job_id=job_id, at=self.now(), code=code, text=text, milliseconds=milliseconds, process=self.process
-            )
-        )
+        appended(session, JobEvent, [self._event(job_id, code, text, milliseconds)])
+
+    def _event(self, job_id: int, code: str, text: str, milliseconds: float | None) -> dict[str, Any]:
+        said = {"code": code, "text": text, "milliseconds": milliseconds}
+        return {"job_id": job_id, "at": self.now(), "process": self.process, **said}
 
     def _locked(self, session: Session, job_id: int) -> Job:
         return self._found(session.get(Job, job_id, with_for_update=True), job_id)

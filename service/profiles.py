@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from pydantic import ValidationError
-from sqlalchemy import Engine, delete
+from sqlalchemy import Engine, bindparam, delete, select
 from sqlalchemy.orm import Session
 
 from service.errors import InvalidConfiguration, Permanent
@@ -18,6 +18,9 @@ from service.ledger import utc_now
 from service.result_profile import ResultProfile
 from service.settings import Destination, Settings
 from service.tables import ProfileChoice
+
+# Asked for every delivery: put together once.
+_CHOSEN = select(ProfileChoice).where(ProfileChoice.destination == bindparam("destination"))
 
 
 class Profiles:
@@ -32,7 +35,7 @@ class Profiles:
     def of(self, destination: Destination) -> tuple[str, ResultProfile]:
         """Return the name and the profile a destination has now."""
         with Session(self._engine) as session:
-            choice = session.get(ProfileChoice, destination.name)
+            choice = session.scalars(_CHOSEN, {"destination": destination.name}).one_or_none()
             if choice is not None:
                 try:
                     return choice.name, ResultProfile.model_validate(choice.profile)

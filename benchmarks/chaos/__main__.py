@@ -5,7 +5,8 @@
 
 `--json FILE` keeps the results beside those that are there: what FILE has of this fault, seed and number of films is not run again
 (unless `--again`), so seeds add up over days, and a suite that was stopped goes on where it was. Exit status 1 when anything was lost,
-doubled or left over.
+doubled or left over. An installation lies in the folder for temporary files: with TMPDIR=/dev/shm nothing waits for the disk, and a
+row says so.
 """
 
 import argparse
@@ -15,7 +16,9 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +46,7 @@ def main() -> None:
         waiting = [seed for seed in arguments.seeds if seed not in done]
         while waiting:
             for run in _several(fault, arguments.films, waiting, arguments.logs):
-                row = {**run, **where, "load_average": round(os.getloadavg()[0], 1)}
+                row = {**run, **where, "disk": _file_system(), "load_average": round(os.getloadavg()[0], 1)}
                 waiting = [seed for seed in waiting if seed != row["seed"]]
                 bad = bad or bool(row["wrong"])
                 print(json.dumps(row), flush=True)
@@ -57,6 +60,12 @@ def _several(fault: Fault, films: int, seeds: list[int], logs: Path | None) -> I
         yield from several(fault, films, seeds, logs=logs)
     except RuntimeError as error:  # the installation did not start; the other faults are run all the same
         yield {"fault": fault.name, "films": films, "seed": seeds[0], "skipped": "", "wrong": [str(error)]}
+
+
+def _file_system() -> str:
+    """Return the kind of file system the installations lie on: that of the folder for temporary files."""
+    asked = ["stat", "--file-system", "--format=%T", tempfile.gettempdir()]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _arguments() -> argparse.Namespace:

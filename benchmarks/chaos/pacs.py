@@ -84,7 +84,7 @@ class Pacs:
             with Path(f"/run/netns/{self._namespace}").open() as handle:
                 if ctypes.CDLL(None, use_errno=True).setns(handle.fileno(), CLONE_NEWNET) != 0:
                     raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        return _Moody(self.folder, ae_title="PACS", host=self.host, port=self.port)
+        return _Moody(self.folder, ae_title="PACS", host=self.host, port=self.port, takes_films=False)
 
     def down(self) -> None:
         """Close the port and every association."""

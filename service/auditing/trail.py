@@ -8,15 +8,16 @@ key of the identified side, and forwards the records to the hospital's repositor
 import datetime as dt
 import hashlib
 import hmac
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from service.auditing.messages import AuditMessage, stated
 from service.ledger import Ledger
+from service.rows import appended
 from service.tables import AuditCursor, AuditRecord, AuditSeal
 
 CHAIN_LOCK: Final = 0x4175646974  # "Audit": one process appends to PostgreSQL at a time
@@ -39,13 +40,12 @@ class Trail(Ledger):
     def append(self, message: AuditMessage, *, source: str = "carpus") -> int:
         """Write one record at the end of the chain and return its number."""
         with self._write() as session:
-            return self._appended(session, message, source)
+            return self._appended(session, [message], source)
 
     def append_all(self, messages: list[AuditMessage], cursor: str, position: int, *, source: str = "carpus") -> None:
         """Write what was found up to a position of another table, together with that position: each row is told once."""
         with self._write() as session:
-            for message in messages:
-                self._appended(session, message, source)
+            self._appended(session, messages, source)
             session.merge(AuditCursor(name=cursor, position=position))
 
     def position(self, cursor: str) -> int:
@@ -123,27 +123,32 @@ class Trail(Ledger):
             yield from rows
             after = rows[-1].id
 
-    def _appended(self, session: Session, message: AuditMessage, source: str) -> int:
+    @staticmethod
+    def _appended(session: Session, messages: Sequence[AuditMessage], source: str) -> int:
+        """Write records at the end of the chain; return the number of the last one."""
         if session.get_bind().dialect.name == "postgresql":
             session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": CHAIN_LOCK})
         last = session.scalars(select(AuditRecord).order_by(AuditRecord.id.desc()).limit(1)).one_or_none()
-        previous, number = (FIRST, 1) if last is None else (last.hash, last.id + 1)
-        xml = message.to_xml(source=source)
-        session.add(
-            AuditRecord(
-                id=number,
-                at=message.at,
-                event=message.event.name,
-                outcome=message.outcome.name,
-                actor=message.actor,
-                study=message.study or None,
-                subject=message.subject or None,
-                message=xml,
-                previous=previous,
-                hash=_digest(previous, number, message.at, xml),
-            )
-        )
-        session.flush()
+        previous, number = (FIRST, 0) if last is None else (last.hash, last.id)
+        records = []
+        for message in messages:
+            number += 1
+            xml = message.to_xml(source=source)
+            record: dict[str, Any] = {
+                "id": number,
+                "at": message.at,
+                "event": message.event.name,
+                "outcome": message.outcome.name,
+                "actor": message.actor,
+                "study": message.study or None,
+                "subject": message.subject or None,
+                "message": xml,
+                "previous": previous,
+                "hash": _digest(previous, number, message.at, xml),
+            }
+            records.append(record)
+            previous = record["hash"]
+        appended(session, AuditRecord, records)
         return number
 
 

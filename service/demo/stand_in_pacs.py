@@ -71,6 +71,8 @@ class StandInPacs(AbstractContextManager["StandInPacs"]):
         Port on `host`; 0 takes any free one (then see `port`).
     commits, answers_queries
         Whether Storage Commitment and C-FIND are offered.
+    takes_films
+        Whether it takes more than what Carpus returns.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class StandInPacs(AbstractContextManager["StandInPacs"]):
         port: int = 0,
         commits: bool = True,
         answers_queries: bool = True,
+        takes_films: bool = True,
     ) -> None:
         self.folder = folder
         self.ae_title = ae_title
@@ -90,7 +93,7 @@ class StandInPacs(AbstractContextManager["StandInPacs"]):
         folder.mkdir(parents=True, exist_ok=True)
         ae = AE(ae_title=ae_title)
         ae.add_supported_context(VERIFICATION)
-        for sop_class in (*RESULT_CLASSES, *STORAGE_CLASSES):
+        for sop_class in (*RESULT_CLASSES, *(STORAGE_CLASSES if takes_films else ())):
             ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
         if commits:
             ae.add_supported_context(commitment.PUSH_MODEL, list(UNCOMPRESSED))

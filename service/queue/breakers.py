@@ -8,7 +8,7 @@ again for twice as long. The state is in the database, so all workers and the pa
 import datetime as dt
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import and_, bindparam, or_, select, update
 
 from service.errors import CarpusError, Postponed
 from service.ledger import Ledger
@@ -20,6 +20,7 @@ log = get_logger()
 
 PROBE_LASTS = dt.timedelta(minutes=2)  # who began a probe and has not told its end by then has died
 CODE = "destination-unavailable"
+_OF = select(Breaker).where(Breaker.destination == bindparam("destination"))  # asked for every delivery
 
 
 class Breakers:
@@ -134,4 +135,4 @@ class Breakers:
 
     def _get(self, destination: str) -> Breaker | None:
         with self._ledger._read() as session:
-            return session.get(Breaker, destination)
+            return session.scalars(_OF, {"destination": destination}).one_or_none()

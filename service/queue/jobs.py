@@ -9,17 +9,29 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import bindparam, func, select, update
+from sqlalchemy.orm import Session, aliased
 
 from service import tracing
-from service.ledger import DEADLINES, FINAL, ROWS_ALONE, UnknownJob
+from service.ledger import DEADLINES, FINAL, UnknownJob
 from service.queue.causes import Decision
 from service.queue.leases import Claim, LeaseLost, Sweep
 from service.queue.reception import DuplicateInstance, ReceivedInstance
 from service.queue.sendings import Sendings
 from service.queue.turns import next_turn
-from service.tables import AmendedJob, Instance, Job, JobPriors, Priority, Quarantined, ResultObject, ResultState, State
+from service.rows import appended, changed
+from service.tables import (
+    AmendedJob,
+    Instance,
+    Job,
+    JobEvent,
+    JobPriors,
+    Priority,
+    Quarantined,
+    ResultObject,
+    ResultState,
+    State,
+)
 
 __all__ = [
     "FINAL",
@@ -47,6 +59,13 @@ WAITS_FOR_EARLIER: Final = "waits-for-earlier"  # the cause of a job that waits 
 ANSWERED: Final = (State.DELIVERED, State.CONFIRMED, State.REJECTED)  # the PACS has got a result
 _NO_CAUSE: Final[dict[str, None]] = {"cause_code": None, "cause_text": None, "next_action": None}
 _NO_LEASE: Final[dict[str, None]] = {"lease_token": None, "lease_owner": None, "lease_expires_at": None}
+# Asked for every film: put together once.
+_OWN: Final = aliased(Instance)
+_STUDY: Final = select(_OWN.StudyInstanceUID).where(_OWN.id == bindparam("id")).scalar_subquery()
+_OTHERS: Final = select(Instance.id).where(Instance.StudyInstanceUID == _STUDY, Instance.id != bindparam("id"))
+_ANSWERED_BEFORE: Final = (
+    select(Job.id).where(Job.instance_id.in_(_OTHERS), Job.state.in_(ANSWERED)).order_by(Job.id).limit(20)
+)
 
 
 class Jobs(Sendings):
@@ -69,10 +88,9 @@ class Jobs(Sendings):
             raise ValueError(f"a job does not go from {before} to {to}")
         now = self.now()
         with self._write() as session:
-            for name, milliseconds in (timings_ms or {}).items():
-                self._note(session, claim.job.id, name, "", milliseconds)
             elapsed = (now - claim.started_at).total_seconds() * 1000
-            self._note(session, claim.job.id, to.value.lower(), text, elapsed)
+            parts = [self._event(claim.job.id, name, "", took) for name, took in (timings_ms or {}).items()]
+            appended(session, JobEvent, [*parts, self._event(claim.job.id, to.value.lower(), text, elapsed)])
             self._write_row(session, claim.job.id, claim.token, self._entered(to, now) | _NO_CAUSE | fields)
             if to == State.PREPARED:
                 self._note_late_film(session, claim.job)
@@ -262,10 +280,7 @@ class Jobs(Sendings):
 
     def _note_late_film(self, session: Session, job: Job) -> None:
         """Say on the timelines that a film came after its study had been answered; the earlier results stay as they are."""
-        study = select(Instance.StudyInstanceUID).where(Instance.id == job.instance_id).scalar_subquery()
-        others = select(Instance.id).where(Instance.StudyInstanceUID == study, Instance.id != job.instance_id)
-        answered = Job.instance_id.in_(others), Job.state.in_(ANSWERED)
-        earlier = list(session.scalars(select(Job.id).where(*answered).order_by(Job.id).limit(20)))
+        earlier = list(session.scalars(_ANSWERED_BEFORE, {"id": job.instance_id}))
         if earlier:
             named = ", ".join(map(str, earlier))
             self._note(session, job.id, "late-film", f"its study has been answered already, by job {named}")
@@ -275,19 +290,15 @@ class Jobs(Sendings):
     def _let_later_ones_go(self, session: Session, subject: str | None, left: State) -> None:
         """Start what waited for a job that has left this state, because it is of the same patient."""
         if subject is not None and left == State.INFERRED:
-            waiting = Job.subject == subject, Job.parked, Job.cause_code == WAITS_FOR_EARLIER
-            go_on = update(Job).where(*waiting).values(parked=False, not_before=self.now())
-            session.execute(go_on, execution_options=ROWS_ALONE)
+            waiting = {"subject": subject, "parked": True, "cause_code": WAITS_FOR_EARLIER}
+            changed(session, Job, waiting, {"parked": False, "not_before": self.now()})
 
     @staticmethod
     def _write_row(
         session: Session, job_id: int, token: str | None, fields: Mapping[str, Any], *, state: State | None = None
     ) -> None:
-        where = [Job.id == job_id]
-        if token is not None:
-            where.append(Job.lease_token == token)
-        if state is not None:
-            where.append(Job.state == state)
-        done = session.execute(update(Job).where(*where).values(**fields), execution_options=ROWS_ALONE)
-        if done.rowcount != 1:  # type: ignore[attr-defined]  # CursorResult
+        where: dict[str, Any] = {"id": job_id}
+        where |= {} if token is None else {"lease_token": token}
+        where |= {} if state is None else {"state": state}
+        if changed(session, Job, where, fields) != 1:
             raise LeaseLost(f"job {job_id} went to somebody else")

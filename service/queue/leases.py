@@ -9,18 +9,59 @@ import datetime as dt
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select, update
+from sqlalchemy import ColumnElement, Select, Update, and_, bindparam, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.errors import CarpusError
-from service.ledger import FINAL, ROWS_ALONE
+from service.ledger import FINAL, JOB
 from service.queue.causes import POISON_AFTER, POLICIES
 from service.queue.queues import held
 from service.queue.reception import Reception
-from service.tables import Job, State
+from service.rows import changed, database_table
+from service.tables import Job, State, UtcDateTime
 
 UNPARKED_AT_ONCE = 500
+# Asked for every film, some of it several times a second: put together once (see `service.rows`).
+_NOW: Final = bindparam("now", type_=UtcDateTime())
+_FREE: Final = or_(Job.lease_token.is_(None), Job.lease_expires_at < _NOW)
+_TURN: Final = (Job.priority, Job.turn, Job.id)
+_DUE: Final = and_(Job.parked, Job.not_before <= _NOW)
+_ANY_DUE: Final = select(exists().where(_DUE))
+_ALL_DUE: Final = select(Job.id).where(_DUE).limit(UNPARKED_AT_ONCE).with_for_update(skip_locked=True)
+
+
+@cache
+def ready(state: State) -> ColumnElement[bool]:
+    """Return the condition that a job waits in this state for whoever comes, at the time of the parameter `now`."""
+    return and_(Job.state == state, ~Job.parked, _FREE, ~held(state))
+
+
+@cache
+def _next(state: State) -> Select[int]:
+    return select(Job.id).where(ready(state)).order_by(*_TURN).limit(1).with_for_update(skip_locked=True)
+
+
+@cache
+def _take_one(state: State) -> Update:
+    """Return what takes job `job` out of this state, if it may be taken; a parked one when its time has come."""
+    free = and_(Job.state == state, or_(~Job.parked, Job.not_before <= _NOW), _FREE, ~held(state))
+    lease: dict[str, Any] = {
+        name: bindparam(name) for name in ("lease_token", "lease_owner", "lease_expires_at", "updated_at")
+    }
+    values = {"attempts": Job.attempts + 1, "parked": False, **lease}
+    return update(database_table(Job)).where(Job.id == bindparam("job"), free).values(values)
+
+
+_UNPREPARED: Final = (
+    select(Job.id)
+    .where(ready(State.RECEIVED))
+    .where(or_(Job.created_at <= bindparam("received_before"), Job.created_at > _NOW))
+    .order_by(*_TURN)
+    .limit(bindparam("limit"))
+)
 
 
 class LeaseLost(CarpusError):
@@ -56,10 +97,9 @@ class Leases(Reception):
         A film from the future came before the clock was set back; it waits for nothing.
         """
         self.unpark()
-        settled = or_(Job.created_at <= received_before, Job.created_at > self.now())
+        asked = {"now": self.now(), "received_before": received_before, "limit": limit}
         with self._read() as session:
-            query = select(Job.id).where(self._ready(State.RECEIVED), settled)
-            return list(session.scalars(query.order_by(Job.priority, Job.turn, Job.id).limit(limit)))
+            return list(session.scalars(_UNPREPARED, asked))
 
     def claim(self, job_id: int, state: State) -> Claim | None:
         """Take the step that follows `state`; None when the job is elsewhere, taken, held, or its time has not come."""
@@ -69,29 +109,24 @@ class Leases(Reception):
     def claim_next(self, state: State) -> Claim | None:
         """Take the step of the waiting job whose turn it is; None when nothing waits."""
         self.unpark()
-        query = select(Job.id).where(self._ready(state)).order_by(Job.priority, Job.turn, Job.id).limit(1)
         with self._write() as session:
-            job_id = session.scalar(query.with_for_update(skip_locked=True))
+            job_id = session.scalar(_next(state), {"now": self.now()})
             return None if job_id is None else self._take(session, job_id, state)
 
     def heartbeat(self, claim: Claim) -> bool:
         """Extend the lease; False when it was lost."""
         with self._write() as session:
-            mine = and_(Job.id == claim.job.id, Job.lease_token == claim.token)
-            longer = update(Job).where(mine).values(lease_expires_at=self.now() + self.lease)
-            done = session.execute(longer, execution_options=ROWS_ALONE)
-            return bool(done.rowcount == 1)  # type: ignore[attr-defined]  # CursorResult
+            mine = {"id": claim.job.id, "lease_token": claim.token}
+            return changed(session, Job, mine, {"lease_expires_at": self.now() + self.lease}) == 1
 
     def unpark(self) -> int:
         """Let jobs go on whose time has come; return how many."""
-        due = and_(Job.parked, Job.not_before <= self.now())
+        now = {"now": self.now()}
         with self._read() as session:
-            if not session.scalar(select(exists().where(due))):
+            if not session.scalar(_ANY_DUE, now):
                 return 0
         with self._write() as session:
-            ids = list(
-                session.scalars(select(Job.id).where(due).limit(UNPARKED_AT_ONCE).with_for_update(skip_locked=True))
-            )
+            ids = list(session.scalars(_ALL_DUE, now))
             session.execute(update(Job).where(Job.id.in_(ids)).values(parked=False))
             return len(ids)
 
@@ -120,23 +155,12 @@ class Leases(Reception):
             released, abandoned = self._release(session, Job.lease_owner == owner, "died")
         return Sweep(tuple(released), tuple(abandoned))
 
-    def _free(self) -> ColumnElement[bool]:
-        return or_(Job.lease_token.is_(None), Job.lease_expires_at < self.now())
-
-    def _ready(self, state: State) -> ColumnElement[bool]:
-        return and_(Job.state == state, ~Job.parked, self._free(), ~held(state))
-
     def _take(self, session: Session, job_id: int, state: State) -> Claim | None:
         now = self.now()
         token = secrets.token_hex(16)
         lease = {"lease_token": token, "lease_owner": self.process, "lease_expires_at": now + self.lease}
-        ready = and_(Job.state == state, or_(~Job.parked, Job.not_before <= now), self._free(), ~held(state))
-        taken = update(Job).where(Job.id == job_id, ready)
-        values = {"attempts": Job.attempts + 1, "parked": False, "updated_at": now, **lease}
-        done = session.execute(taken.values(**values), execution_options=ROWS_ALONE)
-        if done.rowcount != 1:  # type: ignore[attr-defined]  # CursorResult, which the stubs call Result
-            return None
-        return Claim(session.get_one(Job, job_id), token, now)
+        done = session.connection().execute(_take_one(state), {"job": job_id, "now": now, "updated_at": now, **lease})
+        return Claim(session.scalars(JOB, {"id": job_id}).one(), token, now) if done.rowcount == 1 else None
 
     def _release(self, session: Session, which: ColumnElement[bool], what: str) -> tuple[Sequence[int], Sequence[int]]:
         now = self.now()

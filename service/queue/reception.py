@@ -1,19 +1,17 @@
 """Record what was received: an instance becomes a job in the same transaction, a file that cannot be used goes to quarantine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, cast
 
-from sqlalchemy import Connection, Insert, and_, insert, inspect, select
-from sqlalchemy import Table as DatabaseTable
+from sqlalchemy import and_, select
 from sqlalchemy.exc import IntegrityError
 
 from service import tracing
 from service.errors import CarpusError
 from service.ledger import DEADLINES, Ledger
 from service.queue.turns import next_turn
-from service.tables import Instance, Job, JobEvent, Priority, Quarantined, Refusal, State, Table
+from service.rows import inserted
+from service.tables import Instance, Job, JobEvent, Priority, Quarantined, Refusal, State
 
 
 class DuplicateInstance(CarpusError):
@@ -75,10 +73,10 @@ class Reception(Ledger):
         # Three rows for every film of a burst: written as rows, without a session that would look after them as objects.
         try:
             with self._writer.begin() as connection:
-                instance_id = _inserted(connection, Instance, {**fields, "received_at": now})
+                instance_id = inserted(connection, Instance, {**fields, "received_at": now})
                 job["turn"] = next_turn(connection, received.calling_ae_title, int(priority))
-                job_id = _inserted(connection, Job, {**job, "instance_id": instance_id})
-                _inserted(connection, JobEvent, {**said, "job_id": job_id})
+                job_id = inserted(connection, Job, {**job, "instance_id": instance_id})
+                inserted(connection, JobEvent, {**said, "job_id": job_id})
             tracing.annotate({"job": job_id})
             return instance_id
         except IntegrityError:
@@ -149,22 +147,3 @@ class Reception(Ledger):
             row.last_at = now
             session.flush()
             return row.id
-
-
-def _inserted(connection: Connection, table: type[Table], values: Mapping[str, Any]) -> int:
-    """Insert one row, its values by attribute; return its number."""
-    names = _columns(table)
-    row = {names[name]: value for name, value in values.items()}
-    key = connection.execute(_insertion(table), row).inserted_primary_key
-    assert key is not None  # noqa: S101 - one row was inserted
-    return int(key[0])
-
-
-@cache
-def _columns(table: type[Table]) -> Mapping[str, str]:
-    return {each.key: each.columns[0].key for each in inspect(table).column_attrs}
-
-
-@cache
-def _insertion(table: type[Table]) -> Insert:
-    return insert(cast(DatabaseTable, table.__table__))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from pydicom.uid import UID
-from sqlalchemy import Engine, delete
+from sqlalchemy import Engine, bindparam, delete, select
 from sqlalchemy.orm import Session
 
 from service.conformance import RESULT_CLASSES, SR_CLASSES
@@ -25,6 +25,8 @@ from service.tables import Negotiated
 
 log = get_logger()
 EVERY_CLASS: Final = tuple(uid for classes in RESULT_CLASSES.values() for uid in classes)
+# Asked for every delivery: put together once.
+_KNOWN: Final = select(Negotiated).where(Negotiated.destination == bindparam("destination"))
 # A film that was not read comes back as these, as far as the profile has them.
 REJECTION_KINDS: Final[tuple[ResultKind, ...]] = ("SR", "SC")
 
@@ -83,7 +85,7 @@ class Negotiation:
         now = self._now()
         oldest = now - dt.timedelta(hours=self._settings.negotiation_hours)
         with Session(self._engine) as session:
-            known = session.get(Negotiated, destination.name)
+            known = session.scalars(_KNOWN, {"destination": destination.name}).one_or_none()
             if known is not None and known.address == self._address(destination) and known.asked_at > oldest:
                 return frozenset(known.sop_classes.split())
         return self.ask(destination)

@@ -5,7 +5,11 @@ import sys
 
 import pytest
 from highdicom import _standard_utils as tables
-from pydicom.uid import ComputedRadiographyImageStorage, DigitalMammographyXRayImageStorageForPresentation
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    DigitalMammographyXRayImageStorageForPresentation,
+    GrayscaleSoftcopyPresentationStateStorage,
+)
 
 from service.reporting import standard_tables
 
@@ -35,3 +39,16 @@ def test_building_results_loads_neither_scipy_nor_torch() -> None:
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     )
     assert not loaded & {"scipy", "torch", "cv2"}
+
+
+def test_a_class_is_looked_up_once_in_the_tables_and_the_answer_stays_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    standard_tables.provide(ComputedRadiographyImageStorage)
+    standard_tables._known.cache_clear()
+    asked = []
+    monkeypatch.setattr(
+        tables, "get_sop_class_iod_map", lambda read=tables.get_sop_class_iod_map: asked.append(1) or read()
+    )
+    for _ in range(3):
+        assert tables.does_iod_have_pixel_data(ComputedRadiographyImageStorage)
+        assert not tables.does_iod_have_pixel_data(GrayscaleSoftcopyPresentationStateStorage)
+    assert len(asked) == 1 + 3  # a film has PixelData; a presentation state none of the three kinds
