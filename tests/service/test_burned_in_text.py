@@ -132,10 +132,49 @@ def test_a_line_of_which_some_signs_were_seen_is_followed_to_its_end(
 def test_what_has_the_level_of_its_ground_all_around_is_not_followed() -> None:
     film = np.random.default_rng(0).choice(np.array([100, 130], np.uint16), (600, 500), p=[0.7, 0.3])
     box = (240, 280, 270, 320)
-    filled, (rows, columns), whole = inking.strokes(film, box, inking.Ink(1, 130.0, 30.0, 3.0, 9), 255.0)
-    assert whole == box
-    assert not filled[: 280 - rows.start].any()
-    assert not filled[:, 270 - columns.start :].any()
+    filled, _, whole = inking.strokes(film, box, inking.Ink(1, 130.0, 30.0, 3.0, 9), 255.0)
+    x1, y1, x2, y2 = whole
+    assert max(x2 - x1, y2 - y1) < 100, "followed for eight times its height, as a line is"
+    assert filled.sum() < 5 * 30 * 40
+
+
+def signs_upright(levels: NDArray[np.uint16]) -> list[tuple[int, int]]:
+    """Write nine squares of two pixels' stroke and level 130, one below the other; return the corner (x, y) of each."""
+    corners = [(240, y) for y in range(190, 406, 24)]
+    for x, y in corners:
+        levels[y : y + 16, x : x + 16] = 130
+        levels[y + 2 : y + 14, x + 2 : x + 14] = 100
+    return corners
+
+
+def test_a_line_between_bones_of_its_own_level_is_followed_along_itself() -> None:
+    rng = np.random.default_rng(0)
+    film = np.full((600, 500), 100, np.uint16)
+    speckle = rng.choice(np.array([100, 130], np.uint16), film.shape, p=[0.7, 0.3])
+    film[:, 180:230], film[:, 266:320] = speckle[:, 180:230], speckle[:, 266:320]
+    corners = signs_upright(film)
+    x, y = corners[4]
+    filled, (rows, columns), (left, top, right, bottom) = inking.strokes(
+        film, (x - 1, y - 1, x + 17, y + 17), inking.Ink(1, 130.0, 30.0, 3.0, 9), 255.0
+    )
+    assert (top <= corners[1][1], bottom >= corners[-2][1] + 16) == (True, True)
+    assert right - left < 40, "bone beside the line was taken for it"
+    inside = filled[corners[1][1] - rows.start : corners[-2][1] + 16 - rows.start, x - columns.start :][:, :16]
+    assert inside[film[corners[1][1] : corners[-2][1] + 16, x : x + 16] == 130].all()
+
+
+def test_a_line_is_followed_over_bone_where_it_stands_out_by_less() -> None:
+    film = np.full((600, 500), 20, np.uint16)
+    film[300:] = 105  # bone, brighter than the ground on which the line was seen
+    corners = signs_upright(film)
+    for x, y in corners:
+        film[y + 2 : y + 14, x + 2 : x + 14] = 20 if y < 300 else 105
+    seen = (239, corners[0][1] - 1, 257, corners[3][1] + 17)
+    found = inking.of(film, seen, 255.0)
+    assert found is not None
+    assert found.contrast > 100
+    _, _, whole = inking.strokes(film, seen, found, 255.0)
+    assert whole[3] >= corners[-1][1] + 16
 
 
 def test_joints_are_no_ink_and_letters_are(hand_film: NDArray[np.uint16], mask: NDArray[np.bool_]) -> None:

@@ -42,6 +42,7 @@ GAP: Final = 0.6  # times its height between two signs,
 TALLER: Final = 1.5  # times the longer side of the place, that the height of the whole line may be
 SPECK: Final = 4  # pixels: less is noise
 LONGEST: Final = 2.5  # times its height: a longer connected part outside the place is a bone's edge, no sign
+SIGN: Final = 0.75  # of its height: parts of signs that tell which way a line goes, where that is not clear
 SKIRT: Final = 5  # pixels of the square by which strokes are grown: what the interpolation of the letters smeared
 WHOLE: Final = 0.7  # of a box: strokes that fill more of it tell nothing from a box
 
@@ -89,58 +90,93 @@ def strokes(film: NDArray[Any], box: Box, ink: Ink, reach: float) -> tuple[Mask,
 
     Signs of the same level that stand no further apart than signs do belong to the line, wherever the recogniser saw it end.
     """
+    found = _followed(film, box, ink, reach, _corridor(box))
+    if _grows_to_every_side(found[2], box):
+        # About a single sign there may be ground of the level of the ink. A line goes one way, and its signs are as large as this one.
+        ways = [_followed(film, box, ink, reach, _along(box, upright=upright), least=SIGN) for upright in (False, True)]
+        _, _, (x1, y1, x2, y2) = max(ways, key=lambda way: int(np.count_nonzero(way[0])))
+        found = _followed(film, box, ink, reach, (x1 - SKIRT, y1 - SKIRT, x2 + SKIRT, y2 + SKIRT))
+    filled, place, whole = found
+    if not _grows_to_every_side(whole, box):
+        return found
+    x1, y1, x2, y2 = box
+    rows, columns = place
+    filled[: y1 - rows.start] = filled[y2 - rows.start :] = False
+    filled[:, : x1 - columns.start] = filled[:, x2 - columns.start :] = False
+    return filled, place, box
+
+
+def _grows_to_every_side(whole: Box, box: Box) -> bool:
+    """Whether what was followed from a box is no line but a ground that has the level of the ink."""
+    short = min(whole[2] - whole[0], whole[3] - whole[1])
+    return short > TALLER * max(box[2] - box[0], box[3] - box[1])
+
+
+def _followed(
+    film: NDArray[Any], box: Box, ink: Ink, reach: float, corridor: Box, *, least: float = 0
+) -> tuple[Mask, tuple[slice, slice], Box]:
+    """Return what is written with an ink in a box and, within a corridor, about it, as `strokes` does.
+
+    Parameters
+    ----------
+    least
+        Part of the height of the box that a connected part beyond it must have.
+    """
     rows, columns = film.shape
     x1, y1, x2, y2 = box
-    height = min(x2 - x1, y2 - y1)
-    far = min(REACH * height, FURTHEST)
+    height, far = min(x2 - x1, y2 - y1), _far(box)
     left, top, right, bottom = max(x1 - far, 0), max(y1 - far, 0), min(x2 + far, columns), min(y2 + far, rows)
     part = film[top:bottom, left:right].astype(np.float32) * ink.sign
     lines = _tophat(part, ink.window)
-    inside, corridor = np.zeros(part.shape, np.bool_), np.zeros(part.shape, np.bool_)
+    inside, near = np.zeros(part.shape, np.bool_), np.zeros(part.shape, np.bool_)
     inside[y1 - top : y2 - top, x1 - left : x2 - left] = True
-    a, b, c, d = _corridor(box, far)
-    corridor[max(b - top, 0) : d - top, max(a - left, 0) : c - left] = True
-    foot = np.where(inside, np.float32(ink.foot), np.float32(max(ink.foot, BEYOND * ink.contrast)))
+    a, b, c, d = corridor
+    near[max(b - top, 0) : max(d - top, 0), max(a - left, 0) : max(c - left, 0)] = True
+    # Beyond the box the line may cross brighter bone, where it stands out by less than where it was seen.
+    beyond = max(ink.foot, min(BEYOND * ink.contrast, CONTRAST * reach))
+    foot = np.where(inside, np.float32(ink.foot), np.float32(beyond))
     small = np.ones((3, 3), np.uint8)
     edges = cv2.dilate(part, small) - cv2.erode(part, small) > CLEAR * lines
-    core = corridor & (lines > foot) & (np.abs(part - ink.sign * ink.level) <= BAND * reach)
+    core = near & (lines > foot) & (np.abs(part - ink.sign * ink.level) <= BAND * reach)
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(core.astype(np.uint8), connectivity=8)
     signs = statistics[:, cv2.CC_STAT_AREA] >= SPECK
-    long = statistics[:, cv2.CC_STAT_WIDTH : cv2.CC_STAT_HEIGHT + 1].max(axis=1) > LONGEST * height
+    longer = statistics[:, cv2.CC_STAT_WIDTH : cv2.CC_STAT_HEIGHT + 1].max(axis=1)
     sharp = np.bincount(labels[edges], minlength=len(signs)) > EDGE * statistics[:, cv2.CC_STAT_AREA]
-    signs &= sharp & ~long
+    signs &= sharp & (longer >= least * height) & (longer <= LONGEST * height)
     signs[0] = False
     core = signs[labels] | (core & inside)
     gap = max(round(GAP * height), 4) | 1
     _, joined = cv2.connectedComponents(cv2.dilate(core.astype(np.uint8), np.ones((gap, gap), np.uint8)))
     chain = core & np.isin(joined, np.unique(joined[core & inside]))
-    near = cv2.dilate(chain.astype(np.uint8), np.ones((SKIRT, SKIRT), np.uint8)).astype(np.bool_)
-    written = chain | ((lines > ink.foot) & near) | ((lines > HALF * ink.contrast) & inside)
-    filled = cv2.dilate(written.astype(np.uint8), np.ones((SKIRT, SKIRT), np.uint8)).view(np.bool_)
-    place = np.s_[top:bottom, left:right]
+    skirt = np.ones((SKIRT, SKIRT), np.uint8)
+    beside = cv2.dilate(chain.astype(np.uint8), skirt).view(np.bool_)
+    written = chain | ((lines > ink.foot) & beside) | ((lines > HALF * ink.contrast) & inside)
+    filled = cv2.dilate(written.astype(np.uint8), skirt).view(np.bool_)
     ys, xs = np.flatnonzero((chain | inside).any(1)), np.flatnonzero((chain | inside).any(0))
     whole = (left + int(xs[0]), top + int(ys[0]), left + int(xs[-1]) + 1, top + int(ys[-1]) + 1)
-    if min(whole[2] - whole[0], whole[3] - whole[1]) > TALLER * max(x2 - x1, y2 - y1):
-        # What grows to every side is no line but a ground that has the level of the ink.
-        filled[: y1 - top] = filled[y2 - top :] = False
-        filled[:, : x1 - left] = filled[:, x2 - left :] = False
-        return filled, place, box
-    return filled, place, whole
+    return filled, np.s_[top:bottom, left:right], whole
 
 
-def _corridor(box: Box, far: int) -> Box:
+def _far(box: Box) -> int:
+    """Return how far a line is followed."""
+    return min(REACH * min(box[2] - box[0], box[3] - box[1]), FURTHEST)
+
+
+def _corridor(box: Box) -> Box:
     """Return where a line may go on: along it; to every side of what may be a part of one sign."""
     x1, y1, x2, y2 = box
-    width, height = x2 - x1, y2 - y1
-    short, long = min(width, height), max(width, height)
     if is_square(box):
-        return x1 - 2 * long, y1 - 2 * long, x2 + 2 * long, y2 + 2 * long
-    beside = round(BESIDE * short)
-    return (
-        (x1 - far, y1 - beside, x2 + far, y2 + beside)
-        if width > height
-        else (x1 - beside, y1 - far, x2 + beside, y2 + far)
-    )
+        around = 2 * max(x2 - x1, y2 - y1)
+        return x1 - around, y1 - around, x2 + around, y2 + around
+    return _along(box, upright=y2 - y1 >= x2 - x1)
+
+
+def _along(box: Box, *, upright: bool) -> Box:
+    """Return where a line that runs upright or across may go on."""
+    x1, y1, x2, y2 = box
+    far, beside = _far(box), round(BESIDE * min(x2 - x1, y2 - y1))
+    across, down = (beside, far) if upright else (far, beside)
+    return x1 - across, y1 - down, x2 + across, y2 + down
 
 
 def _window(box: Box) -> int:
