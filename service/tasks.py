@@ -34,6 +34,7 @@ POLL_SECONDS: Final = 2.0
 IDLE_SECONDS: Final = 5.0  # without a message; then a worker looks into the database itself
 BROKER_AWAY_SECONDS: Final = 3.0
 BROKER_ERRORS: Final = (OperationalError, KombuError, OSError)
+TURNED_AWAY: Final = ("AuthenticationError", "NoPermissionError", "AccessRefused")  # of Redis and of RabbitMQ, by name
 # What each transport understands; RabbitMQ's driver refuses names it does not know.
 TRANSPORT_OPTIONS: Final = {
     "redis": {"socket_connect_timeout": 2, "socket_timeout": 10, "visibility_timeout": 3600},
@@ -79,14 +80,29 @@ class Publisher:
     def waiting(self, state: State) -> int | None:
         """Count the messages of this state's queue; None when the broker is away."""
         try:
-            with self._app.connection_for_read() as connection:
-                channel = connection.default_channel
-                try:
-                    return int(channel.queue_declare(NEXT[state][1], passive=True).message_count)
-                except connection.channel_errors:
-                    return 0  # Redis has no empty queues
+            return self._count(state)
         except BROKER_ERRORS:
             return None
+
+    def is_turned_away(self) -> bool:
+        """Whether the broker answers, and does not let us in with the account of its URL."""
+        try:
+            self._count(State.PREPARED)
+        except BROKER_ERRORS as error:
+            cause: BaseException | None = error
+            while cause is not None:
+                if type(cause).__name__ in TURNED_AWAY:
+                    return True
+                cause = cause.__cause__ or cause.__context__
+        return False
+
+    def _count(self, state: State) -> int:
+        with self._app.connection_for_read() as connection:
+            channel = connection.default_channel
+            try:
+                return int(channel.queue_declare(NEXT[state][1], passive=True).message_count)
+            except connection.channel_errors:
+                return 0  # Redis has no empty queues
 
 
 def create_app(settings: Settings) -> Celery:

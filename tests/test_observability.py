@@ -19,6 +19,7 @@ RULES = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text(encodin
 DASHBOARD = json.loads((ROOT / "deploy/grafana/carpus.json").read_text(encoding="utf-8"))
 PAGE = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 OF_PROMETHEUS = {"up"}
+OF_PROMETHEUS_LABELS = {"job", "instance"}
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,12 @@ def names(expression: str) -> set[str]:
     return set(re.findall(r"\b(?:carpus_\w+|up)\b(?=[\s{\[)]|$)", re.sub(r'"[^"]*"', '""', expression)))
 
 
+def labels(expression: str) -> set[str]:
+    """Return the labels that an expression groups or joins by."""
+    lists = re.findall(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)", expression)
+    return {label.strip() for each in lists for label in each.split(",") if label.strip()} - OF_PROMETHEUS_LABELS
+
+
 def expressions() -> list[str]:
     panels = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
     return [rule["expr"] for rule in RULES] + panels
@@ -66,8 +73,10 @@ def test_every_metric_named_exists(exposed: set[tuple[str, str]], expression: st
     named = names(expression)
     assert named
     assert named - known == set()
-    for metric, label in re.findall(r"(carpus_\w+)\{(\w+)[=!~]", expression):
-        assert (metric, label) in exposed, expression
+    assert labels(expression) - {label for metric, label in exposed if metric.startswith(tuple(named))} == set()
+    for metric, selected in re.findall(r"(carpus_\w+)\{([^}]*)\}", expression):
+        for label in re.findall(r"(\w+)\s*(?:=|!=|=~|!~)\s*\"", selected):
+            assert (metric, label) in exposed, expression
 
 
 def test_the_metrics_that_a_panel_names_as_counters_are_counters(exposed: set[tuple[str, str]]) -> None:

@@ -96,6 +96,9 @@ def broker(settings: Settings, jobs: Jobs) -> Finding:
     waiting = {state: publisher.waiting(state) for state in (State.PREPARED, State.INFERRED)}
     if None not in waiting.values():
         return good(PLACE, "broker", f"answers; {sum(count or 0 for count in waiting.values())} messages wait")
+    if settings.broker_url and publisher.is_turned_away():
+        action = "correct the user and the password in broker_url; until then jobs go on from the database, more slowly"
+        return Finding(PLACE, "broker", Verdict.FAILED, "answers, and does not let us in", action)
     if settings.broker_url:
         action = "start the broker, or correct broker_url; until then jobs go on from the database, more slowly"
         return Finding(PLACE, "broker", Verdict.FAILED, "does not answer", action)

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
 
 import pytest
@@ -339,6 +340,26 @@ def test_the_machine_is_judged_by_its_limits(place: Place) -> None:
     assert machine.broker(settings, jobs).verdict == Verdict.WARNING
     away = settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"})
     assert machine.broker(away, jobs).verdict == Verdict.FAILED
+
+
+class _LocksOut(BaseRequestHandler):
+    """A Redis that knows the caller and wants another password: every command is answered so."""
+
+    def handle(self) -> None:
+        while self.request.recv(65_536):
+            self.request.sendall(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n")
+
+
+def test_a_broker_that_does_not_let_us_in_names_its_account(place: Place) -> None:
+    with ThreadingTCPServer(("127.0.0.1", 0), _LocksOut) as redis:
+        redis.daemon_threads = True
+        threading.Thread(target=redis.serve_forever, daemon=True).start()
+        url = f"redis://:mistyped@127.0.0.1:{redis.server_address[1]}/0"
+        found = machine.broker(place._settings(1).model_copy(update={"broker_url": url}), Jobs(place.engine))
+        redis.shutdown()
+    assert found.verdict == Verdict.FAILED
+    assert "password in broker_url" in found.next_action
+    assert "mistyped" not in found.text + found.next_action
 
 
 @pytest.mark.parametrize(("offset", "verdict"), [(0, Verdict.GOOD), (90, Verdict.WARNING), (-90, Verdict.WARNING)])
