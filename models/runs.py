@@ -156,6 +156,8 @@ def save(
 ) -> weights.Metadata:
     """Write the weights of a run where `--weights` says, else beside its checkpoints: half precision, its options attached.
 
+    What the run was begun from (`--start`) passes its terms and data on.
+
     Parameters
     ----------
     kept
@@ -164,6 +166,9 @@ def save(
         Further files of the weights folder by name, such as a booster.
     """
     folder: Path = options.weights or options.out / "weights"
+    start: Path | None = getattr(options, "start", None)
+    if start is not None and (start / weights.METADATA_FILE).is_file():
+        metadata = weights.begun_from(metadata, weights.Metadata.read(start))
     return weights.save(folder, tensors, metadata, extra={**(files or {}), **attached(kept)}, half=True)
 
 

@@ -100,6 +100,16 @@ class Metadata:
             raise WeightsRefused(folder, METADATA_FILE, "the keys of models.weights.Metadata", error) from error
 
 
+def begun_from(metadata: Metadata, base: Metadata) -> Metadata:
+    """Return the metadata of weights that were trained on from `base`: its terms and its data are passed on."""
+    bound = [terms for terms in (base.terms, metadata.terms) if terms != FREE_TERMS]
+    if len(bound) == 2 and bound[1] in bound[0]:
+        bound.pop()
+    told = set(base.data) <= set(metadata.data)
+    more = () if told else (f"begun from weights that learned from: {'; '.join(base.data)}",)
+    return dataclasses.replace(metadata, terms="; ".join(bound) or FREE_TERMS, data=(*metadata.data, *more))
+
+
 def save(
     folder: Path,
     state_dict: Mapping[str, "Tensor"] | None,

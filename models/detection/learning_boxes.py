@@ -84,7 +84,10 @@ class BoxLearning(Learning):
             state, _ = weights.load(options.start, problem="detection", architectures=(ARCHITECTURE,))
             self.net.load_state_dict(state)
         self.drawn = [film for film in sources.phantoms if film.hand]
-        self.films = taught(sources.films, Detector(options.teacher)) if options.teacher and sources.films else []
+        self.films = [film for film in sources.films if not np.isnan(film.sizes).any()]
+        if options.teacher and sources.films:
+            unboxed = [film for film in sources.films if np.isnan(film.sizes).any()]
+            self.films += taught(unboxed, Detector(options.teacher))
         self.rng = np.random.default_rng(options.seed)
 
     def begin(self, step: int) -> None:

@@ -1,16 +1,18 @@
 r"""Train a detector of the 22 regions.
 
     carpus train detection --data ../shared/data/rsna --out ../runs/detection --minutes 60
+    carpus train detection --annotations films --terms internal --source "60 films of ours" --start models/bundles/detection/handnet-sets \
+        --out runs/own
     carpus train detection --architecture closer --start ../runs/detection/weights --out ../runs/closer --batch 128
     carpus train detection --architecture cast --start ../runs/closer/weights --data ../shared/data/rsna --phantoms 250 --out ../runs/cast
     carpus train detection --architecture faster-rcnn-resnet101 --out ../runs/rcnn --batch 2 --rate 1e-4 --minutes 60
 
-Without `--data` it learns from phantoms alone, and the weights are free of the films' terms. A run is resumed by the same
-command. What is kept is the moving average that places most of the validation films' points.
+Without `--data` and `--annotations` it learns from phantoms alone, and the weights are free of the films' terms; what a run is
+begun from (`--start`) passes its terms on. A run is resumed by the same command. What is kept is the moving average that places
+most of the validation films' points.
 """
 
 import argparse
-import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -20,13 +22,15 @@ from typing import Any, Final
 import torch
 
 from models import engine, runs, weights
-from models.detection import phantoms, rsna
+from models.datasets import splits
+from models.detection import annotated, phantoms, rsna
 from models.detection.data import Film
 from models.detection.learning import Learning, Sources
 from models.detection.learning_boxes import BoxLearning
 from models.detection.learning_cast import CastLearning
 from models.detection.learning_closer import CloserLearning
 from models.detection.learning_views import ViewLearning
+from models.runs import RunRefused
 
 LEARNING: Final[dict[str, type[Learning]]] = {
     ViewLearning.architecture: ViewLearning,
@@ -52,6 +56,13 @@ def parser() -> argparse.ArgumentParser:
         data_required=False,
     )
     made.add_argument("--split", type=Path, default=Path("models/datasets/splits/detection_rsna.csv"), help="id,split")
+    made.add_argument(
+        "--annotations",
+        type=Path,
+        help="boxes of your own films: a folder of labelImg files or a COCO file, and split.csv",
+    )
+    made.add_argument("--terms", help="terms of your own films, for the weights' metadata")
+    made.add_argument("--source", help="what your own films are, for the weights' metadata")
     made.add_argument("--phantoms", type=int, default=1500, help="phantoms to draw")
     made.add_argument("--phantom-cache", type=Path, help="folder in which drawn phantoms are kept")
     made.add_argument("--phantom-share", type=float, default=0.35, help="share of what is drawn that is a phantom")
@@ -74,17 +85,25 @@ def sources(options: argparse.Namespace) -> Sources:
     drawn = phantoms.films(options.phantoms, options.seed, options.phantom_cache)
     hands = sum(film.hand for film in drawn)
     data = [f"{hands} phantoms and {len(drawn) - hands} phantom pictures of chest, foot and nothing"] if drawn else []
-    if not options.data:
-        checking = phantoms.films(min(CHECKING, options.phantoms), 900_000, options.phantom_cache)
-        return Sources(drawn, [], checking, tuple(data))
-    thumbnails, split = rsna.read_thumbnails(options.data / "thumbnails"), rsna.read_split(options.split)
     parts: dict[str, list[Film]] = {"train": [], "validation": []}
-    for number, records in rsna.by_film(options.data / "annotations.csv").items():
-        if number in thumbnails:
-            parts[split[number]].append(rsna.merge(records, thumbnails[number]))
-    data.append(f"{len(parts['train'])} annotated films of the RSNA Pediatric Bone Age Challenge at 100 x 100 pixels")
-    digest = hashlib.sha256(options.split.read_bytes()).hexdigest()
-    return Sources(drawn, parts["train"], parts["validation"], tuple(data), digest)
+    digests = []
+    if options.data:
+        thumbnails, split = rsna.read_thumbnails(options.data / "thumbnails"), rsna.read_split(options.split)
+        for number, records in rsna.by_film(options.data / "annotations.csv").items():
+            if number in thumbnails:
+                parts[split[number]].append(rsna.merge(records, thumbnails[number]))
+        data.append(
+            f"{len(parts['train'])} annotated films of the RSNA Pediatric Bone Age Challenge at 100 x 100 pixels"
+        )
+        digests.append(splits.digest(options.split))
+    if options.annotations:
+        own = annotated.read(options.annotations)
+        for part, films in parts.items():
+            films += own.films[part]
+        data.append(f"{options.source} ({len(own.films['train'])} films with boxes)")
+        digests.append(own.split_sha256)
+    checking = parts["validation"] or phantoms.films(min(CHECKING, options.phantoms), 900_000, options.phantom_cache)
+    return Sources(drawn, parts["train"], checking, tuple(data), " ".join(digests))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -94,6 +113,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     kept_options = runs.keep(options)
     engine.seed_everything(options.seed)
     way = LEARNING[options.architecture]
+    if options.annotations and not way.from_films:
+        raise RunRefused(f"{options.architecture} does not learn from boxes of films: --annotations is for the others")
+    if options.annotations and not (options.terms and options.source):
+        raise RunRefused("--annotations are films of your own: --terms and --source say under which terms and whose")
     found = sources(options) if way.from_films else Sources((), (), (), ())
     device = engine.choose_device(options.device)
     learning = way(options, found, device)
@@ -157,12 +180,12 @@ def _keep(
     metrics: dict[str, float],
 ) -> None:
     """Write the weights folder: the best average so far."""
-    base = weights.Metadata.read(options.start) if options.start else None
+    terms = (*((weights.RSNA_TERMS,) if options.data else ()), *((options.terms,) if options.terms else ()))
     metadata = weights.Metadata(
         problem="detection",
         architecture=options.architecture,
-        terms=weights.RSNA_TERMS if options.data else base.terms if base else weights.FREE_TERMS,
-        data=(*found.data, *((f"begun from weights that learned from: {'; '.join(base.data)}",) if base else ())),
+        terms="; ".join(terms) or weights.FREE_TERMS,
+        data=found.data,
         seed=options.seed,
         version=options.version,
         split_sha256=found.split_sha256,

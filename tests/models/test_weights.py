@@ -1,11 +1,12 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from models import weights
-from models.weights import FREE_TERMS, Metadata, WeightsRefused
+from models.weights import FREE_TERMS, RSNA_TERMS, Metadata, WeightsRefused, begun_from
 
 TENSORS = {"layer.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3)}
 CARD = Metadata(problem="grading", architecture="small", terms=FREE_TERMS, data=("phantoms: 10",), seed=7)
@@ -64,6 +65,23 @@ def test_a_missing_file_and_a_path_out_of_the_folder_are_refused(folder: Path) -
     (folder / "metadata.json").unlink()
     with pytest.raises(WeightsRefused, match="a readable file"):
         weights.verify(folder)
+
+
+@pytest.mark.parametrize(
+    ("own", "base", "joined"),
+    [
+        (FREE_TERMS, RSNA_TERMS, RSNA_TERMS),
+        (RSNA_TERMS, FREE_TERMS, RSNA_TERMS),
+        ("internal", RSNA_TERMS, f"{RSNA_TERMS}; internal"),
+        ("internal", f"{RSNA_TERMS}; internal", f"{RSNA_TERMS}; internal"),
+        (FREE_TERMS, FREE_TERMS, FREE_TERMS),
+    ],
+)
+def test_weights_begun_from_others_carry_their_terms_and_name_their_data(own: str, base: str, joined: str) -> None:
+    begun = begun_from(replace(CARD, terms=own), replace(CARD, terms=base, data=("films of somebody",)))
+    assert begun.terms == joined
+    assert begun.data == (*CARD.data, "begun from weights that learned from: films of somebody")
+    assert begun_from(begun, CARD).data == begun.data  # told once
 
 
 def test_weights_without_terms_cannot_be_made() -> None:
