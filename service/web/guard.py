@@ -16,6 +16,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.log import get_logger
 from service.trust.accounts import Accounts, Role, User
 from service.web.faults import DATABASE_AWAY, Faults
 from service.web.permissions import may
@@ -122,6 +123,7 @@ class Gate(BaseHTTPMiddleware):
             Networks that may read what a service may, without a token.
         """
         super().__init__(app)
+        self.log = get_logger()
         self.faults = faults
         self.routes = routes
         self.sessions = sessions
@@ -163,6 +165,11 @@ class Gate(BaseHTTPMiddleware):
         session = self.sessions.find(request.cookies.get(COOKIE, ""), touch=not live)
         if session is None:
             return None, None
+        if session.browser != named(request):
+            address = request.client.host if request.client else ""
+            self.log.warning("session ended: its cookie came from another browser", user=session.user, address=address)
+            self.sessions.end(session)
+            return None, None
         user = self.accounts.find(session.user)
         if user is None or user.disabled or user.changed_at != session.as_of:
             self.sessions.end(session)
@@ -189,6 +196,11 @@ class Gate(BaseHTTPMiddleware):
         except ValueError:
             return False
         return any(address in network for network in self.monitors)
+
+
+def named(request: Request) -> str:
+    """Return how a browser names itself."""
+    return request.headers.get("user-agent", "")
 
 
 async def is_own_form(request: Request, session: Session) -> bool:

@@ -12,7 +12,7 @@ from service.auditing.messages import Event
 from service.settings import WebSettings
 from service.trust.accounts import Accounts, Lockout, UnknownUser, User
 from service.web.audited import Audited
-from service.web.guard import COOKIE, LOGIN_COOKIE, OIDC_COOKIE, require_own_form, safe_path
+from service.web.guard import COOKIE, LOGIN_COOKIE, OIDC_COOKIE, named, require_own_form, safe_path
 from service.web.oidc import Provider, Refused
 from service.web.sessions import LOGIN_FORM_SECONDS, LONGEST_SECONDS, Sessions
 
@@ -126,7 +126,7 @@ class Login:
     async def _begin(self, response: Response, user: User, request: Request) -> Response:
         address = request.client.host if request.client else ""
         await run_in_threadpool(self.audited.person, Event.LOGIN, request, user.name, detail=f"role {user.role.value}")
-        _, cookie = self.sessions.begin(user.name, user.changed_at)
+        _, cookie = self.sessions.begin(user.name, user.changed_at, named(request))
         self.log.info("logged in", user=user.name, role=user.role.value, source=user.source, address=address)
         self._set(response, COOKIE, cookie, LONGEST_SECONDS)
         response.delete_cookie(LOGIN_COOKIE, path="/login")

@@ -28,6 +28,7 @@ class Session:
     user: str
     as_of: dt.datetime  # when the user was last changed: another time than now ends the session
     csrf: str
+    browser: str  # as it named itself at the log-in: its cookie in another one was stolen
     began: float
     seen: float
 
@@ -43,10 +44,10 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._lock = Lock()
 
-    def begin(self, user: str, as_of: dt.datetime) -> tuple[Session, str]:
+    def begin(self, user: str, as_of: dt.datetime, browser: str) -> tuple[Session, str]:
         """Log somebody in; return the session and the value of its cookie."""
         now = self._clock()
-        session = Session(secrets.token_urlsafe(24), user, as_of, secrets.token_urlsafe(24), now, now)
+        session = Session(secrets.token_urlsafe(24), user, as_of, secrets.token_urlsafe(24), browser, now, now)
         with self._lock:
             self._sessions = {number: s for number, s in self._sessions.items() if self._alive(s, now)}
             while len(self._sessions) >= MAXIMUM_SESSIONS:

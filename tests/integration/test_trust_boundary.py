@@ -116,7 +116,7 @@ def test_no_identifier_of_a_seeded_film_crosses_the_trust_boundary(running: Runn
     settings = running.settings.model_copy(update={"web": WebSettings(password_hash=HASH, secret_key="s" * 40)})
     client = TestClient(create_app(settings, jobs, Credentials.open(settings), sessions=session))
     as_of = next(user.changed_at for user in Accounts(jobs.engine).list() if user.name == "admin")
-    client.cookies.set(COOKIE, session.begin("admin", as_of)[1])
+    client.cookies.set(COOKIE, session.begin("admin", as_of, "testclient")[1])
     paths = ("/", f"/films/{job.id}", "/quarantine", "/system", "/metrics", "/health/ready")
     pages = "".join(client.get(path).text for path in paths).encode()
     with jobs.engine.connect() as connection:

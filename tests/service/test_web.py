@@ -167,8 +167,18 @@ def test_a_cookie_replayed_after_the_log_out_opens_nothing(admin: TestClient) ->
     assert admin.get("/").status_code == 303
 
 
+def test_a_cookie_taken_to_another_browser_opens_nothing_and_ends_the_session(admin: TestClient) -> None:
+    assert admin.get("/").status_code == 200
+    assert admin.get("/", headers={"User-Agent": "somebody else's"}).status_code == 303
+    assert admin.get("/").status_code == 303
+
+
 def test_a_forged_cookie_opens_nothing(visitor: TestClient) -> None:
-    for forged in ("x", "x.y.z", Sessions("another key of forty characters ........").begin("admin", BEGAN)[1]):
+    for forged in (
+        "x",
+        "x.y.z",
+        Sessions("another key of forty characters ........").begin("admin", BEGAN, "testclient")[1],
+    ):
         visitor.cookies.set(guard.COOKIE, forged)
         assert visitor.get("/").status_code == 303
 
