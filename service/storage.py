@@ -166,6 +166,8 @@ class Store:
     def writing(self, recover: Callable[[], None]) -> Iterator[None]:
         """Be a writer of this store while the context lasts; the first one runs `recover` before any other may write.
 
+        The folders that names are spread over are made before: a film should not wait until its own is on the disk.
+
         The kernel takes the lock from a process that dies, however it dies, so `recover` may treat what it finds as left over.
         """
         with (self.root / ".writers").open("a") as lock:
@@ -174,9 +176,18 @@ class Store:
             except BlockingIOError:
                 pass
             else:
+                self._spread()
                 recover()
             fcntl.flock(lock, fcntl.LOCK_SH)
             yield
+
+    def _spread(self) -> None:
+        """Make the folders that are missing."""
+        missing = [folder for number in range(256) if not (folder := self.root / f"{number:02x}").is_dir()]
+        for folder in missing:
+            folder.mkdir(mode=0o700, exist_ok=True)
+        if missing:
+            _flush_folder(self.root)
 
     def free_bytes(self) -> int:
         """Return the free space of the disk that holds the store."""

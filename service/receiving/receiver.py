@@ -6,6 +6,7 @@ sent twice is stored once.
 
 import hashlib
 import time
+from contextlib import suppress
 from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -56,6 +57,13 @@ class Receiver:
         self.jobs = jobs
         self.pressure = Pressure(settings.limits, stores.identified, jobs)
         self._priorities = {peer.ae_title: peer.priority for peer in settings.peers if peer.priority}
+
+    def rehearse(self) -> None:
+        """Ask and write once what every film asks and writes, so that the first film does not wait for that to be put together."""
+        with suppress(Retryable, SQLAlchemyError):
+            self.pressure.check()
+        with suppress(SQLAlchemyError):
+            self.jobs.rehearse()
 
     def keep(self, arrival: Arrival) -> tuple[Status, str]:
         """Keep one instance; return the status of the response and its comment."""

@@ -269,6 +269,7 @@ def _receive(server: StorageServer, name: str) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    server.receiver.rehearse()
     with server:
         while not stop.is_set():
             try:

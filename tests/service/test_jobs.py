@@ -314,6 +314,38 @@ def test_the_same_instance_twice_is_one_row_and_names_what_is_kept(jobs: Jobs) -
     assert jobs.known_names(["aa/1.dcm", "aa/2.dcm"]) == {"aa/1.dcm"}
 
 
+def test_films_and_repeats_that_come_at_the_same_time_get_each_their_own_answer(jobs: Jobs) -> None:
+    wanted = [*range(1, 9), *range(1, 9)]
+    start = threading.Barrier(len(wanted))
+    kept: list[int] = []
+    repeated: list[int] = []
+
+    def receive(number: int) -> None:
+        start.wait()
+        try:
+            kept.append(jobs.record_instance(film(number)))
+        except DuplicateInstance as duplicate:
+            repeated.append(duplicate.instance_id)
+
+    threads = [threading.Thread(target=receive, args=(number,)) for number in wanted]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(kept) == sorted(repeated) == sorted(set(kept))
+    rows = jobs.list()
+    assert sorted(job.instance_id for job in rows) == sorted(kept)
+    assert sorted(job.turn for job in rows) == list(range(1, 9))
+
+
+def test_a_rehearsal_leaves_nothing(jobs: Jobs) -> None:
+    jobs.rehearse()
+    assert jobs.list() == []
+    received(jobs, 1)
+    jobs.rehearse()
+    assert len(jobs.list()) == 1
+
+
 def test_the_same_bytes_in_quarantine_for_the_same_cause_are_counted(jobs: Jobs) -> None:
     cause = {"code": "no-study", "text": "StudyInstanceUID is missing", "name": "q.dcm", "sha256": "d" * 64}
     where = {"SOPInstanceUID": None, "calling_ae_title": "PACS", "address": "127.0.0.1"}

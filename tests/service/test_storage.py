@@ -130,6 +130,13 @@ def test_a_disk_that_fills_up_while_writing_leaves_nothing_behind(
     assert [path for path in store.root.rglob("*") if path.is_file()] == []
 
 
+def test_who_writes_finds_the_folders_of_all_names_on_the_disk(store: Store) -> None:
+    with store.writing(lambda: None):
+        assert len(list(store.root.glob("??"))) == 256
+        assert next(store.names(), None) is None
+        store.write(b"film")
+
+
 def test_a_sweep_removes_parts_and_keeps_files(store: Store) -> None:
     kept = store.write(b"x").name
     (store.root / kept[:2] / "0123.part").write_bytes(b"half")

@@ -1,0 +1,89 @@
+"""Write together what waits at the same time: one transaction, one flush of the disk, for all of it.
+
+Films come in on several associations at once, and each waits for its own commit. While one commit runs, those that come in
+meanwhile gather, and the next commit takes them all. Nobody waits for company: who finds nothing under way begins at once.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+MOST: Final = 32  # in one transaction: others want to write too
+
+
+@dataclass(slots=True, eq=False)
+class _Entry(Generic[Item, Result]):
+    """One item and what became of it."""
+
+    item: Item
+    done: threading.Event = field(default_factory=threading.Event)  # written, failed, or to lead now
+    results: list[Result] = field(default_factory=list)  # one, once it is written
+    error: Exception | None = None
+    settled: bool = False
+
+
+class Together(Generic[Item, Result]):
+    """Gather items of several threads; one of them writes for all.
+
+    Parameters
+    ----------
+    write
+        Writes items in one transaction and returns a result for each; all or none of them is written.
+    alone
+        An error that concerns one item and not the others: they are written one by one then, so that each gets its own outcome.
+    """
+
+    def __init__(self, write: Callable[[Sequence[Item]], Sequence[Result]], *, alone: type[Exception]) -> None:
+        """Begin with nothing to write."""
+        self._write = write
+        self._alone = alone
+        self._waiting: list[_Entry[Item, Result]] = []
+        self._leading = False
+        self._lock = threading.Lock()
+
+    def __call__(self, item: Item) -> Result:
+        """Write one item, with others where there are some; return its result or raise its error."""
+        entry: _Entry[Item, Result] = _Entry(item)
+        with self._lock:
+            self._waiting.append(entry)
+            follows, self._leading = self._leading, True
+        if follows:
+            entry.done.wait()
+        if not entry.settled:
+            self._lead()
+        if entry.error is not None:
+            raise entry.error
+        return entry.results[0]
+
+    def _lead(self) -> None:
+        """Write what waits, the oldest first, which is our own; then let the next one lead."""
+        with self._lock:
+            batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+        try:
+            self._settle(batch)
+        finally:
+            with self._lock:
+                following = self._waiting[0] if self._waiting else None
+                self._leading = following is not None
+            for entry in batch:
+                entry.settled = True
+                entry.done.set()
+            if following is not None:
+                following.done.set()
+
+    def _settle(self, batch: Sequence[_Entry[Item, Result]]) -> None:
+        try:
+            for entry, result in zip(batch, self._write([entry.item for entry in batch]), strict=True):
+                entry.results.append(result)
+        except self._alone as error:
+            if len(batch) == 1:
+                batch[0].error = error
+                return
+            for entry in batch:
+                self._settle([entry])
+        except Exception as error:  # noqa: BLE001 - each of the waiting threads gets it
+            for entry in batch:
+                entry.error = error
