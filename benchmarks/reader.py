@@ -34,6 +34,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1400)
     parser.add_argument("--columns", type=int, default=1100)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--first-seed", type=int, default=FIRST_SEED, help="of the phantoms; the one after it is read first"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -44,7 +47,7 @@ def main() -> None:
     cpu = time.process_time()
     reading_cpu = 0.0
     for number in range(options.films + 1):
-        phantom = draw(FIRST_SEED + number, rows=options.rows, columns=options.columns)
+        phantom = draw(options.first_seed + number, rows=options.rows, columns=options.columns)
         cpu = time.process_time()
         reading = reader.read(phantom.image, phantom.sex)
         if number == 0:  # the first film also pays for what torch sets up once
@@ -71,10 +74,11 @@ def main() -> None:
         near.append(float(np.mean(np.array(offs) <= 1)))
     result: dict[str, Any] = {
         "benchmark": "reader",
-        "data": f"{options.films} phantoms of {options.rows} x {options.columns}, seeds from {FIRST_SEED + 1}",
+        "data": f"{options.films} phantoms of {options.rows} x {options.columns}, seeds from {options.first_seed + 1}",
         "bundle": {"name": reader.bundle.name, "version": reader.bundle.version, "sha256": reader.bundle.sha256},
         "commit": git_commit(),
-        "command": f"python -m benchmarks.reader --films {options.films} --bundle {options.bundle} --threads {options.threads}",
+        "command": f"python -m benchmarks.reader --films {options.films} --bundle {options.bundle} "
+        f"--first-seed {options.first_seed} --threads {options.threads}",
         "threads": options.threads,
         "rejected": rejected,
         "milliseconds": {

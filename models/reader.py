@@ -18,6 +18,7 @@ from models.reading import (
     ImageFacts,
     Mask,
     MethodResult,
+    Novelty,
     Reading,
     Reason,
     Region,
@@ -33,6 +34,7 @@ from models.standards import STANDARDS, Weighting, harmony
 # (The film as a whole is read down to 8: within 0.8 years.)
 STAGED_FROM: Final = 22
 _JOINTS: Final = ("pp3", "mp3", "dp3")
+UNLIKE: Final = "unlike-training"  # code of the remark that the film is unlike those the weights learned from
 REGRESSION: Final = "regression"  # the name of the method while no regressor is there to give its own
 
 
@@ -82,6 +84,13 @@ class Regressor(Protocol):
         """Return one result for the given sex, or one for each sex where it is unknown."""
 
 
+class Newness(Protocol):
+    """Says how unlike the films that the weights learned from a film is."""
+
+    def novelty(self, image: Image, facts: ImageFacts) -> Novelty:
+        """Measure one film."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reader:
     """The chain of one bundle.
@@ -111,6 +120,7 @@ class Reader:
     calibration: SiteCalibration | None = None
     discord_threshold: float | None = None
     hand_prior: harmony.HandPrior | None = None
+    newness: Newness | None = None
 
     @property
     def scoring(self) -> Scoring:
@@ -165,14 +175,17 @@ class Reader:
             results = self._by_stages(stages, sexes, coarse)
         with _timed(timings, "regression"):
             results += self._by_film(image, reading, sexes)
+        with _timed(timings, "novelty"):
+            novelty = self.newness.novelty(image, reading.image) if self.newness else Novelty(None)
         results = tuple(self.scoring.complete(result, reading.chronological_age_years) for result in results)
         return dataclasses.replace(
             reading,
-            verdict=self.scoring.remarked(self._remarked(reading, masks, coarse), stages, results),
+            verdict=self.scoring.remarked(self._remarked(reading, masks, coarse, novelty), stages, results),
             regions=tuple(dataclasses.replace(r, stage=stages.get(r.name)) for r in reading.regions),
             masks=masks,
             methods=results,
             agreement=agreement(results, self.threshold_years),
+            novelty=novelty,
         )
 
     def _by_stages(
@@ -193,9 +206,18 @@ class Reader:
             for result in regressor.estimate(image, reading.sex, reading.image, reading.regions)
         )
 
-    def _remarked(self, reading: Reading, masks: Mapping[str, Mask], coarse: str | None) -> Verdict:
-        """Add to the verdict what could not be outlined or staged, and why."""
+    def _remarked(self, reading: Reading, masks: Mapping[str, Mask], coarse: str | None, novelty: Novelty) -> Verdict:
+        """Add to the verdict what could not be outlined or staged, and why, and that the film is unlike those learned from."""
         remarks = [] if coarse is None else [Reason("too-small", coarse)]
+        if novelty.unlike:
+            share = "" if novelty.false_alarms is None else f", as {1 - novelty.false_alarms:.0%} of such films do"
+            remarks.append(
+                Reason(
+                    UNLIKE,
+                    f"the film is unlike those the weights learned from: it scores {novelty.score:.2f}, "
+                    f"1 is usual among them, and they stay below {novelty.threshold:.2f}{share}",
+                )
+            )
         missing = [bone for bone in SEGMENTED if bone not in masks]
         if missing:
             why = "the bone was not found in its region"

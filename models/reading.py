@@ -163,6 +163,20 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
+class Novelty:
+    """How unlike the films that the weights learned from the film is; 1 is usual among them. None where nothing measures it."""
+
+    score: float | None
+    threshold: float | None = None
+    false_alarms: float | None = None  # share of validation films that lie above the threshold
+
+    @property
+    def unlike(self) -> bool:
+        """Whether the score lies above the threshold."""
+        return self.score is not None and self.threshold is not None and self.score > self.threshold
+
+
+@dataclass(frozen=True, slots=True)
 class Bundle:
     """The weights that produced the reading."""
 
@@ -186,6 +200,7 @@ class Reading:
     masks: Mapping[str, Mask] = field(default_factory=dict)
     methods: tuple[MethodResult, ...] = ()
     agreement: Agreement = Agreement(None, alarm=False)
+    novelty: Novelty = Novelty(None)
     parameters: Mapping[str, str] = field(default_factory=dict)  # what the methods were run with, beside the weights
     timings_ms: Mapping[str, float] = field(default_factory=dict)
 
@@ -234,6 +249,7 @@ class Reading:
             masks={k: Mask(tuple(m["box"]), tuple(m["runs"])) for k, m in fields.pop("masks", {}).items()},
             methods=tuple(_method(method) for method in fields.pop("methods", ())),
             agreement=Agreement(**fields.pop("agreement", {"spread_years": None, "alarm": False})),
+            novelty=Novelty(**fields.pop("novelty", {"score": None})),
             **fields,
         )
 

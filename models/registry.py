@@ -197,6 +197,7 @@ def load(bundle: str = "default", *, folder: Path = FOLDER, default_method: str 
         calibration=description.calibration,
         discord_threshold=description.discord_threshold,
         hand_prior=description.hand_prior,
+        newness=next((one for one in built["regression"] if hasattr(one, "novelty")), None),
         absences={
             problem: f"bundle {description.name} {description.version} holds no weights for {problem}"
             for problem in description.absent

@@ -20,9 +20,11 @@ from models.metrics.ages import compare
 from models.metrics.conformal import calibrate
 from models.regression.data import PARTS, Thumbnails, divided
 from models.regression.network import SEXES
+from models.regression.novelty import NEIGHBOURS, NOVELTY_FILE, Yardstick, features_of
 from models.regression.predict import BOTH_SEXES, ENSEMBLE, INTERVALS_FILE, Ensemble
 from models.runs import RunRefused
 
+YARDSTICK_FILMS: Final = 1000  # of the training part, kept by their features in half precision: a megabyte
 BEST_FILE: Final = "best.safetensors"  # of a run: the weights with the lowest validation error
 PREPROCESSING: Final = {
     "side": 100,
@@ -51,6 +53,19 @@ def add_provenance(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source", default="RSNA Pediatric Bone Age Challenge 2017, training set", help="the films, in words"
     )
+
+
+def measured(network: Ensemble, thumbnails: Thumbnails, parts: NDArray[np.str_]) -> Yardstick | None:
+    """Fit by the first member what is far from the training films, at most `YARDSTICK_FILMS` of them; None for too few films."""
+    rows = np.flatnonzero(parts == "train")
+    if len(rows) < NEIGHBOURS or not (parts == "validation").any():
+        return None
+    chosen = rows[:: max(1, len(rows) // YARDSTICK_FILMS)][:YARDSTICK_FILMS]
+    network.eval()
+    training, validation = (
+        features_of(network.members[0], thumbnails.films[part]) for part in (chosen, parts == "validation")
+    )
+    return Yardstick.fit(training, validation)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -129,7 +144,9 @@ def write(
         },
     )
     text = json.dumps(intervals.to_dict(), indent=1)
-    weights.save(out, state, metadata, extra={INTERVALS_FILE: text.encode()})
+    yardstick = measured(network, thumbnails, parts)
+    beside = {} if yardstick is None else {NOVELTY_FILE: yardstick.to_bytes()}
+    weights.save(out, state, metadata, extra={INTERVALS_FILE: text.encode(), **beside})
     print(json.dumps({"validation_mae_months": errors.mae.to_dict(), "bands": len(intervals.bands)}))  # noqa: T201
 
 

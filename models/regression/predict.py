@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from models import weights
 from models.image import Image
 from models.metrics.conformal import Intervals
-from models.reading import ImageFacts, MethodResult, Region
+from models.reading import ImageFacts, MethodResult, Novelty, Region
 from models.regions import Sex
 from models.regression.appearance import CENTRE, Offset, upright
 from models.regression.network import ARCHITECTURES, SEXES, MaturityNet, build
+from models.regression.novelty import Yardstick, features_of
 
 INTERVALS_FILE: Final = "intervals.json"
 ENSEMBLE: Final = "maturity-ensemble"
@@ -87,6 +88,7 @@ class Regressor:
         self.network.load_state_dict(state)
         self.network.eval().to(memory_format=torch.channels_last)
         self.intervals = intervals_of(folder)
+        self.yardstick = Yardstick.of(folder)
 
     def estimate(
         self, image: Image, sex: Sex | None, facts: ImageFacts | None = None, regions: Sequence[Region] = ()
@@ -110,6 +112,14 @@ class Regressor:
         indices = [SEXES.index(s) for s in sexes for _ in OFFSETS]
         months = np.reshape(self.months(samples.repeat(len(sexes), 1, 1, 1), indices), (len(sexes), -1)).mean(axis=1)
         return tuple(self._result(s, float(month) / 12) for s, month in zip(sexes, months, strict=True))
+
+    def novelty(self, image: Image, facts: ImageFacts | None = None) -> Novelty:
+        """Say how unlike the training films the film is, by the features of the first member; without a yardstick nothing."""
+        if self.yardstick is None:
+            return Novelty(None)
+        rotation = facts.rotation_degrees if facts is not None else 0.0
+        film = upright(bone_bright(image, facts), rotation)
+        return self.yardstick.judge(features_of(self.network.members[0], film[None]))
 
     @torch.inference_mode()
     def months(self, films: Tensor, sex: Sequence[int]) -> list[float]:

@@ -179,6 +179,14 @@ def test_the_agreement_is_the_spread_on_one_curve_and_alarms_beyond_its_threshol
 
 def test_a_reading_names_the_time_of_every_step_and_survives_json() -> None:
     reading = _reader().read(FILM, None, 9.0)
-    assert set(reading.timings_ms) == {"detection", "segmentation", "grading", "standards", "regression", "total"}
+    assert set(reading.timings_ms) == {
+        "detection",
+        "segmentation",
+        "grading",
+        "standards",
+        "regression",
+        "novelty",
+        "total",
+    }
     assert Reading.from_json(reading.to_json()) == dataclasses.replace(reading)
     assert json.loads(reading.to_json())["bundle"]["sha256"] == "0" * 64
