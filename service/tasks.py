@@ -14,6 +14,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from celery import Celery, signals
+from kombu import pools
 from kombu.entity import Queue
 from kombu.exceptions import KombuError, OperationalError
 
@@ -72,10 +73,20 @@ class Publisher:
             # Finding out takes seconds; who works through a backlog must not pay them for each job.
             self._away_until = time.monotonic() + BROKER_AWAY_SECONDS
             log.warning("message not sent", queue=queue, error=type(error).__name__)
-            self._app.pool.force_close_all()  # a broker that lost its data has forgotten the queues this connection declared
-            self._app.amqp._producer_pool = None
+            self._forget_connections()
             return False
         return True
+
+    def _forget_connections(self) -> None:
+        """Let the next message open a connection: a broker that lost its data has forgotten the queues the old one declared.
+
+        A pool that was closed gives nothing out any more, ever; so it must also leave the table in which kombu keeps its pools.
+        """
+        closed = self._app.pool
+        for group in (pools.producers, pools.connections):
+            group.clear()
+        self._app._pool = self._app.amqp._producer_pool = None
+        closed.force_close_all()
 
     def waiting(self, state: State) -> int | None:
         """Count the messages of this state's queue; None when the broker is away."""

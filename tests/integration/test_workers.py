@@ -218,6 +218,19 @@ def test_work_goes_on_while_redis_is_away(house: House) -> None:
     wait_until(lambda: all(house.state(job_id) == State.DELIVERED for job_id in ids), 60)
 
 
+def test_a_process_that_met_a_dead_redis_sends_messages_again_when_it_is_back(house: House) -> None:
+    job_id = house.prepared(1)
+    assert house.publisher.publish(job_id, State.PREPARED)
+    house.redis.kill()
+    house.redis.wait()
+    for _ in range(2):  # the second time by what the first has left behind
+        house.publisher._away_until = 0
+        assert not house.publisher.publish(job_id, State.PREPARED)
+    house.start_redis()
+    house.publisher._away_until = 0
+    assert house.publisher.publish(job_id, State.PREPARED)
+
+
 def test_a_worker_told_to_stop_finishes_its_step_first(house: House) -> None:
     worker = house.start_worker("inference", 1)
     job_id = house.prepared(1)
