@@ -6,7 +6,8 @@ Each run starts a fresh server, then so many `storescu` at once, each with its s
 from the first start to the last end. Carpus answers only for what is flushed to the disk and committed; the others flush nothing.
 Servers are measured in turn, and the repeats interleaved, so that a busy moment of the machine does not fall on one of them. Beside
 the rate stands what a film costs of the processors, the server's share and the clients': on few cores the clients take theirs from
-the server, and both together say what rate the machine allows.
+the server, and both together say what rate the machine allows. Where there is a C compiler, two rows more show what no receiver can
+pass with these clients: one that takes the bytes and answers, and one that also writes and flushes them (`ingest_ceiling.c`).
 """
 
 import argparse
@@ -68,7 +69,7 @@ def main() -> None:
 def measure(folder: Path, films: int, repeats: int, processes: Sequence[int]) -> dict[str, Any]:
     """Return MB/s by server and number of associations, with each repeat, and the ratios to storescp and Orthanc."""
     sent = _films(folder / "films", films)
-    servers = _servers(processes)
+    servers = _servers(processes, folder)
     rates: dict[str, dict[int, list[float]]] = {name: {n: [] for n in ASSOCIATIONS} for name in servers}
     costs: dict[str, dict[int, list[dict[str, float]]]] = {name: {n: [] for n in ASSOCIATIONS} for name in servers}
     load = os.getloadavg()[0]
@@ -81,7 +82,7 @@ def measure(folder: Path, films: int, repeats: int, processes: Sequence[int]) ->
     middle = {name: {n: median(values) for n, values in row.items()} for name, row in rates.items()}
     return {
         "bench": "ingest",
-        "command": f"python -m benchmarks.ingest --films {films} --repeats {repeats}",
+        "command": f"python -m benchmarks.ingest --films {films} --repeats {repeats} --processes {' '.join(map(str, processes))}",
         "commit": git_commit(),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": f"{platform.processor() or platform.machine()}, {psutil.cpu_count()} cores, load {load:.1f} at the start",
@@ -110,17 +111,17 @@ def measure(folder: Path, films: int, repeats: int, processes: Sequence[int]) ->
 
 def table(result: dict[str, Any]) -> str:
     """Return medians and ranges as a table."""
-    rows = [f"{'MB/s, median (range)':24}" + "".join(f"{n + ' assoc':>22}" for n in map(str, ASSOCIATIONS))]
+    rows = [f"{'MB/s, median (range)':34}" + "".join(f"{n + ' assoc':>22}" for n in map(str, ASSOCIATIONS))]
     for name, row in result["mb_per_second"].items():
         cells = [f"{median(v):.0f} ({min(v):.0f}-{max(v):.0f})" for v in row.values()]
-        rows.append(f"{name:24}" + "".join(f"{cell:>22}" for cell in cells))
+        rows.append(f"{name:34}" + "".join(f"{cell:>22}" for cell in cells))
     rows.append("CPU ms a film, server + clients")
     for name, costs in result["cpu_ms_per_film"].items():
         cells = [f"{cost['server']} + {cost['clients']}" for cost in costs.values()]
-        rows.append(f"{name:24}" + "".join(f"{cell:>22}" for cell in cells))
+        rows.append(f"{name:34}" + "".join(f"{cell:>22}" for cell in cells))
     for other, ratios in result["ratio_to"].items():
         for name, row in ratios.items():
-            rows.append(f"{name + ' / ' + other:24}" + "".join(f"{value:>22.2f}" for value in row.values()))
+            rows.append(f"{name + ' / ' + other:34}" + "".join(f"{value:>22.2f}" for value in row.values()))
     return "\n".join(rows)
 
 
@@ -137,13 +138,27 @@ def _films(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def _servers(processes: Sequence[int]) -> dict[str, Server]:
+def _servers(processes: Sequence[int], folder: Path) -> dict[str, Server]:
     servers: dict[str, Server] = {f"Carpus, {n} processes": _carpus(n) for n in processes}
     if shutil.which("storescp"):
         servers["storescp"] = _storescp
     if find_orthanc():
         servers["Orthanc"] = _orthanc
+    if compiler := shutil.which("cc"):
+        ceiling = folder / "ingest_ceiling"
+        source = Path(__file__).with_name("ingest_ceiling.c")
+        subprocess.run([compiler, "-O2", "-o", str(ceiling), str(source)], check=True)
+        servers["ceiling: reads and answers"] = _ceiling(ceiling, "read")
+        servers["ceiling: also writes and flushes"] = _ceiling(ceiling, "keep")
     return servers
+
+
+def _ceiling(program: Path, mode: str) -> Server:
+    def command(folder: Path, port: int) -> Sequence[str]:
+        (folder / "data").mkdir()
+        return [str(program), str(port), mode, str(folder / "data")]
+
+    return command
 
 
 def _carpus(processes: int) -> Server:
