@@ -50,6 +50,8 @@ class Fault:
         The set-up it runs in: plain, postgresql, small-disk, other-clock, network.
     meets
         It lasts on until so many requests have met the PACS in its mood.
+    refuses
+        A run in which we refused nothing has not met it.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Fault:
     first: bool = False
     needs: str = "plain"
     meets: int = 0
+    refuses: bool = False
 
 
 def _kill(name: str) -> Callable[[Scene], None]:
@@ -153,7 +156,9 @@ FAULTS: Final = (
     Fault("PACS aborts every association for 6 s", _mood("aborts"), _well, 6, meets=3),
     Fault("PACS accepts and forgets for 4 s", _mood("forgets"), _well, 4, first=True, meets=6),
     Fault("PACS never reports a commitment", _mood("never-commits"), first=True, meets=1),
-    Fault("disk full, enlarged after 8 s", _shrink_disk, _enlarge_disk, 8, first=True, needs="small-disk"),
+    Fault(
+        "disk full, enlarged after 8 s", _shrink_disk, _enlarge_disk, 8, first=True, needs="small-disk", refuses=True
+    ),
     Fault("clock jumps 2 h ahead, then back", _set_clock("7200"), _set_clock("0"), 4, needs="other-clock"),
     Fault("network to the PACS cut for 8 s", _link("down"), _link("up"), 8, needs="network"),
     Fault("every message delivered many times", _repeat_messages, first=True),
@@ -242,7 +247,7 @@ def _small_disk(folder: Path, films: int, stack: ExitStack) -> dict[str, Any]:
     """Mount a tmpfs that can be made to hold about a quarter of the films, and set the reserve that makes us refuse early."""
     mount = folder / "small"
     mount.mkdir(parents=True)
-    film, reserve = 1_200_000, 8_000_000  # a film, its copy and its results; room to finish what was acknowledged
+    film, reserve = 300_000, 8_000_000  # a small film, its copy and its results; room to finish what was acknowledged
     large = 4 * film * (films + 50)
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={large}", "tmpfs", str(mount)],

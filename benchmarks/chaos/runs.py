@@ -109,6 +109,9 @@ def _run(fault: Fault, scene: Scene, films: list[load.Film], seed: int) -> dict[
     wrong = house.judge(films, set(work.acknowledged))
     if met < fault.meets:
         wrong.insert(0, f"the fault met {met} requests, {fault.meets} were wanted")
+    refused = sum(answer not in ("", "Success") for each in work.answers.values() for answer in each)
+    if fault.refuses and not refused:
+        wrong.insert(0, "the fault was not met: nothing was refused")
     if not complete:
         wrong.insert(0, f"not everything was confirmed within {patience:.0f} s")
     answers = [answer for each in work.answers.values() for answer in each]
@@ -117,7 +120,7 @@ def _run(fault: Fault, scene: Scene, films: list[load.Film], seed: int) -> dict[
         "acknowledged": len(work.acknowledged),
         "sent_to_us": len(answers),
         "without_answer": sum(not answer for answer in answers),
-        "refused": sum(answer not in ("", "Success") for answer in answers),
+        "refused": refused,
         "confirmed": after.confirmed - before.confirmed,
         "objects_in_pacs": after.objects - before.objects,
         "requests_that_met_the_mood": met,
