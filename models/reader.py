@@ -214,7 +214,7 @@ class Reader:
             remarks.append(
                 Reason(
                     UNLIKE,
-                    f"the film is unlike those the weights learned from: it scores {novelty.score:.2f}, "
+                    f"its distance is {novelty.score:.2f}, "
                     f"1 is usual among them, and they stay below {novelty.threshold:.2f}{share}",
                 )
             )
