@@ -76,15 +76,16 @@ A compound action of the table takes its first letter in the image classes, wher
 
 Everything outside the hand, which is found from the pixels, is blanked with the level of the background there. What is left is
 searched for text by a recogniser (PP-OCRv6, whose weights come with the package RapidOCR): at half size, and closely where thin
-sharp lines may be small writing. What is found is read at 0, 90, 180 and 270 degrees and mirrored and compared with the header's
-names (also in pinyin), numbers and dates. It is taken for writing when it names the patient, when it reads clearly, or when it is
-in ink: of one level, with edges of one pixel, as a device writes and no bone shows. Of a line in ink the strokes are filled, as far
-as the line goes; where the strokes cannot be told, or something of them can be read again, the whole line. The fill spans what lies
-beside it and gets the grain of it. Then the place is looked at again, three times at most. What can still be read then refuses the
-copy for export (`burned-in-text`); for inference, which stays in the house, the cleaned film is used and says so in
-BurnedInAnnotation. Where no hand is found the whole film is searched. Side markers are blanked like all else, and what they say is
-kept as a finding. A single letter or digit that is not in ink (a lead letter over the hand) stays: it names nobody, and joints look
-like it.
+sharp lines may be small writing. What is found is read at 0, 90, 180 and 270 degrees and mirrored and compared with the
+header's names (also in pinyin), numbers and dates. A place that shows no ink and of which the recogniser is not sure that it
+holds text is read in fewer positions, or not at all: bones look like that. A place is taken for writing when it names the
+patient, when it reads clearly, or when it is in ink: of one level, with edges of one pixel, as a device writes and no bone
+shows. Of a line in ink the strokes are filled, as far as the line goes; where the strokes cannot be told, or something of them
+can be read again, the whole line. The fill spans what lies beside it and gets the grain of it. Then the place is looked at
+again, three times at most. What can still be read then refuses the copy for export (`burned-in-text`); for inference, which
+stays in the house, the cleaned film is used and says so in BurnedInAnnotation. Where no hand is found the whole film is
+searched. Side markers are blanked like all else, and what they say is kept as a finding. A single letter or digit that is not
+in ink (a lead letter over the hand) stays: it names nobody, and joints look like it.
 
 | Added attribute | Action |
 |---|---|"""
