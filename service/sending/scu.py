@@ -87,25 +87,27 @@ class Gate(threading.Event):
 
     In pynetdicom 3.0.4 that thread says "no longer held" some moments after it has passed: a sender that closes the gate in
     between believes it held, and loses the response to it ("Received unexpected C-STORE service message", then a time-out). Here
-    passing and saying so are one step.
+    passing and saying so are one step. And a sender waits without end for the thread to say that it is held: it was seen held with
+    the word taken back, and confirmations stood still for good. So the gate itself knows whom it holds (`holds`), and that counts.
     """
 
     def __init__(self, association: Any) -> None:
         super().__init__()
         self._association = association
         self._one = threading.Lock()
+        self.holds = False
         self.set()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the gate is open, and pass."""
         while True:
-            passed = super().wait(timeout)
             with self._one:
-                if self.is_set():
+                self.holds = not self.is_set()
+                if not self.holds:
                     self._association._is_paused = False
                     return True
-                if not passed:
-                    return False
+            if not super().wait(timeout):
+                return False
 
     def clear(self) -> None:
         """Close the gate: who has not passed by now will not."""
@@ -121,7 +123,18 @@ def _with_gate(make: Callable[..., None]) -> Callable[..., None]:
     return made
 
 
+def _is_held(self: Any) -> bool:
+    """Whether the association's own thread takes nothing from the queues now: as it says, as its gate knows, or because it has ended."""
+    ended = self.ident is not None and not self.is_alive()
+    return bool(self.__dict__["_is_paused"] or self._reactor_checkpoint.holds or ended)
+
+
+def _say_held(self: Any, held: bool) -> None:
+    self.__dict__["_is_paused"] = held
+
+
 Association.__init__ = _with_gate(Association.__init__)  # type: ignore[method-assign]  # the repair above
+Association._is_paused = property(_is_held, _say_held)  # type: ignore[assignment]  # the same
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,6 @@
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from types import SimpleNamespace
@@ -205,6 +207,21 @@ def test_an_association_aborted_half_way_is_never_a_success(pacs: Callable[..., 
     cause = failure(sent)
     assert isinstance(cause, Retryable)
     assert cause.code == "association-aborted"
+
+
+def test_a_release_does_not_wait_for_ever_for_a_thread_that_its_gate_holds(pacs: Callable[..., Address]) -> None:
+    contexts = [(Verification, ImplicitVRLittleEndian)]
+    with scu.associate(pacs(), contexts, calling_ae_title="CARPUS", timeout_seconds=5) as peer:
+        peer._reactor_checkpoint.clear()
+        end = time.monotonic() + 20
+        while not peer._reactor_checkpoint.holds and time.monotonic() < end:
+            time.sleep(0.001)
+        peer._is_paused = False  # seen: held, and the word that it is taken back
+        release = threading.Thread(target=peer.release, daemon=True)
+        release.start()
+        release.join(20)
+        assert not release.is_alive()
+        assert peer.is_released
 
 
 def test_each_answer_is_told_before_the_next_instance_goes_out(pacs: Callable[..., Address]) -> None:
