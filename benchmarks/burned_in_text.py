@@ -159,11 +159,11 @@ def _png(picture: NDArray[np.uint8]) -> bytes:
 
 
 def phantoms(
-    count: int, cases: Path, keep: Callable[[dict[str, dict[str, Any]]], None], *, backwards: bool = False
+    seeds: range, cases: Path, keep: Callable[[dict[str, dict[str, Any]]], None], *, backwards: bool = False
 ) -> None:
     """Write on phantoms, clean them, read again; keep what is known after every tenth film."""
     reader = None
-    for seed in range(count)[:: -1 if backwards else 1]:
+    for seed in seeds[:: -1 if backwards else 1]:
         known = _known(cases)
         if seed in known:
             continue
@@ -387,6 +387,12 @@ def main() -> None:
     parser.add_argument("--part", choices=("phantoms", "ages"), required=True)
     parser.add_argument("--n", type=int, default=300, help="phantoms")
     parser.add_argument(
+        "--first-seed",
+        type=int,
+        default=0,
+        help="of the phantoms; other than 0: kept as `unseen`, beside the looked-at ones",
+    )
+    parser.add_argument(
         "--cases", type=Path, help="for `phantoms`: one line a film; what is in it is not measured again"
     )
     parser.add_argument("--backwards", action="store_true", help="begin with the last phantom: for a second process")
@@ -405,7 +411,8 @@ def main() -> None:
             }
         if options.json:
             kept = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
-            text = json.dumps({**kept, **results}, indent=1, ensure_ascii=False)
+            added = {"unseen": {"first_seed": options.first_seed, **results}} if options.first_seed else results
+            text = json.dumps({**kept, **added}, indent=1, ensure_ascii=False)
             options.json.write_text(text + "\n", encoding="utf-8")
         print(json.dumps(results, ensure_ascii=False), flush=True)
 
@@ -416,7 +423,8 @@ def main() -> None:
     elif options.cases is None:
         parser.error("--part phantoms needs --cases")
     else:
-        phantoms(options.n, options.cases, keep, backwards=options.backwards)
+        seeds = range(options.first_seed, options.first_seed + options.n)
+        phantoms(seeds, options.cases, keep, backwards=options.backwards)
 
 
 if __name__ == "__main__":

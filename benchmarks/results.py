@@ -268,6 +268,23 @@ def _deidentification(path: Path) -> str:
     )
 
 
+def _unseen_text(unseen: dict[str, Any]) -> str:
+    """Say what came of phantoms that nobody had looked at."""
+    written, clean, ages = unseen["writing"], unseen["clean"], unseen["phantom_ages"]
+    mean = max(abs(change["mean"]) for change in ages["change_years"].values())
+    with_text, without = written["processor_seconds_per_film"], clean["processor_seconds_per_film"]
+    return (
+        f"The films above were looked at while the rules were made. **{written['films']} further phantoms that nobody had looked at** "
+        f"(`--first-seed {unseen['first_seed']}`, {written['date']}, commit {written['commit']}): unreadable "
+        f"{_percent(written['unreadable_after'])} of {written['lines']} lines, beside the hand {_percent(written['by_place']['beside'])}; "
+        f"by chance something is read on {_percent(written['read_where_nothing_was'])} of the same places never written on. The same "
+        f"phantoms without text: changed in a bone {_percent(clean['changed_in_bone'])}, something taken for writing "
+        f"{_percent(clean['taken_for_writing'])}. Bone age before and after on {ages['films']} of them: at most {mean:.3f} years apart in "
+        f"the mean of each method. Processor seconds a film: median {with_text['median']}, 95th percentile {with_text['p95']}; without "
+        f"text {without['median']} and {without['p95']}."
+    )
+
+
 def _burned_in_text(path: Path) -> str:
     result = _load(path)
     if result is None:
@@ -306,6 +323,8 @@ def _burned_in_text(path: Path) -> str:
                 f"{_percent(written['read_where_nothing_was'])} of {written['lines']}. A picture of the grain of the place gives something "
                 f"away of {_percent(written['readable_in_the_grain'])} of {written['readable_in_the_grain']['n']} lines.",
             ]
+    if unseen := result.get("unseen"):
+        parts += ["", _unseen_text(unseen)]
     if clean := result.get("clean"):
         parts += [
             "",
