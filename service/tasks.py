@@ -80,11 +80,13 @@ class Publisher:
     def _forget_connections(self) -> None:
         """Let the next message open a connection: a broker that lost its data has forgotten the queues the old one declared.
 
-        A pool that was closed gives nothing out any more, ever; so it must also leave the table in which kombu keeps its pools.
+        A pool that was closed gives nothing out any more, ever; so it must also leave the table in which kombu keeps the pools of
+        every broker of this process.
         """
         closed = self._app.pool
-        for group in (pools.producers, pools.connections):
-            group.clear()
+        for group, own in ((pools.producers, self._app.amqp._producer_pool), (pools.connections, closed)):
+            for key in [key for key, pool in group.items() if pool is own]:
+                group.pop(key, None)
         self._app._pool = self._app.amqp._producer_pool = None
         closed.force_close_all()
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
+from kombu import pools
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
@@ -326,3 +328,23 @@ def test_a_failure_that_cannot_be_written_is_written_as_soon_as_the_database_is_
     job = house.jobs.get(job_id)
     assert (job.cause_code, job.lease_token) == ("peer-unreachable", None)
     assert not away
+
+
+def test_forgetting_a_dead_broker_closes_its_connections_and_no_others(house: House) -> None:
+    dead, other = (Celery(name, broker=f"memory://{name}", set_as_current=False) for name in ("dead", "other"))
+    before, kept = dead.pool, other.pool
+    try:
+        with dead.amqp.producer_pool.acquire(block=True):
+            pass
+        Publisher(dead, house.jobs)._forget_connections()
+        assert before not in pools.connections.values()
+        assert any(pool is kept for pool in pools.connections.values())
+        with pytest.raises(RuntimeError, match="closed pool"):
+            before.acquire()
+        with dead.amqp.producer_pool.acquire(block=True) as producer:  # a new one
+            assert producer.connection is not None
+    finally:
+        dead.pool.force_close_all()
+        kept.force_close_all()
+        dead.close()
+        other.close()
