@@ -273,12 +273,14 @@ def _unseen_text(unseen: dict[str, Any]) -> str:
     written, clean, ages = unseen["writing"], unseen["clean"], unseen["phantom_ages"]
     mean = max(abs(change["mean"]) for change in ages["change_years"].values())
     with_text, without = written["processor_seconds_per_film"], clean["processor_seconds_per_film"]
+    missed = sum(line["filled"] == 0 for line in written["left"])
     return (
         f"The films above were looked at while the rules were made. **{written['films']} further phantoms that nobody had looked at** "
         f"(`--first-seed {unseen['first_seed']}`, {written['date']}, commit {written['commit']}): unreadable "
         f"{_percent(written['unreadable_after'])} of {written['lines']} lines, beside the hand {_percent(written['by_place']['beside'])}; "
-        f"by chance something is read on {_percent(written['read_where_nothing_was'])} of the same places never written on. The same "
-        f"phantoms without text: changed in a bone {_percent(clean['changed_in_bone'])}, something taken for writing "
+        f"by chance something is read on {_percent(written['read_where_nothing_was'])} of the same places never written on. Of the "
+        f"{len(written['left'])} lines {missed} were not found at all; in the others, which were filled, some of the letters are read. "
+        f"The same phantoms without text: changed in a bone {_percent(clean['changed_in_bone'])}, something taken for writing "
         f"{_percent(clean['taken_for_writing'])}. Bone age before and after on {ages['films']} of them: at most {mean:.3f} years apart in "
         f"the mean of each method. Processor seconds a film: median {with_text['median']}, 95th percentile {with_text['p95']}; without "
         f"text {without['median']} and {without['p95']}."
