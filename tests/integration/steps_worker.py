@@ -48,8 +48,8 @@ class MarkingPipeline:
 def main() -> None:
     queue, data_directory, seconds = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
     log.configure("INFO")
-    patience = WorkerSettings(stall_seconds=6)
     broker = sys.argv[4] if len(sys.argv) > 4 else ""
+    patience = WorkerSettings(stall_seconds=20 if broker else 6)  # a broker other than our own starts more slowly
     settings = Settings(data_directory=data_directory, broker_url=broker, worker=patience)
     jobs = Jobs(db.connect(settings.resolved_database_url), process=f"worker {queue} {os.getpid()}", lease_seconds=4)
     app = tasks.create_app(settings)
