@@ -9,9 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
+from service.errors import Retryable
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 MOST: Final = 32  # in one transaction: others want to write too
+
+
+class Interrupted(Retryable):
+    """The thread that wrote for others was ended from outside; whether the row is there, only the database knows."""
+
+    code = "interrupted"
 
 
 @dataclass(slots=True, eq=False)
@@ -51,12 +59,24 @@ class Together(Generic[Item, Result]):
             self._waiting.append(entry)
             follows, self._leading = self._leading, True
         if follows:
-            entry.done.wait()
+            self._wait(entry)
         if not entry.settled:
             self._lead()
         if entry.error is not None:
             raise entry.error
         return entry.results[0]
+
+    def _wait(self, entry: _Entry[Item, Result]) -> None:
+        """Wait until one's own is written, or until it is one's turn to lead."""
+        try:
+            entry.done.wait()
+        except BaseException:  # this thread is being ended; nobody may wait for it
+            with self._lock:
+                if entry in self._waiting:
+                    self._waiting.remove(entry)
+                    if entry.done.is_set():
+                        self._hand_over()
+            raise
 
     def _lead(self) -> None:
         """Write what waits, the oldest first, which is our own; then let the next one lead."""
@@ -65,14 +85,20 @@ class Together(Generic[Item, Result]):
         try:
             self._settle(batch)
         finally:
-            with self._lock:
-                following = self._waiting[0] if self._waiting else None
-                self._leading = following is not None
             for entry in batch:
+                # Neither: this thread is being ended, which is no reason to end those that wait for it.
+                if not entry.results and entry.error is None:
+                    entry.error = Interrupted(f"the thread that wrote {len(batch)} at once was ended")
                 entry.settled = True
                 entry.done.set()
-            if following is not None:
-                following.done.set()
+            with self._lock:
+                self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Let the one that has waited longest lead; nobody where nobody waits. Called with the lock held."""
+        self._leading = bool(self._waiting)
+        if self._waiting:
+            self._waiting[0].done.set()
 
     def _settle(self, batch: Sequence[_Entry[Item, Result]]) -> None:
         try:

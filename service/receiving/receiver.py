@@ -130,7 +130,7 @@ class Receiver:
         ) as other:  # only the row decides; to ask before would cost every film what few are spared
             self.stores.identified.remove(stored.name)
             return self._same(other, arrival), True
-        except SQLAlchemyError:
+        except (SQLAlchemyError, Retryable):
             self._withdraw(stored.name)
             raise
 

@@ -35,6 +35,7 @@ from service.conformance import (
     Rejection,
 )
 from service.queue.jobs import Jobs
+from service.queue.together import Interrupted
 from service.receiving.digests import digest
 from service.settings import Peer
 from service.storage import Store
@@ -318,11 +319,16 @@ def test_past_the_backlog_films_are_refused_until_it_shrinks(tmp_path: Path, mon
         assert running.echo() == 0x0000
 
 
-def test_without_a_database_the_film_is_to_be_sent_again_and_no_file_stays(
-    scp: Running, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error",
+    [OperationalError("INSERT", {}, Exception("disk I/O error")), Interrupted("the thread that wrote was ended")],
+    ids=["no database", "writer ended"],
+)
+def test_a_film_whose_row_is_not_written_is_to_be_sent_again_and_no_file_stays(
+    scp: Running, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def broken(*_: object, **__: object) -> int:
-        raise OperationalError("INSERT", {}, Exception("disk I/O error"))
+        raise error
 
     monkeypatch.setattr(Jobs, "record_instance", broken)
     assert scp.send(instance()) == [0xA700]

@@ -6,13 +6,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from service.queue.together import MOST, Together
+from service.queue.together import MOST, Interrupted, Together, _Entry
 
 LONG_S = 30.0
 
 
 class _WrongError(Exception):
     pass
+
+
+class _Ended(BaseException):
+    """What ends a thread from outside: no Exception."""
 
 
 class _Desk:
@@ -109,3 +113,50 @@ def test_many_threads_write_everything_once() -> None:
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(together, range(500))) == [-number for number in range(500)]
     assert sorted(written) == list(range(500))
+
+
+@pytest.mark.parametrize("singly", [False, True], ids=["together", "one by one"])
+def test_who_waits_for_a_thread_that_is_ended_from_outside_hears_that_nothing_is_sure(
+    pool: ThreadPoolExecutor, singly: bool
+) -> None:
+    def refuse(items: Sequence[int]) -> None:
+        if singly and len(items) > 1:
+            raise _WrongError
+        if 2 in items or 1 in items[1:]:
+            raise _Ended
+
+    desk = _Desk(refuse=refuse)
+    futures = desk.gathered(pool, 3)
+    assert futures[0].result(LONG_S) == "row 0"
+    assert isinstance(futures[1].exception(LONG_S), _Ended)  # the thread itself
+    assert all(isinstance(future.exception(LONG_S), Interrupted) for future in futures[2:])
+    assert desk.together(7) == "row 7"
+
+
+def test_a_thread_ended_while_it_waits_is_waited_for_by_nobody(pool: ThreadPoolExecutor) -> None:
+    """Thread 1 is first in line when it is ended; 2 leads in its place, and what 1 brought is not written."""
+    desk = _Desk()
+    ready, ended = threading.Event(), threading.Event()
+
+    class Cut(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            ready.set()
+            ended.wait(LONG_S)
+            raise _Ended
+
+    first = pool.submit(desk.together, 0)
+    assert desk.begun.wait(LONG_S)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("service.queue.together._Entry", lambda item: _Entry(item, done=Cut()))
+        cut = pool.submit(desk.together, 1)
+        assert ready.wait(LONG_S)
+    second = pool.submit(desk.together, 2)
+    while len(desk.together._waiting) < 2:
+        threading.Event().wait(0.001)
+    desk.go_on.set()
+    assert first.result(LONG_S) == "row 0"
+    ended.set()
+    assert isinstance(cut.exception(LONG_S), _Ended)
+    assert second.result(LONG_S) == "row 2"
+    assert desk.batches == [[0], [2]]
+    assert desk.together(7) == "row 7"
