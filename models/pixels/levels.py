@@ -18,10 +18,32 @@ def scale(values: NDArray[Any], excluded: NDArray[np.bool_] | None = None) -> ND
         sample = sample[~excluded[::step, ::step]]
     if sample.size == 0:
         return np.zeros(values.shape, np.float32)
-    low, high = (float(level) for level in np.percentile(sample, SCALE_PERCENTILES))
+    low, high = percentiles(sample, SCALE_PERCENTILES)
     if high <= low:  # nearly everything is one level: the rest, a marker, is all there is to show
         low, high = float(sample.min()), float(sample.max())
     if not np.isfinite(high - low) or high <= low:
         return np.zeros(values.shape, np.float32)
     scaled = (values.astype(np.float32) - np.float32(low)) * np.float32(1 / (high - low))
     return np.clip(scaled, 0, 1, out=scaled)
+
+
+def percentiles(values: NDArray[Any], wanted: tuple[float, ...]) -> list[float]:
+    """Return what `numpy.percentile` does, in a quarter of the time where the values are small unsigned integers: they are counted.
+
+    Parameters
+    ----------
+    wanted
+        Percentiles, 0 to 100; a value between two of the sorted ones is interpolated linearly.
+    """
+    if values.dtype not in (np.uint8, np.uint16):
+        return [float(level) for level in np.percentile(values, wanted)]
+    up_to = np.cumsum(np.bincount(values.ravel()))
+    levels = []
+    for percent in wanted:
+        place = percent / 100 * (values.size - 1)
+        below = int(place)
+        first, second = np.searchsorted(up_to, (below, min(below + 1, values.size - 1)), side="right")
+        rest = place - below
+        # From the nearer of the two, as numpy does: else the last digit differs.
+        levels.append(float(first + (second - first) * rest if rest < 0.5 else second - (second - first) * (1 - rest)))
+    return levels

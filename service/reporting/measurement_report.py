@@ -16,7 +16,6 @@ from highdicom.sr import (
     Comprehensive3DSR,
     ComprehensiveSR,
     ContainerContentItem,
-    ContentSequence,
     DeviceObserverIdentifyingAttributes,
     EnhancedSR,
     FindingSite,
@@ -39,6 +38,7 @@ from highdicom.sr import (
 )
 from highdicom.sr.coding import CodedConcept
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as DataElementSequence
 from pydicom.sr.codedict import codes as dicom_codes
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage
 
@@ -86,14 +86,15 @@ def number(
     item = NumContentItem(coded(name, language), float(value), coded(unit, language), relationship_type=relationship)
     item.MeasuredValueSequence[0].NumericValue = f"{value:.{decimals}f}"
     if children:
-        item.ContentSequence = _sequence(children)
+        item.ContentSequence = DataElementSequence(children)  # highdicom makes its own kind of it
     return item
 
 
+@cache
 def code(
     name: Concept, value: Concept, language: Language, *, relationship: RelationshipTypeValues = CONTAINS
 ) -> CodeContentItem:
-    """Make a CODE item."""
+    """Make a CODE item; one object for all its uses, as `coded`: nobody changes it but `translate`, always the same way."""
     return CodeContentItem(coded(name, language), coded(value, language), relationship_type=relationship)
 
 
@@ -163,10 +164,9 @@ def group(
             finding_sites=sites,
             method=by,
         )
-    for item in made[0].ContentSequence:
-        if item.name == dicom_codes.SCT.MeasurementMethod:
-            item.RelationshipType = MODIFIER.value  # TID 1501 row 5; highdicom writes CONTAINS
-    made[0].ContentSequence.extend(_sequence(items))
+    for item in () if method is None else made[0].ContentSequence.find(dicom_codes.SCT.MeasurementMethod):
+        item.RelationshipType = MODIFIER.value  # TID 1501 row 5; highdicom writes CONTAINS
+    made[0].ContentSequence.extend(items)
     return made
 
 
@@ -233,7 +233,7 @@ def assemble(
     if "ISO 2022 IR 58" in results.character_set(source, context):
         # PS3.5 6.1.2.5.3: a line break ends the escape into GB 2312, and pydicom escapes once a value.
         conclusion = conclusion.replace("\n", " ")
-    conclusions.ContentSequence = _sequence([text(codes.CONCLUSION, conclusion, language)])
+    conclusions.ContentSequence = DataElementSequence([text(codes.CONCLUSION, conclusion, language)])
     # TID 1500 is extensible: what a person wants to read first stands before the image library and the measurements.
     first_container = next(i for i, item in enumerate(report.ContentSequence) if item.ValueType == "CONTAINER")
     report.ContentSequence.insert(first_container, conclusions)
@@ -324,7 +324,7 @@ def _library_header(source: Source) -> Dataset:
     The row demands orientation and spacing together. Without both the image is entered under a modality for which only its
     size is written; its SOP class, and so the coded modality, stays.
     """
-    header = copy.deepcopy(source.header)
+    header = copy.copy(source.header)  # what is changed below are elements of its own level
     if "ImagerPixelSpacing" not in header and "PixelSpacing" in header:
         header.ImagerPixelSpacing = header.PixelSpacing
     if (
@@ -334,7 +334,3 @@ def _library_header(source: Source) -> Dataset:
     ):
         header.Modality = "OT"
     return header
-
-
-def _sequence(items: Sequence[ContentItem]) -> ContentSequence:
-    return ContentSequence(list(items))

@@ -222,7 +222,12 @@ def _as_encoded(dataset: Dataset) -> None:
 
 
 def _all_as_encoded(item: Dataset) -> None:
-    """Do so for a content item of ours and everything in it: pydicom else looks for ambiguous VRs at every level anew."""
+    """Do so for a content item of ours and everything in it: pydicom else looks for ambiguous VRs at every level anew.
+
+    What says so already says it of everything in it: codes and their items are shared by all reports.
+    """
+    if item.original_encoding == (False, True):
+        return
     _as_encoded(item)
     for element in item:
         if element.VR == "SQ":

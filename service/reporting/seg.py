@@ -100,8 +100,8 @@ def codes_description(language: Language) -> str:
 
 
 def _stack(reading: Reading, names: Sequence[str], rows: int, columns: int) -> NDArray[np.bool_]:
-    """Return the masks as (1 frame, rows, columns, segments)."""
-    return np.stack([reading.masks[name].to_array(rows, columns) for name in names], axis=-1)[None]
+    """Return the masks as (1 frame, rows, columns, segments); each lies whole in memory, for highdicom sums over the segments."""
+    return np.moveaxis(np.stack([reading.masks[name].to_array(rows, columns) for name in names]), 0, -1)[None]
 
 
 def _spacing(source: Source) -> tuple[float, float]:

@@ -132,6 +132,7 @@ class _Report:
         # A report refers to no object that the destination does not get.
         sent = "SEG" in context.kinds and seg.segments(reading)
         self.segmentation = results.reference(source, "SEG", reading, context) if sent else None
+        self._algorithms: dict[tuple[str, tuple[str, ...]], AlgorithmIdentification] = {}
 
     def assemble(self) -> Dataset:
         groups = [self._method(method) for method in wording.in_order(self.reading)]
@@ -167,18 +168,6 @@ class _Report:
         algorithm: str = results.MODEL_NAME,
         parameters: Sequence[str] = (),
     ) -> Group:
-        bundle = self.reading.bundle
-        identification = AlgorithmIdentification(
-            name=algorithm,
-            version=bundle.version,
-            manufacturer=results.MANUFACTURER,
-            parameters=[
-                *(f"bundle {bundle.name}", f"sha256 {bundle.sha256}"),
-                *(f"sex {self.reading.sex or 'unknown'}", *parameters),
-                *(f"{name}: {wording.plain(value, 'en')}" for name, value in self.reading.parameters.items()),
-            ],
-            family=coded(codes.ARTIFICIAL_INTELLIGENCE, "en"),
-        )
         return group(
             self.source,
             self.language,
@@ -186,12 +175,29 @@ class _Report:
             tracking_uid=self._uid("group", name),
             finding=finding,
             items=items,
-            algorithm=identification,
+            algorithm=self._algorithm(algorithm, tuple(parameters)),
             box=box,
             site=site,
             laterality=self.laterality,
             method=method,
         )
+
+    def _algorithm(self, name: str, parameters: tuple[str, ...]) -> AlgorithmIdentification:
+        """TID 4019: which algorithm, with which weights and parameters; all bones of a report share one."""
+        if (name, parameters) not in self._algorithms:
+            bundle = self.reading.bundle
+            self._algorithms[name, parameters] = AlgorithmIdentification(
+                name=name,
+                version=bundle.version,
+                manufacturer=results.MANUFACTURER,
+                parameters=[
+                    *(f"bundle {bundle.name}", f"sha256 {bundle.sha256}"),
+                    *(f"sex {self.reading.sex or 'unknown'}", *parameters),
+                    *(f"{name}: {wording.plain(value, 'en')}" for name, value in self.reading.parameters.items()),
+                ],
+                family=coded(codes.ARTIFICIAL_INTELLIGENCE, "en"),
+            )
+        return self._algorithms[name, parameters]
 
     def _history(self) -> list[str]:
         date = study_date(self.source)

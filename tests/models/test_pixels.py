@@ -28,6 +28,7 @@ from pydicom.uid import (
 
 from models import pixels
 from models.pixels import guards
+from models.pixels.levels import percentiles
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
 # `film()` as high-throughput JPEG 2000 (OpenJPH through imagecodecs 2026.3.6: htj2k_encode(film(), reversible=True), and with
@@ -314,3 +315,13 @@ def test_a_single_bright_marker_does_not_darken_the_film() -> None:
 def test_a_codec_is_installed_for_every_standard_syntax_of_still_films() -> None:
     for syntax in ("50", "51", "57", "70", "80", "81", "90", "91", "201", "202", "203"):
         assert pydicom.pixels.get_decoder(pydicom.uid.UID(f"1.2.840.10008.1.2.4.{syntax}")).is_available, syntax
+
+
+def test_counted_percentiles_are_numpys_to_the_last_digit() -> None:
+    chance = np.random.default_rng(5)
+    for highest in (1, 2, 200, 4095, 65535):
+        for size in (1, 2, 3, 1001, 40_000):
+            levels = chance.integers(0, highest, size).astype(np.uint16 if highest > 255 else np.uint8)
+            wanted = (0.0, 0.1, *chance.uniform(0, 100, 20), 50.0, 99.9, 100.0)
+            assert percentiles(levels, wanted) == list(np.percentile(levels, wanted)), (highest, size)
+    assert percentiles(np.array([-3, 5], np.int16), (50.0,)) == [1.0]

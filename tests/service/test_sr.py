@@ -180,6 +180,22 @@ def test_a_repeat_makes_the_same_bytes() -> None:
     assert first == second
 
 
+def test_a_report_does_not_depend_on_those_built_before_it() -> None:
+    """Codes and their items are shared by all reports of a process, whatever their language and character set."""
+    english = film(), readings.reading(), CONTEXT
+    chinese = (
+        film(patient=CHINESE_CHILD, character_set="GB18030"),
+        readings.reading(),
+        ResultContext("2.25.42", AT, "zh"),
+    )
+    old_chinese = film(patient=CHINESE_CHILD, character_set=["", "ISO 2022 IR 58"]), readings.reading(), chinese[2]
+    first = [encoded(sr.build(*one)) for one in (english, chinese, old_chinese)]
+    again = [encoded(sr.build(*one)) for one in (old_chinese, chinese, english)]
+    assert first == again[::-1]
+    assert "桡骨".encode("gb18030") in first[1]
+    assert "桡骨".encode("gb18030") not in first[0]
+
+
 def test_another_sex_language_profile_or_revision_makes_another_instance() -> None:
     made = [
         sr.build(film(), readings.reading(), CONTEXT),
