@@ -27,7 +27,6 @@ REGIONS: Final = (
     *DISTAL_PHALANGES,
     CARPUS,
 )
-REGION_INDEX: Final = {name: index for index, name in enumerate(REGIONS)}
 
 # TW3, TW3-C RUS and RUS-CHN read the same 13 bones (Tanner 2001; Zhang 2006): radius, ulna and the short bones of rays 1, 3, 5.
 RUS: Final = ("radius", "ulna", "mc1", "mc3", "mc5", "pp1", "pp3", "pp5", "mp3", "mp5", "dp1", "dp3", "dp5")

@@ -5,6 +5,7 @@ Terms: academic, educational and other non-commercial use. `images.csv` lists wh
 test set: they are never trained on or tuned to.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,9 +19,53 @@ from models.datasets.faults import BadData
 from models.reading import Box
 from models.regions import Sex
 
-HELD_OUT: Final = frozenset(str(number) for number in range(4360, 4560))
+HELD_OUT: Final = range(4360, 4560)
 TILE: Final = 100
 _TILES_A_ROW: Final = 50
+# Set -> kind -> labels. Sides of `hand_L` and `hand_R` are told by the points; `w2` and `w3` lie inside the carpus.
+LABELS: Final[Mapping[str, Mapping[str, frozenset[str]]]] = {
+    "epiphyses21": {
+        "box": frozenset(
+            ("Radius", "Ulna", "MCPFirst", "MCP", "ProximalPhalanx", "MiddlePhalanx", "DistalPhalanx"),
+        )
+    },
+    "ossification16": {"box": frozenset(("DIP", "PIP", "MCP", "Radius", "Ulna", "Wrist"))},
+    "handpose": {
+        "box": frozenset(("hand_L", "hand_R")),
+        "point": frozenset(
+            (
+                "wrist",
+                *(
+                    f"{finger}{place}"
+                    for finger in ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger")
+                    for place in range(1, 5)
+                ),
+            )
+        ),
+    },
+    "joints13": {
+        "point": frozenset(
+            (
+                "0_mcp_ip",
+                "1_pip_2",
+                "2_pip_3",
+                "3_pip_4",
+                "4_pip_5",
+                "5_mcp_1",
+                "6_mcp_2",
+                "7_mcp_3",
+                "8_mcp_4",
+                "9_mcp_5",
+                "w1",
+                "w2",
+                "w3",
+            )
+        )
+    },
+}
+OFF_THE_FILM: Final = (
+    0.05  # share of the film's side by which a box or point may lie beyond it: readers draw over the edge
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +82,7 @@ class Film:
     @property
     def held_out(self) -> bool:
         """Whether it belongs to the challenge's test set."""
-        return self.id in HELD_OUT
+        return int(self.id) in HELD_OUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +96,6 @@ class Annotation:
     box: Box
     columns: int
     rows: int
-
-    def on(self, columns: int, rows: int) -> Box:
-        """Return the box on a copy of the film of another size."""
-        x, y = columns / self.columns, rows / self.rows
-        return (self.box[0] * x, self.box[1] * y, self.box[2] * x, self.box[3] * y)
 
 
 def _sex(path: Path, line: int, value: str) -> Sex:
@@ -116,13 +156,30 @@ def thumbnails(folder: Path) -> tuple[NDArray[np.uint8], list[Film]]:
     return np.concatenate(tiles)[: len(listed)], listed
 
 
+def _known(table: Path, line: int, source: str, kind: str, label: str) -> None:
+    """Refuse what no set of this data says."""
+    if source not in LABELS:
+        raise BadData(table, line, source, f"sets are {', '.join(sorted(LABELS))}")
+    if kind not in LABELS[source]:
+        raise BadData(table, line, kind, f"{source} states a {' or a '.join(sorted(LABELS[source]))}")
+    if label not in LABELS[source][kind]:
+        raise BadData(
+            table, line, label, f"labels of a {kind} in {source} are {', '.join(sorted(LABELS[source][kind]))}"
+        )
+
+
+def _coordinate(table: Path, line: int, value: str, name: str, side: float) -> float:
+    return number(table, line, value, name, -OFF_THE_FILM * side, (1 + OFF_THE_FILM) * side)
+
+
 def annotations(folder: Path, *, source: str | None = None) -> dict[str, list[Annotation]]:
     """Return the boxes and points by film id.
 
     Raises
     ------
     BadData
-        A coordinate that is not a number or lies off the film by more than 5 % of its size; a box turned inside out.
+        An unknown set, kind or label; a coordinate that is not a number or lies off the film by more than 5 % of its size; a
+        box turned inside out.
     """
     table = folder / "annotations.csv"
     columns = ("id", "set", "kind", "label", "x1", "y1", "x2", "y2", "original_columns", "original_rows")
@@ -130,10 +187,13 @@ def annotations(folder: Path, *, source: str | None = None) -> dict[str, list[An
     for line, row in rows(table, columns):
         if source is not None and row["set"] != source:
             continue
+        _known(table, line, row["set"], row["kind"], row["label"])
         width = number(table, line, row["original_columns"], "original_columns", 32, 10_000)
         height = number(table, line, row["original_rows"], "original_rows", 32, 10_000)
-        x1, x2 = (number(table, line, row[name], name, -0.05 * width, 1.05 * width) for name in ("x1", "x2"))
-        y1, y2 = (number(table, line, row[name], name, -0.05 * height, 1.05 * height) for name in ("y1", "y2"))
+        # A point states one place; its second corner is left empty.
+        corners = ("x1", "x2", "y1", "y2") if row["kind"] == "box" else ("x1", "x1", "y1", "y1")
+        x1, x2 = (_coordinate(table, line, row[name], name, width) for name in corners[:2])
+        y1, y2 = (_coordinate(table, line, row[name], name, height) for name in corners[2:])
         if x2 < x1 or y2 < y1:
             raise BadData(table, line, (x1, y1, x2, y2), "the box is turned inside out")
         found.setdefault(row["id"], []).append(

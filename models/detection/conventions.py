@@ -8,16 +8,15 @@ points of `joints13`: both name joints too, but at the knuckles they lie 1 to 2 
 own annotations state, and the regions that follow from them by anatomy.
 """
 
-import csv
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.datasets.rsna import Annotation
 from models.regions import REGIONS
 
 Points = NDArray[np.float32]  # (channels, 2) x y; NaN where not stated
@@ -103,31 +102,21 @@ class Annotated:
     sizes: NDArray[np.float32]  # (22, 2) width, height of a region's box; NaN where not stated
 
 
-def read_annotations(
-    path: Path, sets: Sequence[str] = ("epiphyses21", "ossification16", "handpose", "joints13")
-) -> list[Annotated]:
-    """Read the CSV of annotations, one record for each film and set; films whose labels are incomplete are left out."""
-    rows: dict[tuple[str, int], list[dict[str, str]]] = defaultdict(list)
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            rows[row["set"], int(row["id"])].append(row)
-    records = []
-    for (origin, film), group in sorted(rows.items()):
-        if origin not in sets:
-            continue
-        record = _record(origin, film, group)
-        if record is not None:
-            records.append(record)
-    return records
+def annotated(film: int, stated: Sequence[Annotation]) -> list[Annotated]:
+    """Return what each set states about one film; a set whose labels are incomplete there is left out."""
+    sets: dict[str, list[Annotation]] = defaultdict(list)
+    for annotation in stated:
+        sets[annotation.source].append(annotation)
+    records = (_record(origin, film, sets[origin]) for origin in sorted(sets))
+    return [record for record in records if record is not None]
 
 
-def _record(origin: str, film: int, group: list[dict[str, str]]) -> Annotated | None:
-    columns, rows = float(group[0]["original_columns"]), float(group[0]["original_rows"])
+def _record(origin: str, film: int, group: Sequence[Annotation]) -> Annotated | None:
+    columns, rows = group[0].columns, group[0].rows
     found: dict[str, list[tuple[float, float, float, float]]] = defaultdict(list)
-    for row in group:
-        x1, y1 = float(row["x1"]), float(row["y1"])
-        x2, y2 = (float(row["x2"]), float(row["y2"])) if row["kind"] == "box" else (x1, y1)
-        found[row["label"]].append(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1))
+    for annotation in group:
+        x1, y1, x2, y2 = annotation.box
+        found[annotation.label].append(((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1))
     named = {"handpose": _one_each, "joints13": _one_each}.get(origin, _by_geometry)(origin, found)
     if named is None:
         return None

@@ -114,8 +114,8 @@ def _turned(fit: transforms.Similarity, vector: NDArray[np.float64]) -> NDArray[
 
 def annotated(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
     """Every set on the films that were not trained on: thumbnails, and the originals where they are there."""
-    split, thumbnails = rsna.read_split(args.split), rsna.read_thumbnails(args.data / "thumbnails")
-    found = rsna.by_film(args.data / "annotations.csv")
+    split, thumbnails = rsna.read_split(args.split), rsna.read_thumbnails(args.data)
+    found = rsna.by_film(args.data)
     results: dict[str, Any] = {}
     for source in ("thumbnails", "fullres", "medium"):
         rows: dict[tuple[str, str], list[list[float]]] = {}

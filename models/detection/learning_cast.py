@@ -39,7 +39,7 @@ def films(options: argparse.Namespace) -> Iterator[Image]:
     if not options.data:
         return
     split = rsna.read_split(options.split)
-    thumbnails = rsna.read_thumbnails(options.data / "thumbnails")
+    thumbnails = rsna.read_thumbnails(options.data)
     chosen = [number for number in thumbnails if split.get(number) != "validation" and number % 2]
     for number in chosen[:THUMBNAILS]:
         yield Image(pixels=pixels.scale(thumbnails[number]))

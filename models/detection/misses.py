@@ -41,7 +41,7 @@ def of_films(
     detector: Detector, args: argparse.Namespace, found: Films
 ) -> dict[str, dict[str, dict[int, dict[str, Array]]]]:
     """Return by folder, set and film how far each stated point is missed."""
-    split, thumbnails = rsna.read_split(args.split), rsna.read_thumbnails(args.data / "thumbnails")
+    split, thumbnails = rsna.read_split(args.split), rsna.read_thumbnails(args.data)
     result: dict[str, dict[str, dict[int, dict[str, Array]]]] = {}
     for folder in ("thumbnails", "fullres"):
         rows: dict[str, dict[int, dict[str, Array]]] = defaultdict(dict)
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    detector, found = Detector(options.weights), rsna.by_film(options.data / "annotations.csv")
+    detector, found = Detector(options.weights), rsna.by_film(options.data)
     errors = of_films(detector, options, found)
     document = {
         "what": "where the detector misses on real films not trained on, and how far two readers are apart",

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import PIL.Image
 from numpy.typing import NDArray
 
-from models.detection.conventions import CHANNELS, Annotated, read_annotations
+from models.datasets import rsna
+from models.detection.conventions import CHANNELS, Annotated, annotated
 from models.detection.data import Film
 from models.regions import REGIONS
 
-HELD_OUT: Final = range(4360, 4560)  # the challenge's test set
 # Labels that lie beside the hand or name other bones: looked at one by one where the labels and what a network sees part by
 # more than 6 % of the hand's length. None is in the validation split; nothing is left out of a measurement by them.
 MISPLACED: Final = {
@@ -26,33 +25,25 @@ MISPLACED: Final = {
     "epiphyses21": {1692, 1714, 1764, 1868, 2249, 6917, 1833, 1972, 2083, 2137, 6936, 14839},
     "handpose": {1590, 1814},  # thumb and little finger are exchanged
 }
-THUMBNAIL: Final = 100
-TILES_A_ROW: Final = 50
 
 
-def read_thumbnails(folder: Path) -> dict[int, NDArray[np.uint8]]:
-    """Read the contact sheets: id -> (100, 100) uint8."""
-    sheets = [np.asarray(PIL.Image.open(path).convert("L")) for path in sorted(folder.glob("sheet*.webp"))]
-    tiles = np.concatenate(
-        [
-            sheet.reshape(-1, THUMBNAIL, TILES_A_ROW, THUMBNAIL).swapaxes(1, 2).reshape(-1, THUMBNAIL, THUMBNAIL)
-            for sheet in sheets
-        ]
-    )
-    with (folder / "index.csv").open(newline="", encoding="utf-8") as file:
-        ids = [int(row["id"]) for row in csv.DictReader(file)]
-    return dict(zip(ids, tiles, strict=False))
+def read_thumbnails(data: Path) -> dict[int, NDArray[np.uint8]]:
+    """Return the thumbnails of a data folder: id -> (100, 100) uint8."""
+    tiles, films = rsna.thumbnails(data)
+    return {int(film.id): tile for film, tile in zip(films, tiles, strict=True)}
 
 
-def by_film(annotations: Path) -> dict[int, dict[str, Annotated]]:
-    """Read every usable annotation: film -> set -> record."""
+def by_film(data: Path) -> dict[int, dict[str, Annotated]]:
+    """Read every usable annotation of a data folder: film -> set -> record."""
+    records = []
+    for identifier, stated in rsna.annotations(data).items():
+        if int(identifier) in rsna.HELD_OUT:
+            raise ValueError(f"film {identifier} is held out and must not be read")
+        records += annotated(int(identifier), stated)
     found: dict[int, dict[str, Annotated]] = defaultdict(dict)
-    for record in read_annotations(annotations):
-        if record.film in MISPLACED.get(record.origin, ()):
-            continue
-        if record.film in HELD_OUT:
-            raise ValueError(f"film {record.film} is held out and must not be read")
-        found[record.film][record.origin] = record
+    for record in sorted(records, key=lambda record: (record.origin, record.film)):
+        if record.film not in MISPLACED.get(record.origin, ()):
+            found[record.film][record.origin] = record
     return dict(found)
 
 

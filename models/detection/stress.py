@@ -160,7 +160,7 @@ def drawn(seeds: range) -> list[Subject]:
 def real(data: Path, split: Path, detector: Detector, number: int) -> list[Subject]:
     """Return films in full resolution with joint points, on square films that leave room to turn them."""
     parts, subjects = rsna.read_split(split), []
-    for film, records in rsna.by_film(data / "annotations.csv").items():
+    for film, records in rsna.by_film(data).items():
         path = data / "fullres" / f"{film}.webp"
         if "joints13" not in records or parts[film] == "train" or not path.exists():
             continue

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import transforms
+from models.datasets.rsna import TILE
 from models.detection import rsna
 from models.detection.conventions import CHANNEL, CHANNELS, joint_of
 
@@ -82,11 +83,9 @@ def main() -> None:
     """Measure and write."""
     args = arguments()
     split = rsna.read_split(args.split)
-    nothing = np.zeros((rsna.THUMBNAIL, rsna.THUMBNAIL), np.uint8)
+    nothing = np.zeros((TILE, TILE), np.uint8)
     chosen = [
-        (sets, rsna.merge(sets, nothing))
-        for film, sets in rsna.by_film(args.data / "annotations.csv").items()
-        if split[film] == "train"
+        (sets, rsna.merge(sets, nothing)) for film, sets in rsna.by_film(args.data).items() if split[film] == "train"
     ]
     chosen.sort(key=lambda pair: "handpose" not in pair[0])  # complete films first
     films = [film.points * np.array([film.aspect, 1.0]) for _, film in chosen]

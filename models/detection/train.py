@@ -88,8 +88,8 @@ def sources(options: argparse.Namespace) -> Sources:
     parts: dict[str, list[Film]] = {"train": [], "validation": []}
     digests = []
     if options.data:
-        thumbnails, split = rsna.read_thumbnails(options.data / "thumbnails"), rsna.read_split(options.split)
-        for number, records in rsna.by_film(options.data / "annotations.csv").items():
+        thumbnails, split = rsna.read_thumbnails(options.data), rsna.read_split(options.split)
+        for number, records in rsna.by_film(options.data).items():
             if number in thumbnails:
                 parts[split[number]].append(rsna.merge(records, thumbnails[number]))
         data.append(

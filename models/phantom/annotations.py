@@ -13,7 +13,6 @@ from skimage.measure import approximate_polygon, find_contours
 from models.phantom.film import Phantom
 from models.regions import RUS
 
-FORMATS: Final = ("voc", "labelme", "csv")
 CASE_COLUMNS: Final = (
     "file", "sex", "bone_age_years", "total_score", "laterality", "polarity", "rotation_degrees", "pixel_spacing_mm",
     *(f"stage_{bone}" for bone in RUS),

@@ -1,6 +1,5 @@
 """Read the training thumbnails, split them by patient, draw and augment batches."""
 
-import csv
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,20 +9,17 @@ from typing import Final, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image as PillowImage
 from torch import Tensor
 from torch.nn import functional
 
-from models.datasets import archive
-from models.regression.appearance import SIDE, thumbnail
+from models.datasets import archive, documents, rsna
+from models.datasets.rsna import HELD_OUT
+from models.regression.appearance import thumbnail
 from models.regression.network import SEXES
 from models.runs import RunRefused
 
 Part = Literal["train", "validation", "test"]
 PARTS: Final = ("train", "validation", "test")
-# RSNA's test set is never trained on or tuned to.
-HELD_OUT: Final = range(4360, 4560)
-TILES_A_ROW: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +41,18 @@ class Thumbnails:
 
 def load(root: Path) -> Thumbnails:
     """Read `thumbnails/` of a data folder: sheets of tiles in the order of `index.csv`."""
-    with (root / "thumbnails" / "index.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    sheets = []
-    for path in sorted((root / "thumbnails").glob("sheet*.webp")):
-        with PillowImage.open(path) as sheet:
-            tiles = np.asarray(sheet.convert("L"))
-        sheets.append(tiles.reshape(-1, SIDE, TILES_A_ROW, SIDE).swapaxes(1, 2).reshape(-1, SIDE, SIDE))
-    films = np.concatenate(sheets)[: len(rows)]
-    if len(films) != len(rows):
-        raise ValueError(f"index.csv names {len(rows)} films, the sheets hold {len(films)}")
+    tiles, films = rsna.thumbnails(root)
     return Thumbnails(
-        ids=np.array([int(row["id"]) for row in rows]),
-        films=films,
-        months=np.array([float(row["bone_age_months"]) for row in rows], dtype=np.float32),
-        sex=np.array([SEXES.index(row["sex"]) for row in rows]),
+        ids=np.array([int(film.id) for film in films]),
+        films=tiles,
+        months=np.array([film.bone_age_years * 12 for film in films], dtype=np.float32),
+        sex=np.array([SEXES.index(film.sex) for film in films]),
     )
 
 
 def whole_films(root: Path) -> frozenset[int]:
     """Ids of the films that also exist at higher resolution: kept for testing the whole chain, never trained on."""
-    with (root / "images.csv").open(newline="") as file:
-        return frozenset(int(row["id"]) for row in csv.DictReader(file))
+    return frozenset(int(row["id"]) for _, row in documents.rows(root / "images.csv", ("id",)))
 
 
 def part_of(identifier: int, whole: frozenset[int]) -> Part:

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from models import pixels
+from models.datasets import rsna
 from models.engine import git_commit
 from models.metrics import conformal
 from models.metrics.ages import by_year, compare
@@ -101,21 +102,18 @@ def thumbnails_of(regressor: Regressor, data: Path, part: str) -> list[Case]:
 def films_of(regressor: Regressor, data: Path, folder: str) -> tuple[list[Case], list[float]]:
     """Read whole films as they are served; also the milliseconds each `estimate` took."""
     cases, durations = [], []
-    with (data / "images.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["file"].startswith(f"{folder}/")]
-    for row in rows:
-        sex: Sex = "F" if row["sex"] == "F" else "M"
+    for film in rsna.films(data, subset=folder):
         predicted = None
         try:
-            image = pixels.load(data / row["file"])
+            image = pixels.load(film.path)
         except pixels.UnreadablePixels as error:
-            print(f"{row['file']}: {error.code}", file=sys.stderr)  # noqa: T201
+            print(f"{film.path.name}: {error.code}", file=sys.stderr)  # noqa: T201
         else:
             began = time.perf_counter()
-            (result,) = regressor.estimate(image, sex)
+            (result,) = regressor.estimate(image, film.sex)
             durations.append((time.perf_counter() - began) * 1000)
             predicted = None if result.bone_age_years is None else result.bone_age_years * 12
-        cases.append(Case(row["id"], sex, float(row["bone_age_months"]), predicted))
+        cases.append(Case(film.id, film.sex, film.bone_age_years * 12, predicted))
     return cases, durations
 
 

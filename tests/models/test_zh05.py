@@ -10,9 +10,10 @@ import torch
 from PIL import Image as Picture
 from torchvision.models import resnet50
 
+from models.datasets.rsna import HELD_OUT
 from models.regions import CHINA_05_ATTENTION
 from models.regression import ablation
-from models.regression.data import HELD_OUT, Thumbnails, part_of
+from models.regression.data import Thumbnails, part_of
 from models.regression.zh05 import (
     ANCHORS,
     ARCHITECTURES,
@@ -103,7 +104,10 @@ def test_the_ablation_searches_the_order_takes_four_steps_and_repeats_nothing(tm
     )
     with (root / "thumbnails" / "index.csv").open("w", newline="") as file:
         csv.writer(file).writerows(
-            [("id", "bone_age_months", "sex"), *((i, 12 + i % 200, "F" if i % 2 else "M") for i in chosen)]
+            [
+                ("id", "bone_age_months", "sex", "original_rows", "original_columns"),
+                *((i, 12 + i % 200, "F" if i % 2 else "M", 500, 400) for i in chosen),
+            ]
         )
     (root / "images.csv").write_text("id,file,rows,columns,bone_age_months,sex\n")
     arguments = [

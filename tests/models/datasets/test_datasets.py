@@ -168,7 +168,7 @@ def test_a_bad_split_file_is_refused_with_its_line_and_value(tmp_path: Path, tex
     path = tmp_path / "split.csv"
     path.write_text(text)
     with pytest.raises(BadData, match=rf"split\.csv:{line}: ") as refused:
-        splits.load(path, held_out=rsna.HELD_OUT)
+        splits.load(path, held_out=[str(film) for film in rsna.HELD_OUT])
     assert refused.value.value == value
 
 
@@ -207,14 +207,37 @@ def test_rsna_thumbnails_stand_in_the_order_of_their_index(tmp_path: Path) -> No
     assert films[59].id == "1059"
 
 
-def test_rsna_boxes_scale_to_a_copy_of_the_film(tmp_path: Path) -> None:
-    table = tmp_path / "annotations.csv"
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (
+            "7,epiphyses21,box,Radius,300,200,100,400,1000,2000",
+            r"\(300.0, 200.0, 100.0, 400.0\): the box is turned inside out",
+        ),
+        ("7,epiphyses21,box,Radius,100,200,1300,400,1000,2000", r"'1300': x2 is outside of -50 to 1050"),
+        ("7,epiphyses21,box,Radius,100,200,,400,1000,2000", r"'': x2 is not a number"),
+        (
+            "7,epiphyses21,box,Scaphoid,100,200,300,400,1000,2000",
+            r"'Scaphoid': labels of a box in epiphyses21 are .*Radius",
+        ),
+        ("7,epiphyses21,point,Radius,100,200,,,1000,2000", r"'point': epiphyses21 states a box"),
+        ("7,epiphyses12,box,Radius,100,200,300,400,1000,2000", r"'epiphyses12': sets are epiphyses21, handpose"),
+    ],
+)
+def test_bad_annotations_of_rsna_films_are_refused_with_line_and_value(tmp_path: Path, row: str, reason: str) -> None:
     header = "id,set,kind,label,x1,y1,x2,y2,original_columns,original_rows"
-    table.write_text(f"{header}\n7,epiphyses21,box,Radius,100,200,300,400,1000,2000\n")
-    assert rsna.annotations(tmp_path)["7"][0].on(500, 625) == (50.0, 62.5, 150.0, 125.0)
-    table.write_text(f"{header}\n7,epiphyses21,box,Radius,300,200,100,400,1000,2000\n")
-    with pytest.raises(BadData, match=r"annotations\.csv:2: .*inside out"):
+    (tmp_path / "annotations.csv").write_text(
+        f"{header}\n7,epiphyses21,box,Ulna,100,200,300,400,1000,2000\n7,joints13,point,w1,10,20,,,1000,2000\n{row}\n"
+    )
+    with pytest.raises(BadData, match=rf"annotations\.csv:4: {reason}"):
         rsna.annotations(tmp_path)
+
+
+def test_a_point_of_an_rsna_film_is_a_box_without_size(tmp_path: Path) -> None:
+    (tmp_path / "annotations.csv").write_text(
+        "id,set,kind,label,x1,y1,x2,y2,original_columns,original_rows\n7,handpose,point,wrist,10,20,,,1000,2000\n"
+    )
+    assert rsna.annotations(tmp_path)["7"][0].box == (10.0, 20.0, 10.0, 20.0)
 
 
 def test_a_cache_of_phantoms_gives_back_what_was_drawn(tmp_path: Path) -> None:

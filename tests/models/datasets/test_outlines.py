@@ -8,7 +8,7 @@ import pytest
 
 import models.datasets
 from models.datasets import labelme, splits
-from models.regression.data import HELD_OUT
+from models.datasets.rsna import HELD_OUT
 from models.segmentation.outlined import read_boxes
 
 FOLDER = Path(models.datasets.__file__).parent / "outlines"

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.datasets import rsna
 from models.detection import anatomy
-from models.detection.conventions import CHANNEL, CHANNELS, JOINTS, read_annotations, regions_from_joints
+from models.detection.conventions import CHANNEL, CHANNELS, JOINTS, Annotated, annotated, regions_from_joints
 
 TEMPLATE = anatomy.Template.load()
 LABELS = {
@@ -20,12 +21,12 @@ LABELS = {
 }
 
 
-def write(path: Path, rows: list[tuple[object, ...]]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
+def read(folder: Path, rows: list[tuple[object, ...]]) -> list[Annotated]:
+    with (folder / "annotations.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("id", "set", "kind", "label", "x1", "y1", "x2", "y2", "original_columns", "original_rows"))
         writer.writerows(rows)
-    return path
+    return [record for film, stated in rsna.annotations(folder).items() for record in annotated(int(film), stated)]
 
 
 def loose_boxes(mirrored: bool, turned: float) -> list[tuple[object, ...]]:
@@ -45,7 +46,7 @@ def loose_boxes(mirrored: bool, turned: float) -> list[tuple[object, ...]]:
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("turned", [0.0, 0.6, np.pi, -1.9])
 def test_boxes_without_finger_names_are_named_by_geometry(mirrored: bool, turned: float, tmp_path: Path) -> None:
-    (record,) = read_annotations(write(tmp_path / "a.csv", loose_boxes(mirrored, turned)))
+    (record,) = read(tmp_path, loose_boxes(mirrored, turned))
     loose = [index for index, name in enumerate(CHANNELS) if name.startswith("loose")]
     found = record.points[loose] * (1000, 2000) - (500, 1000)
     found = found @ np.array([[np.cos(turned), np.sin(turned)], [-np.sin(turned), np.cos(turned)]]).T / 700
@@ -54,7 +55,7 @@ def test_boxes_without_finger_names_are_named_by_geometry(mirrored: bool, turned
 
 
 def test_a_film_with_a_label_too_few_is_left_out(tmp_path: Path) -> None:
-    assert read_annotations(write(tmp_path / "a.csv", loose_boxes(False, 0.0)[1:])) == []
+    assert read(tmp_path, loose_boxes(False, 0.0)[1:]) == []
 
 
 def test_regions_follow_from_joints_a_little_past_them() -> None:
