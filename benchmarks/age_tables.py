@@ -11,6 +11,13 @@ P5_NETWORKS = {
     "resnext-50-quarter": ("0.4141 / 0.4108", "88.07 (whole)"),
     "csp-resnext-50-quarter": ("0.4214 / 0.4128", "46.28 (whole)"),
 }
+# P2, table 3: mean absolute error in years by year of age, girls and boys.
+P2_BY_YEAR = {
+    "(0, 1]": (0.330, 0.309), "(1, 2]": (0.343, 0.308), "(2, 3]": (0.413, 0.409), "(3, 4]": (0.450, 0.468), "(4, 5]": (0.452, 0.480),
+    "(5, 6]": (0.443, 0.474), "(6, 7]": (0.482, 0.395), "(7, 8]": (0.508, 0.633), "(8, 9]": (0.483, 0.476), "(9, 10]": (0.519, 0.525),
+    "(10, 11]": (0.492, 0.486), "(11, 12]": (0.493, 0.524), "(12, 13]": (0.569, 0.448), "(13, 14]": (0.542, 0.440),
+    "(14, 15]": (0.478, 0.446), "(15, 16]": (0.442, 0.321), "(16, 17]": (0.668, 0.600), "(17, 18]": (1.983, 1.940),
+}  # fmt: skip
 GPU = "not measured: no GPU was available"
 
 
@@ -199,16 +206,70 @@ def bones(result: Mapping[str, Any]) -> str:
     )
 
 
-def by_year(years: list[dict[str, Any]]) -> str:
-    """Return the table of P2: mean absolute error in years by year of bone age and sex."""
-    rows = [["bone age, years", "girls n", "MAE", "boys n", "MAE", "all n", "MAE"]]
+def by_year(years: list[dict[str, Any]], *, paper: bool = False) -> str:
+    """Return the table of P2: mean absolute error in years by year of bone age and sex, beside its own where `paper`."""
+    rows = [
+        [
+            "bone age, years",
+            "girls n",
+            "MAE",
+            "boys n",
+            "MAE",
+            "all n",
+            "MAE",
+            *(["P2 girls", "P2 boys"] if paper else []),
+        ]
+    ]
     for year in years:
         cells = [year["years"]]
         for group in ("F", "M", "all"):
             error = year[group]["mae_years"]
             cells += [str(year[group]["n"]), "" if error is None else f"{error:.3f}"]
-        rows.append(cells)
+        theirs = P2_BY_YEAR.get(year["years"])
+        rows.append([*cells, *([f"{error:.3f}" for error in theirs] if theirs else ["", ""])] if paper else cells)
     return table(rows)
+
+
+def rules(result: Mapping[str, Any]) -> str:
+    """Return classic, Top2 and TopN on real films by every standard."""
+    head = [
+        "standard",
+        "films",
+        "classic, y",
+        "Top2, y",
+        "TopN, y (thresholds by fold)",
+        "within a year: classic",
+        "TopN",
+    ]
+    rows = [[*head, "TopN - Top2 (paired)", "Top2 - classic (paired)", "TopN - classic (paired)", "order of P5"]]
+    for standard, groups in result["rules"].items():
+        thresholds = ", ".join(f"{value:g}" for value in groups["topn_thresholds"])
+        for group, label in (("all", "all"), ("M", "boys"), ("F", "girls")):
+            mae, within, off = (groups[group][key] for key in ("mae_years", "within_one_year", "difference_years"))
+            rows.append(
+                [
+                    standard,
+                    f"{label}, {mae['TopN']['n']}",
+                    *(_value(mae[rule]) for rule in ("classic", "Top2")),
+                    f"{_value(mae['TopN'])} ({thresholds})",
+                    *(_share(within[rule]) for rule in ("classic", "TopN")),
+                    *(_value(off[pair], 4) for pair in ("TopN - Top2", "Top2 - classic", "TopN - classic")),
+                    _order(mae, off),
+                ]
+            )
+    return "\n".join(
+        [
+            "## Classic, Top2 and TopN on real films",
+            "",
+            f"`{result['command']}` · commit {result['commit']} · {result['data']} · {result['what']}",
+            "",
+            table(rows),
+            "",
+            "TW3-C RUS by TopN, by year of the film's bone age:",
+            "",
+            by_year(result["rules"]["TW3-C RUS"]["by_year"]),
+        ]
+    )
 
 
 def reachable(rows: list[dict[str, Any]]) -> str:

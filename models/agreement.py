@@ -1,10 +1,11 @@
-r"""Fit what a bundle says beside its ages: the intervals of the methods by stages, and the thresholds of its alarms.
+r"""Fit what a bundle says beside its ages: the intervals of its methods, and the thresholds of its alarms.
 
     python -m models.agreement --tuning ../runs/aged/tuning.json --readings readings.jsonl --bundle models/bundles/default.json
 
 The stages are those of graders tuned without the film (`models.grading.tune`), read by the weighting and the prior of the hand that
 the bundle names; the other ages are those of readings by weights that never saw it. Intervals are split conformal by sex and age
-band; their coverage is measured across folds by patient. The alarm is to be rare where a film is read well: the threshold is the
+band, those that lie beside the weights of a method brought to these films by one factor a sex; their coverage is measured across
+folds by patient. The alarm is to be rare where a film is read well: the threshold is the
 spread that 95 % of the films stay below whose default method lies within a year and a half of the reference. What it then finds of
 the gross errors is measured, not chosen. The remark on stages that lie apart is set the same way.
 """
@@ -24,6 +25,8 @@ from models.metrics.bootstrap import estimate
 from models.metrics.conformal import Band, Intervals
 from models.reading import Stage
 from models.regions import RUS, Sex
+from models.regression.predict import INTERVALS_FILE
+from models.regression.predict import intervals_of as intervals_beside
 from models.scoring import FINE, Scoring
 from models.standards import STANDARDS, harmony
 from models.standards.stages import named_stage
@@ -48,7 +51,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--keep",
         action="append",
         default=[],
-        choices=BY_STAGES,
         help="a method whose intervals in the bundle stay, such as those of a larger cross-validation; may be given again",
     )
     parser.add_argument("--json", type=Path, required=True, help="results file")
@@ -71,9 +73,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     truth = np.array([row["bone_age_years"] for row in rows])
     patients = [Path(row["file"]).stem for row in rows]
 
-    bands, results = kept_bands(values, options.keep), {}
-    for method in BY_STAGES:
-        intervals, results[method] = intervals_of(method, films, truth, sexes, patients)
+    made, results = [*BY_STAGES, *sorted({name for film in others.values() for name in film})], {}
+    bands, shipped = kept_bands(values, options.keep, made), shipped_with_weights(options.bundle)
+    for method in made:
+        intervals, results[method] = intervals_of(method, films, truth, sexes, patients, shipped)
         if method not in options.keep:
             bands += intervals.bands
     default = str(values["default_method"])
@@ -108,8 +111,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-def kept_bands(values: Mapping[str, Any], methods: Sequence[str]) -> list[Band]:
-    """Return the bands of a bundle file that stay: those of `methods`, and of every method that does not go by stages.
+def shipped_with_weights(bundle: Path) -> Intervals:
+    """Return the intervals that lie beside the weights a bundle names."""
+    folders = [folder for _, folder, card in registry.describe(str(bundle)).parts if INTERVALS_FILE in card.files]
+    return Intervals(calibration.COVERAGE, tuple(band for folder in folders for band in intervals_beside(folder).bands))
+
+
+def kept_bands(values: Mapping[str, Any], methods: Sequence[str], made: Sequence[str] = BY_STAGES) -> list[Band]:
+    """Return the bands of a bundle file that stay: those of `methods`, and of every method that is not `made` now.
 
     Raises
     ------
@@ -117,7 +126,7 @@ def kept_bands(values: Mapping[str, Any], methods: Sequence[str]) -> list[Band]:
         When a method that is to be kept has no bands in the file, or bands of another coverage.
     """
     had = Intervals.from_dict(values["intervals"]) if values.get("intervals") else Intervals(calibration.COVERAGE, ())
-    bands = [band for band in had.bands if band.method in methods or band.method not in BY_STAGES]
+    bands = [band for band in had.bands if band.method in methods or band.method not in made]
     for method in methods:
         if not any(band.method == method for band in bands):
             raise ValueError(f"--keep {method}: the bundle holds no intervals of it")
@@ -132,12 +141,16 @@ def intervals_of(
     truth: NDArray[np.float64],
     sexes: Sequence[Sex],
     patients: Sequence[str],
+    shipped: Intervals,
 ) -> tuple[Intervals, dict[str, Any]]:
-    """Return the intervals of one method and their coverage across folds, for all films and each sex."""
+    """Return the intervals of one method, `shipped` ones brought to these films, and their coverage across folds, all and each sex."""
     ages = _column(films, method)
     known = np.flatnonzero(np.isfinite(ages)).tolist()
     pairs = [Pair(patients[i], sexes[i], float(ages[i]), float(truth[i])) for i in known]
-    intervals, inside = calibration.intervals(method, pairs, [pair.predicted_years for pair in pairs])
+    if any(band.method == method for band in shipped.bands):
+        intervals, inside = calibration.rescaled(shipped, method, pairs)
+    else:
+        intervals, inside = calibration.intervals(method, pairs, [pair.predicted_years for pair in pairs])
     widths = [band.half_width_years for band in intervals.bands]
     groups = {"all": [True] * len(pairs), "F": [p.sex == "F" for p in pairs], "M": [p.sex == "M" for p in pairs]}
     result: dict[str, Any] = {"half_width_years": [round(min(widths), 2), round(max(widths), 2)]}

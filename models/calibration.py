@@ -257,6 +257,39 @@ def intervals(
     return _banded(method, predicted, reference, sexes), inside
 
 
+def rescaled(
+    shipped: Intervals, method: str, pairs: Sequence[Pair], *, seed: int = 0
+) -> tuple[Intervals, NDArray[np.float64]]:
+    """Return a method's own intervals brought to other films, and for each film whether those made without its fold hold it.
+
+    The bands stay, whose widths came from more films than there are here; each sex's widths are multiplied by the conformal quantile
+    of the error over the width. A sex with too few films for the coverage has none.
+    """
+    fold = folds([pair.patient for pair in pairs], seed + 1)
+    inside = np.zeros(len(pairs))
+    score = np.full(len(pairs), np.inf)
+    for i, pair in enumerate(pairs):
+        band = shipped.band(method, pair.sex, pair.predicted_years)
+        if band is not None:
+            score[i] = abs(pair.predicted_years - pair.reference_years) / band.half_width_years
+    bands = []
+    smallest = int(np.ceil(COVERAGE / (1 - COVERAGE) - 1e-9))
+    for sex in sorted({pair.sex for pair in pairs}):
+        own = np.array([pair.sex == sex for pair in pairs])
+        if own.sum() < smallest * FOLDS / (FOLDS - 1):
+            continue
+        for number in range(FOLDS):
+            held = own & (fold == number)
+            inside[held] = score[held] <= conformal.half_width(score[own & (fold != number)], COVERAGE)
+        factor, films = conformal.half_width(score[own], COVERAGE), int(own.sum())
+        bands += [
+            dataclasses.replace(band, half_width_years=factor * band.half_width_years, n=films)
+            for band in shipped.bands
+            if (band.method, band.sex) == (method, sex)
+        ]
+    return Intervals(COVERAGE, tuple(bands)), inside
+
+
 def _banded(method: str, predicted: Sequence[float], reference: Sequence[float], sexes: Sequence[Sex]) -> Intervals:
     """Return intervals; a sex with too few films for the coverage has none."""
     smallest = int(np.ceil(COVERAGE / (1 - COVERAGE) - 1e-9))

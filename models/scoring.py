@@ -95,8 +95,10 @@ class Scoring:
         age = result.bone_age_years
         if age is None:
             return result
-        if result.interval_years is None and self.intervals is not None:
-            result = dataclasses.replace(result, interval_years=self.intervals.interval(result.name, result.sex, age))
+        # The bundle's intervals were measured on films as they are served; a method's own may come from other films.
+        interval = None if self.intervals is None else self.intervals.interval(result.name, result.sex, age)
+        if interval is not None:
+            result = dataclasses.replace(result, interval_years=interval)
         # The Brush Foundation deviations are those of Greulich-Pyle ages; for the ages by stages no reference is at hand.
         if chronological_age is None or result.name in BY_STAGES:
             return result

@@ -41,15 +41,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tuning", type=Path, required=True, help="run of models.grading.tune with its folds")
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args(argv)
-    films = Films.load(options.films)
-    rows = json.loads((options.tuning / "tuning.json").read_text(encoding="utf-8"))["rows"]
-    part = np.array([row["fold"] for row in rows])
+    films, chances, _ = held(options.films, options.tuning)
+    options.json.write_text(json.dumps(report(chances, films), indent=1) + "\n", encoding="utf-8")
+
+
+def held(cache: Path, tuning: Path) -> tuple[Films, Array, NDArray[np.int64]]:
+    """Return the films with all 13 bones, what a grader tuned without each says of it, (films, 13, `WIDEST`), and its fold."""
+    films = Films.load(cache)
+    rows = json.loads((tuning / "tuning.json").read_text(encoding="utf-8"))["rows"]
+    part = np.array([row["fold"] for row in rows], np.int64)
     chances = np.zeros((len(films), len(RUS), WIDEST))
     for number in np.unique(part):
-        chances[part == number] = np.load(options.tuning / f"fold-{number}.npy")
+        chances[part == number] = np.load(tuning / f"fold-{number}.npy")
     whole: NDArray[np.bool_] = np.asarray(films.found.all(1))
-    films, chances = films.subset(whole), chances[whole]
-    options.json.write_text(json.dumps(report(chances, films), indent=1) + "\n", encoding="utf-8")
+    return films.subset(whole), chances[whole], part[whole]
 
 
 def report(chances: Array, films: Films) -> dict[str, Any]:

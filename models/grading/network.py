@@ -23,10 +23,11 @@ WIDEST: Final = max(COUNTS)
 PARTS: Final = 4  # of a stage, which the head `quarters` tells apart
 Head = Literal["softmax", "corn", "ordered", "quarters"]
 OUTPUTS: Final[dict[Head, int]] = {"softmax": WIDEST, "corn": WIDEST - 1, "ordered": 2, "quarters": PARTS * WIDEST}
-# Name -> whether half the channels take the short way, and the share of their channels that all layers keep. The quarters are for
-# a processor: all blocks of P5's networks, a sixteenth of the work.
+# Name -> whether half the channels take the short way, and the share of their channels that all layers keep. The halves and quarters
+# are for a processor: all blocks of P5's networks, a fourth and a sixteenth of the work.
 DEEP: Final = {
-    "resnext-50": (False, 1.0), "csp-resnext-50": (True, 1.0), "resnext-50-quarter": (False, 0.25), "csp-resnext-50-quarter": (True, 0.25),
+    "resnext-50": (False, 1.0), "csp-resnext-50": (True, 1.0), "resnext-50-half": (False, 0.5), "csp-resnext-50-half": (True, 0.5),
+    "resnext-50-quarter": (False, 0.25), "csp-resnext-50-quarter": (True, 0.25),
 }  # fmt: skip
 ARCHITECTURES: Final = ("fine", "small", *DEEP)
 

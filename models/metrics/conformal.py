@@ -49,9 +49,16 @@ class Intervals:
 
     def interval(self, method: str, sex: Sex, bone_age_years: float) -> tuple[float, float] | None:
         """Return the interval around a predicted age, not below 0; None where no calibration film was like it."""
+        band = self.band(method, sex, bone_age_years)
+        if band is None:
+            return None
+        return max(0.0, bone_age_years - band.half_width_years), bone_age_years + band.half_width_years
+
+    def band(self, method: str, sex: Sex, bone_age_years: float) -> Band | None:
+        """Return the band a predicted age falls into."""
         for band in self.bands:
             if band.method == method and band.sex == sex and band.from_years <= bone_age_years < band.to_years:
-                return max(0.0, bone_age_years - band.half_width_years), bone_age_years + band.half_width_years
+                return band
         return None
 
     def __add__(self, other: "Intervals") -> "Intervals":

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from models import runs, weights
 from models.engine import git_commit
 from models.metrics.ages import by_year, compare
+from models.metrics.bootstrap import estimate
 from models.metrics.conformal import Intervals, calibrate, measured_coverage
 from models.regions import Sex
 from models.regression.boosted import BOOSTER_FILE, REGION_XGBOOST, RegionRegressor, trunk_of
@@ -181,11 +182,17 @@ def measured(booster: xgboost.Booster, intervals: Intervals, test: Cache, *, age
     patients = test.name.tolist()
     errors = compare(found, truth.tolist(), tolerance=1.0, patients=patients)
     inside = measured_coverage(intervals, REGION_XGBOOST, found, truth.tolist(), test.sexes())
+    off = np.abs(np.array(found) - truth)
     figures = {
         "mae_years": errors.mae.to_dict(),
+        **{
+            f"mae_years_{label}": estimate(off[test.sex == sex], lambda rows: float(rows.mean())).to_dict()
+            for sex, label in enumerate(("girls", "boys"))
+            if (test.sex == sex).any()
+        },
         "within_one_year": errors.within.to_dict(),
         "bias_years": round(errors.bland_altman.bias, 4),
-        "coverage": round(float(inside.mean()), 4),
+        "coverage": estimate(inside, lambda rows: float(rows.mean())).to_dict(),
     }
     if np.isfinite(test.chronological_age_years).all():
         own = test.chronological_age_years.astype(np.float64)

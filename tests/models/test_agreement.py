@@ -64,7 +64,9 @@ def test_intervals_and_threshold_are_written_into_the_bundle_with_their_coverage
     (tmp_path / "tuning.json").write_text(json.dumps({"rows": rows}))
     (tmp_path / "readings.jsonl").write_text("\n".join(lines))
     rules = {"weighting": "TopN:0.7", "hand_prior": {"weight": 0.5, "slack_stages": 1.0}}
-    (tmp_path / "bundle.json").write_text(json.dumps({"name": "b", "default_method": "RUS-CHN", **rules}))
+    (tmp_path / "bundle.json").write_text(
+        json.dumps({"format_version": 1, "name": "b", "version": "1", "default_method": "RUS-CHN", **rules})
+    )
     places = {name: tmp_path / file for name, file in (("tuning", "tuning.json"), ("readings", "readings.jsonl"))}
     for fold in (0, 1):
         own = [_chances(row, rng) for row in rows if row["fold"] == fold]
@@ -82,18 +84,20 @@ def test_intervals_and_threshold_are_written_into_the_bundle_with_their_coverage
     result = json.loads(result_file.read_text())
     coverage = result["coverage_of_90_percent_intervals"]
     assert coverage["TW3"]["all"]["n"] == 239
-    assert all(0.85 < coverage[method]["all"]["value"] < 0.97 for method in agreement.BY_STAGES)
+    assert all(0.85 < found["all"]["value"] < 0.97 for found in coverage.values())
+    assert set(coverage) == {*agreement.BY_STAGES, "rsna-cnn"}
+    assert intervals.interval("rsna-cnn", "F", 9.0) is not None
 
-    # A second time, keeping what the bundle says of RUS-CHN and of a method that does not go by stages.
+    # A second time, keeping what the bundle says of RUS-CHN, and of a method that the readings do not have.
     for band in bundle["intervals"]["bands"]:
         band["half_width_years"] = 9.0
-    bundle["intervals"]["bands"].append({**bundle["intervals"]["bands"][0], "method": "rsna-cnn"})
+    bundle["intervals"]["bands"].append({**bundle["intervals"]["bands"][0], "method": "another"})
     places["bundle"].write_text(json.dumps(bundle))
     words = [word for name, path in places.items() for word in (f"--{name}", str(path))]
     agreement.main([*words, "--keep", "RUS-CHN"])
     again = json.loads(places["bundle"].read_text())["intervals"]["bands"]
     nine = {band["method"] for band in again if band["half_width_years"] == 9.0}
-    assert nine == {"RUS-CHN", "rsna-cnn"}
+    assert nine == {"RUS-CHN", "another"}
     assert json.loads(result_file.read_text())["intervals_kept"] == ["RUS-CHN"]
 
 

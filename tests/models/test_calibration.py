@@ -3,7 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from models import calibration
 from models.calibration import CalibrationRefused, Line, Pair, SignOff, SiteCalibration, fit, measure
+from models.metrics.conformal import Band, Intervals
 from models.reading import MethodResult
 from models.regions import Sex
 from models.scoring import Scoring
@@ -76,3 +78,29 @@ def test_a_correction_by_a_person_is_calibrated_as_the_first_reading_was() -> No
     site = SiteCalibration("Example", (Line("RUS-CHN", "F", 1.0, 0.5, 3, 16, 60),), SIGNED)
     result = Scoring(calibration=site).complete(MethodResult("RUS-CHN", "F", 10.0), None)
     assert (result.bone_age_years, result.uncalibrated_years) == (10.5, 10.0)
+
+
+def test_a_methods_own_intervals_are_brought_to_other_films_by_one_factor_a_sex() -> None:
+    rng = np.random.default_rng(3)
+    shipped = Intervals(
+        0.9, (Band("net", "F", 0, 8, 1.0, 500), Band("net", "F", 8, 20, 2.0, 500), Band("net", "M", 0, 20, 1.0, 900))
+    )
+    # Girls err half as much as the widths say, the older ones twice as much as the younger: the shape of the bands holds.
+    pairs = []
+    for index in range(200):
+        age = float(rng.uniform(4, 12))
+        error = float(rng.uniform(-1, 1)) / 1.8 * (1 if age < 8 else 2)
+        pairs.append(Pair(str(index), "F", age, age - error))
+    made, inside = calibration.rescaled(shipped, "net", [*pairs, Pair("boy", "M", 9.0, 9.0)])
+    young, old = made.bands  # one boy gives no interval
+    assert young.half_width_years == pytest.approx(0.5, abs=0.05)
+    assert old.half_width_years == pytest.approx(2 * young.half_width_years)
+    assert (young.sex, young.n, old.from_years) == ("F", 200, 8)
+    assert 0.85 < inside[:200].mean() < 0.95
+
+
+def test_an_interval_of_the_bundle_comes_before_one_that_the_method_brings() -> None:
+    brought = MethodResult("net", "F", 10.0, interval_years=(8.0, 12.0))
+    bundle = Intervals(0.9, (Band("net", "F", 0, 20, 1.0, 100),))
+    assert Scoring(intervals=bundle).complete(brought, None).interval_years == (9.0, 11.0)
+    assert Scoring(intervals=Intervals(0.9, ())).complete(brought, None).interval_years == (8.0, 12.0)

@@ -82,4 +82,9 @@ def test_the_bundle_regions_is_the_default_one_with_one_method_more() -> None:
     assert regions.pop("regression") == [default.pop("regression"), "regression/region-xgboost"]
     for values in (default, regions):
         del values["name"], values["intended_use"]
+    bands = regions["intervals"]["bands"]
+    assert any(band["method"] == "region-xgboost" for band in bands)
+    regions["intervals"]["bands"] = [band for band in bands if band["method"] != "region-xgboost"]
+    # With a method more the ages of a film lie further apart.
+    assert regions.pop("agreement_threshold_years") > default.pop("agreement_threshold_years")
     assert regions == default
