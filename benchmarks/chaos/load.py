@@ -111,7 +111,7 @@ class Load:
     def _storescu(self, paths: list[Path]) -> set[Path]:
         """Send over one association; return what was answered with Success."""
         program = shutil.which("storescu") or "storescu"
-        command = [program, "-v", "-nh", "-to", "5", "-ta", "10", "-td", "20", "-aet", "PACS", "-aec", "CARPUS"]
+        command = [program, "-v", "-R", "-nh", "-to", "5", "-ta", "10", "-td", "20", "-aet", "PACS", "-aec", "CARPUS"]
         with subprocess.Popen(
             [*command, "127.0.0.1", str(self.port), *map(str, paths)],
             stdout=subprocess.PIPE,

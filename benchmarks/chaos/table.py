@@ -32,7 +32,8 @@ CONDITIONS: Final = {
     "command": "python -m benchmarks.chaos --films FILMS --seeds SEED... --json benchmarks/chaos.json",
     "machine": f"{os.cpu_count()} cores, {platform.machine()}, Linux",
     "inference": "stub process (known Reading of two regions), films of 300 x 225, search for text in the pixels off; results: "
-    + ", ".join(KINDS),
+    + ", ".join(KINDS)
+    + ", known ones with the identifiers of each film",
 }
 
 

@@ -1,5 +1,5 @@
 """`carpus serve` whose inference worker is `known_reader_worker`; with `--text-kept` its intake leaves the pixels as they are, with
-`--short` the known Reading is a short one.
+`--short` the known Reading is a short one and its results are those of `known_results_worker`.
 
 `python -m tests.integration.serve_with_known_reader FILE [--text-kept] [--short]`
 """
@@ -15,6 +15,8 @@ def main() -> None:
     stubs = {"worker inference": "tests.integration.known_reader_worker"}
     if "--text-kept" in sys.argv[2:]:
         stubs["intake"] = "tests.integration.text_keeping_intake"
+    if "--short" in sys.argv[2:]:
+        stubs["worker delivery"] = "tests.integration.known_results_worker"
     settings, jobs = opened(config, "supervisor")
     children = serve.children_of(settings, config, jobs)
     for child in children:
