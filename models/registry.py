@@ -17,13 +17,20 @@ from models.calibration import SiteCalibration
 from models.metrics.conformal import Intervals
 from models.reader import Reader
 from models.reading import Bundle
-from models.scoring import Scoring
+from models.scoring import BY_STAGES, Scoring
 from models.standards import Classic, Top2, TopN, Weighting
 from models.standards.harmony import HandPrior
 from models.weights import Metadata
 
 FOLDER: Final = Path(__file__).parent / "bundles"
 FORMAT_VERSION: Final = 1
+THRESHOLDS: Final = ("agreement_threshold_years", "discord_threshold")
+KEYS: Final = frozenset(
+    {
+        "format_version", "name", "version", "intended_use", *weights.PROBLEMS, "weighting", "hand_prior", "default_method",
+        "intervals", "site_calibration", *THRESHOLDS,
+    }
+)  # fmt: skip
 # Where each problem's predictor lives; imported only when a bundle has weights for it.
 _PREDICTORS: Final = {
     "detection": ("models.detection.predict", "Detector"),
@@ -136,7 +143,7 @@ def describe(bundle: str = "default", *, folder: Path = FOLDER) -> Description:
         default_method=values.get("default_method"),
         weighting=weighting,
         threshold_years=values.get("agreement_threshold_years"),
-        intervals=Intervals.from_dict(values["intervals"]) if values.get("intervals") else None,
+        intervals=_intervals(values, path),
         intended_use=str(values.get("intended_use", "")),
         calibration=calibration,
         discord_threshold=values.get("discord_threshold"),
@@ -153,7 +160,10 @@ def check_runnable(description: Description) -> None:
     ------
     WeightsRefused
         When one does not.
+    BundleRefused
+        When its default method is none of its methods.
     """
+    check_method(description.default_method, description)
     for problem, place, card in description.parts:
         known = _predictor(problem, card).architectures
         if card.architecture not in known:
@@ -181,6 +191,7 @@ def load(bundle: str = "default", *, folder: Path = FOLDER, default_method: str 
     description = describe(bundle, folder=folder)
     if "detection" in description.absent:
         raise BundleRefused(f"bundle {description.path} names no weights for detection; nothing can be read without")
+    check_method(default_method or description.default_method, description)
     built: dict[str, list[Any]] = {problem: [] for problem in weights.PROBLEMS}
     for problem, place, card in description.parts:
         built[problem].append(_predictor(problem, card)(place))
@@ -230,4 +241,35 @@ def _values(path: Path, folder: Path) -> dict[str, Any]:
     missing = [key for key in ("name", "version") if not values.get(key)]
     if missing:
         raise BundleRefused(f"bundle {path}: no {' and no '.join(missing)}")
+    # A misspelt rule would be left out without a word, and the bone ages would be others.
+    unknown = sorted(set(values) - KEYS)
+    if unknown:
+        raise BundleRefused(f"bundle {path}: key {', '.join(unknown)}: known are {', '.join(sorted(KEYS))}")
+    for key in THRESHOLDS:
+        value = values.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+            raise BundleRefused(f"bundle {path}: {key} is {value!r}; a number above 0 is expected")
     return values
+
+
+def _intervals(values: dict[str, Any], path: Path) -> Intervals | None:
+    try:
+        return Intervals.from_dict(values["intervals"]) if values.get("intervals") else None
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleRefused(f"bundle {path}: intervals: {type(error).__name__}: {error}") from error
+
+
+def check_method(name: str | None, description: Description) -> None:
+    """Refuse a default method that the bundle does not have.
+
+    Raises
+    ------
+    BundleRefused
+        Naming the methods it has.
+    """
+    by_film = [
+        str(card.hyperparameters.get("method", "")) for problem, _, card in description.parts if problem == "regression"
+    ]
+    known = [*BY_STAGES, *filter(None, by_film)]
+    if name and name not in known:
+        raise BundleRefused(f"bundle {description.path}: default method {name!r} is not one of {', '.join(known)}")

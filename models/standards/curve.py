@@ -33,7 +33,7 @@ class Age:
         if self.qualifier == "mature":
             return f"mature: at least {self.limit_years:g} years; the standard ends there"
         if self.qualifier == "below range":
-            return f"below the range of the standard: less than {self.limit_years:g} years"
+            return f"below the range of the standard: less than {self.limit_years:g} year{'' if self.limit_years == 1 else 's'}"
         return None
 
 

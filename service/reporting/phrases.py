@@ -119,7 +119,7 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[Callable[[str], str], ...]], ...]] 
         (_bones, str),
     ),
     (r"mature: at least ([\d.]+) years; the standard ends there", "已成熟：至少{}岁，该标准至此为止", (str,)),
-    (r"below the range of the standard: less than ([\d.]+) years", "低于该标准范围：小于{}岁", (str,)),
+    (r"below the range of the standard: less than ([\d.]+) years?", "低于该标准范围：小于{}岁", (str,)),
     # references
     (r"Brush Foundation, centred on chronological age", "Brush基金会标准差，以生活年龄为中心", ()),
     (

@@ -117,3 +117,25 @@ def test_a_prior_of_the_hand_is_read_and_one_outside_its_limits_refused(shelf: P
     (shelf / "site.json").write_text(json.dumps({**values, "hand_prior": {"weight": 1.0, "slack_stages": 0.8}}))
     described = registry.describe("site", folder=shelf)
     assert described.hand_prior == described.scoring.hand_prior == HandPrior(1.0, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"default_method": "GP"}, r"default method 'GP' is not one of RUS-CHN, TW3-C RUS, TW3$"),
+        ({"hand_prioor": {"weight": 1}}, r"key hand_prioor: known are .*hand_prior"),
+        ({"intervals": {"coverage": 0.9}}, r"intervals: KeyError: 'bands'"),
+        ({"agreement_threshold_years": "2"}, r"agreement_threshold_years is '2'; a number above 0 is expected"),
+        ({"discord_threshold": -1}, r"discord_threshold is -1; a number above 0 is expected"),
+    ],
+)
+def test_a_rule_that_cannot_be_followed_refuses_the_bundle(shelf: Path, changed: dict[str, object], said: str) -> None:
+    values = json.loads((shelf / "site.json").read_text()) | changed
+    (shelf / "site.json").write_text(json.dumps(values))
+    with pytest.raises(BundleRefused, match=said):
+        registry.check_runnable(registry.describe("site", folder=shelf))
+
+
+def test_a_sites_default_method_must_be_one_of_the_bundle(shelf: Path) -> None:
+    with pytest.raises(BundleRefused, match="default method 'rsna-cnn' is not one of RUS-CHN, TW3-C RUS, TW3"):
+        registry.load("site", folder=shelf, default_method="rsna-cnn")
