@@ -1,4 +1,4 @@
-"""Keep files durably: a name appears only when its bytes are on the disk.
+"""Keep files durably: a name appears only when all its bytes are written, and `write` returns when both are on the disk.
 
 Four stores under the data directory: `identified` (instances as received), `deidentified` (the only one an inference worker
 sees), `results` (objects made, until the PACS has confirmed them) and `quarantine` (what cannot be used, kept with its cause).
@@ -10,10 +10,9 @@ import fcntl
 import hashlib
 import os
 import re
-import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +61,7 @@ class Store:
 
     def __init__(self, root: Path, *, minimum_free_bytes: int = 0, direct: bool = False) -> None:
         self.root = root
+        self._folder = str(root)  # of the names that are written
         self._direct = direct
         self.minimum_free_bytes = minimum_free_bytes
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -74,7 +74,10 @@ class Store:
         name: str | None = None,
         hashed: bool = True,
     ) -> Stored:
-        """Write to a `.part` file, flush it to the disk, give it its name, flush the folder; only then return.
+        """Write to a `.part` file, give it its name, flush file and folder to the disk; only then return.
+
+        A file that may replace another is flushed before it does. One that has a name of its own is flushed after: the file system
+        then writes its journal once for both.
 
         Parameters
         ----------
@@ -92,32 +95,57 @@ class Store:
         DiskFull
             When the free space is below the reserve, or the disk filled up while writing; nothing is left behind.
         """
-        stem = uuid.uuid4().hex if name is None else name
+        once = uuid.uuid4().hex
+        stem = once if name is None else name
         if not _STEM.fullmatch(stem):
             raise Permanent(f"{stem!r} cannot name a file; small letters, digits, '-' and '_' can", code="unsafe-name")
         self.check_free()
-        pieces = [data] if isinstance(data, bytes | bytearray | memoryview) else data
         shard = stem[:2] if name is None else hashlib.sha256(stem.encode()).hexdigest()[:2]
-        folder = self.root / shard
-        target = folder / f"{stem}{suffix}"
-        part = folder / f"{uuid.uuid4().hex}{PART}"
+        folder = f"{self._folder}/{shard}"
+        part, target = f"{folder}/{once}{PART}", f"{folder}/{stem}{suffix}"
+        views = [memoryview(each).cast("B") for each in ([data] if isinstance(data, Buffer) else data)]
+        appeared = part
         try:
-            if not folder.is_dir():
-                folder.mkdir(mode=0o700, exist_ok=True)
-                _flush_folder(self.root)
-            digest, count = _write_through(part, pieces, hashed=hashed, direct=self._direct)
-            part.replace(target)
+            with self._created(part, folder) as descriptor:
+                self._put(descriptor, views)
+                if name is not None:
+                    os.fsync(descriptor)
+                os.replace(part, target)  # noqa: PTH105 - a film's worth of paths costs more than its flushes
+                appeared = target
+                if name is None:
+                    os.fsync(descriptor)
+                _flush_folder(folder)
         except OSError as error:
-            part.unlink(missing_ok=True)
+            Path(appeared).unlink(missing_ok=True)
             raise DiskFull(
                 f"{self.root.name} store: {os.strerror(error.errno or 0)} with {self.free_bytes()} bytes free",
                 next_action="make room on the disk of the data directory",
             ) from error
         except BaseException:
-            part.unlink(missing_ok=True)
+            Path(appeared).unlink(missing_ok=True)
             raise
-        _flush_folder(folder)
-        return Stored(f"{folder.name}/{target.name}", digest, count)
+        return Stored(f"{shard}/{stem}{suffix}", _sha256(views) if hashed else "", sum(map(len, views)))
+
+    @contextmanager
+    def _created(self, part: str, folder: str) -> Iterator[int]:
+        """Create a file to write, and its folder where it is missing."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        try:
+            descriptor = os.open(part, flags, 0o600)
+        except FileNotFoundError:
+            os.makedirs(folder, 0o700, exist_ok=True)  # noqa: PTH103
+            _flush_folder(self._folder)
+            descriptor = os.open(part, flags, 0o600)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _put(self, descriptor: int, views: Sequence[memoryview]) -> None:
+        """Write everything, past the page cache what can be."""
+        for view in views:
+            done = _written_directly(descriptor, view) if self._direct and len(views) == 1 else 0
+            _write_all(descriptor, view[done:])
 
     def path(self, name: str) -> Path:
         """Return the path of a stored name.
@@ -191,7 +219,8 @@ class Store:
 
     def free_bytes(self) -> int:
         """Return the free space of the disk that holds the store."""
-        return shutil.disk_usage(self.root).free
+        disk = os.statvfs(self._folder)
+        return disk.f_bavail * disk.f_frsize
 
     def check_free(self) -> None:
         """Raise DiskFull when less than the reserve is free."""
@@ -226,58 +255,40 @@ class Stores:
         )
 
 
-def _write_through(path: Path, pieces: Iterable[Buffer], *, hashed: bool, direct: bool) -> tuple[str, int]:
-    """Write the pieces and flush them to the disk; return SHA-256, empty where it is not wanted, and size."""
+def _sha256(views: Sequence[memoryview]) -> str:
     digest = hashlib.sha256()
-    views = [memoryview(piece).cast("B") for piece in pieces]
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        if hashed:
-            for view in views:
-                digest.update(view)
-        if direct and len(views) == 1:
-            _write_directly(descriptor, views[0])
-        else:
-            for view in views:
-                _write_all(descriptor, view)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    return digest.hexdigest() if hashed else "", sum(map(len, views))
+    for view in views:
+        digest.update(view)
+    return digest.hexdigest()
 
 
-def _write_directly(descriptor: int, view: memoryview) -> None:
-    """Write whole blocks past the page cache, where memory and file system allow it, and the rest through it."""
+def _written_directly(descriptor: int, view: memoryview) -> int:
+    """Write whole blocks past the page cache; return how many bytes that was, 0 where memory or file system do not allow it."""
     whole = len(view) - len(view) % BLOCK_BYTES
-    if _bypass_cache(descriptor, True):
-        _write_all(descriptor, view[:whole])
-        _bypass_cache(descriptor, False)
-        view = view[whole:]
-    _write_all(descriptor, view)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, DIRECT)
+    except OSError:  # as tmpfs of old kernels
+        return 0
+    written = 0
+    try:
+        while written < whole:
+            written += os.write(descriptor, view[written:whole])
+    except OSError as error:
+        if (
+            error.errno != errno.EINVAL
+        ):  # memory or blocks of another size, or a file system that says only now that it cannot
+            raise
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, 0)
+    return written
 
 
 def _write_all(descriptor: int, view: memoryview) -> None:
     written = 0
     while written < len(view):
-        try:
-            written += os.write(descriptor, view[written:])
-        except OSError as error:
-            # Memory or blocks of another size, or a file system that says only now that it cannot: the same, through the cache.
-            if error.errno != errno.EINVAL or not _bypass_cache(descriptor, False):
-                raise
+        written += os.write(descriptor, view[written:])
 
 
-def _bypass_cache(descriptor: int, wanted: bool) -> bool:
-    """Switch direct writing on or off; return whether that changed anything (some file systems cannot, as tmpfs of old kernels)."""
-    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-    if bool(flags & DIRECT) is wanted or not DIRECT:
-        return False
-    with suppress(OSError):
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | DIRECT if wanted else flags & ~DIRECT)
-    return bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & DIRECT) is wanted
-
-
-def _flush_folder(folder: Path) -> None:
+def _flush_folder(folder: str | Path) -> None:
     """Flush a folder's entries: without it a new name may be gone after a power cut (fsync(2), NOTES)."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

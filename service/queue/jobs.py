@@ -214,7 +214,7 @@ class Jobs(Sendings):
         now = self.now()
         last = session.scalar(select(func.max(Job.revision)).where(Job.instance_id == old.instance_id)) or 0
         urgency = int(old.priority if priority is None else priority)
-        place = {"priority": urgency, "peer": old.peer, "turn": next_turn(session, old.peer, urgency)}
+        place = {"priority": urgency, "peer": old.peer, "turn": next_turn(session.connection(), old.peer, urgency)}
         place["traceparent"] = old.traceparent  # one trace a film, whatever becomes of it
         entered = self._entered(state, now) | fields
         job = Job(instance_id=old.instance_id, revision=last + 1, created_at=now, **place, **entered)
@@ -228,7 +228,7 @@ class Jobs(Sendings):
             job = self._locked(session, job_id)
             if job.state in FINAL:
                 raise UnknownJob(f"job {job_id} is {job.state}; its priority decides nothing any more")
-            job.turn = next_turn(session, job.peer, int(priority))
+            job.turn = next_turn(session.connection(), job.peer, int(priority))
             job.priority = int(priority)
             self._note(session, job_id, "priority", f"{priority.name}, asked for")
 

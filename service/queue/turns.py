@@ -8,27 +8,27 @@ so that taking the next job is one look into an index.
 
 from typing import Final
 
-from sqlalchemy import Connection, ScalarSelect, bindparam, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, ScalarSelect, bindparam, func, or_, select
 
+from service.prepared import Prepared
 from service.tables import Job, State
 
 WAITING: Final = (State.RECEIVED, State.PREPARED)  # what is still to be read
 _PRIORITY: Final = Job.priority == bindparam("priority")
 
 
-def next_turn(session: Session | Connection, peer: str, priority: int) -> int:
+def next_turn(connection: Connection, peer: str, priority: int) -> int:
     """Return the turn of a film that comes in now.
 
     Two films of one peer that come in at the same moment may get the same turn; the number of the job then decides.
     """
-    first = session.execute(_SERVED, {"priority": priority}).one()
-    serving = [turn for turn in (first.received, first.prepared) if turn is not None]
+    ((*first, last),) = _SERVED.run(connection, {"priority": priority})
+    serving = [turn for turn in first if turn is not None]
     if not serving:
-        return int(first.last or 0) + 1
+        return int(last or 0) + 1
     mine = {"peer": peer, "priority": priority, "serving": min(serving)}
-    last_of_peer = session.execute(_LAST_OF_PEER, mine).scalar()
-    return max(int(min(serving)), (last_of_peer or 0) + 1)
+    last_of_peer = max((turn for (turn,) in _LAST_OF_PEER.run(connection, mine)), default=0)
+    return max(int(min(serving)), last_of_peer + 1)
 
 
 def _first(state: State) -> ScalarSelect[int]:
@@ -38,13 +38,16 @@ def _first(state: State) -> ScalarSelect[int]:
 
 
 # Asked for every film that comes in: put together once.
-_SERVED: Final = select(
-    *(_first(state).label(state.lower()) for state in WAITING),
-    select(func.max(Job.turn)).where(_PRIORITY).scalar_subquery().label("last"),
+_SERVED: Final = Prepared(
+    select(
+        *(_first(state).label(state.lower()) for state in WAITING),
+        select(func.max(Job.turn)).where(_PRIORITY).scalar_subquery().label("last"),
+    )
 )
-_LAST_OF_PEER: Final = (
+_LAST_OF_PEER: Final = Prepared(
     select(Job.turn)
-    .where(Job.peer == bindparam("peer"), _PRIORITY, Job.turn >= bindparam("serving"), Job.state.in_(WAITING))
+    .where(Job.peer == bindparam("peer"), _PRIORITY, Job.turn >= bindparam("serving"))
+    .where(or_(*(Job.state == state for state in WAITING)))
     .order_by(Job.turn.desc())
     .limit(1)
 )

@@ -302,7 +302,7 @@ def test_a_disk_that_fills_up_while_writing_is_out_of_resources(scp: Running, mo
     real = os.fsync
 
     def full(descriptor: int) -> None:
-        if Path(f"/proc/self/fd/{descriptor}").readlink().suffix == ".part":
+        if Path(f"/proc/self/fd/{descriptor}").readlink().suffix == ".dcm":
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
 
