@@ -23,6 +23,7 @@ COMMANDS = {
     "profiles": "service.commands.profiles",
     "amend": "service.commands.amend",
     "models": "service.commands.models",
+    "standards": "service.commands.standards",
     "train": "service.commands.train",
     "evaluate": "service.commands.evaluate",
     "calibrate": "service.commands.calibrate",
