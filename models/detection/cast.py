@@ -19,7 +19,7 @@ CELLS: Final = 12  # cells of the map on each side
 COVERS: Final = 0.5  # probability from which on a cell lies under a cast
 FEWEST: Final = 2  # regions under it
 # One of them is at the wrist, as under casts and splints of the hand: without this, 1 of 193 real films (bright fingers on a white
-# plate) was taken for a cast, with it none. A splint of one finger is not seen.
+# plate) was taken for a cast, with it none. A splint of one finger is for `splint`.
 WRIST: Final = frozenset((RADIUS, ULNA, CARPUS))
 Array = NDArray[np.float64]
 

@@ -1,9 +1,10 @@
-"""Lay casts and splints over upright views of hands, real ones too: no archive at hand holds films of casts.
+"""Lay casts over upright views of hands and splints along fingers, real ones too: no archive at hand holds films of either.
 
 The wall is what a tube around the limb is in the beam: long at its sides, short in its middle. Plaster and fibreglass, whole
 casts and half shells, with or without the thumb or two fingers, ending anywhere from the wrist to the knuckles.
 """
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Final
 
@@ -13,6 +14,7 @@ from scipy import ndimage
 
 from models.detection.cast import CELLS, SIDE
 from models.detection.conventions import CHANNEL
+from models.reading import Box
 
 Levels = NDArray[np.float32]
 Array = NDArray[np.float64]
@@ -52,6 +54,37 @@ def lay(rng: np.random.Generator, view: Levels, points: Array) -> tuple[Levels, 
     mixed = np.clip(mixed / max(float(np.percentile(mixed[film > 0.5], 99.5)), 0.2), 0, 1) * film
     share = label.reshape(CELLS, SIDE // CELLS, CELLS, SIDE // CELLS).mean(axis=(1, 3))
     return np.stack([mixed, film]).astype(np.float32), share.astype(np.float32)
+
+
+def splint(rng: np.random.Generator, pixels: Levels, boxes: Mapping[str, Box], names: tuple[str, ...]) -> Levels:
+    """Return a film with a splint along one finger: a strip as wide as the finger, now and then with thicker edges.
+
+    Parameters
+    ----------
+    pixels
+        The film, bone bright.
+    names
+        The finger's regions from the palm to the tip.
+    """
+    stated = np.array([boxes[name] for name in names])
+    middles, sides = (stated[:, :2] + stated[:, 2:]) / 2, (stated[:, 2:] - stated[:, :2]).mean(axis=1)
+    ways = np.diff(middles, axis=0)
+    start = middles[0] - rng.uniform(0.0, 0.5) * ways[0] if rng.random() < 0.7 else (middles[0] + middles[1]) / 2
+    end = middles[-1] + rng.uniform(0.55, 0.9) * ways[-1]
+    half = float(rng.uniform(0.42, 0.6) * sides.mean())
+    y, x = np.arange(pixels.shape[0])[:, None], np.arange(pixels.shape[1])[None, :]
+    away = np.full(pixels.shape, np.inf)
+    for one, other in pairwise((start, *middles[1:], end)):
+        way = other - one
+        share = np.clip(((x - one[0]) * way[0] + (y - one[1]) * way[1]) / max(float(way @ way), 1e-9), 0, 1)
+        away = np.minimum(away, np.hypot(x - one[0] - share * way[0], y - one[1] - share * way[1]))
+    wall = np.where(away < half, float(rng.uniform(0.2, 0.6)), 0.0)
+    if rng.random() < 0.4:
+        wall = np.where((away < half) & (away > 0.85 * half), np.maximum(wall, 0.6), wall)
+    wall = ndimage.gaussian_filter(wall, 0.03 * half)
+    top = float(np.percentile(pixels, 99.9))
+    covered: Levels = (pixels + np.maximum(top - pixels, 0) * wall).astype(np.float32)
+    return covered
 
 
 def _limbs(rng: np.random.Generator, points: Array) -> list[tuple[Array, Array, float]]:

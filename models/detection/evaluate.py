@@ -17,6 +17,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from models import engine, phantom, pixels, transforms, weights
-from models.detection import cast, casting, rsna
+from models.detection import cast, casting, rsna, splint
 from models.detection.conventions import CHANNEL, CHANNELS, LOOSE, REGION_OF_JOINT, Annotated, joint_of
 from models.detection.learning_cast import FOLDERS as LOOKED_AT
 from models.detection.learning_cast import upright
@@ -260,6 +261,7 @@ def casts(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
             refused.append([float(not found.verdict.accepted)])
         results[f"phantom under {material}, cast named"] = share(said, lambda v: v > 0)
         results[f"phantom under {material}, refused"] = share(refused, lambda v: v > 0)
+    results |= _splints(detector, args)
     if args.data and detector.cast is not None:
         rng, seen = np.random.default_rng(args.first_seed), []
         for path in (path for folder in ("fullres", "medium") for path in sorted((args.data / folder).glob("*.webp"))):
@@ -270,6 +272,35 @@ def casts(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
                     [float(bool(cast.under(detector.cast, casting.lay(rng, view, places)[0], places[: len(REGIONS)])))]
                 )
         results["cast laid over a real film not trained on, seen"] = share(seen, lambda v: v > 0)
+    return results
+
+
+def _splints(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
+    """Lay a splint along one finger of phantoms and real films: whether the verdict names its bones, and those alone."""
+    rng, rays, results = np.random.default_rng(args.first_seed), tuple(splint.FINGERS), {}
+    films = {"phantom": [phantom.draw(args.first_seed + k, rows=800, columns=640).image for k in range(args.others)]}
+    if args.data:
+        films["real film not trained on"] = [
+            pixels.load(path) for path in sorted((args.data / "fullres").glob("*.webp"))
+        ]
+    for kind, images in films.items():
+        named, right, bare = [], [], []
+        for k, image in enumerate(images):
+            finger = splint.FINGERS[rays[k % len(rays)]]
+            plain = detector.detect(image)
+            boxes = {region.name: region.box for region in plain.regions}
+            if any(name not in boxes for name in finger):
+                continue
+            dark = plain.facts.polarity == "bone dark"
+            laid = casting.splint(rng, 1 - image.pixels if dark else image.pixels, boxes, finger)
+            found = detector.detect(replace(image, pixels=1 - laid if dark else laid))
+            lost = set(boxes) - {region.name for region in found.regions}
+            named.append([float("cast" in _codes(found) and bool(lost & set(finger)))])
+            right.append([float(lost <= set(finger))])
+            bare.append([float("cast" not in _codes(plain))])
+        results[f"{kind} with a splinted finger, named"] = share(named, lambda v: v > 0)
+        results[f"{kind} with a splinted finger, no other finger named"] = share(right, lambda v: v > 0)
+        results[f"{kind} without one, none seen"] = share(bare, lambda v: v > 0)
     return results
 
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from models import transforms, weights
-from models.detection import anatomy, cast, closer, nearer, second
+from models.detection import anatomy, cast, closer, nearer, second, splint
 from models.detection.conventions import CHANNELS
 from models.detection.hidden import UNDER_CAST, hidden
 from models.detection.network import Found, build, decode
@@ -280,6 +280,7 @@ class Detector:
                 scores[name] = float(look.presence[index] * min(1.0, look.focus[index]))
         astray = np.hypot(*(upright - self.template.points).T)
         lost = hidden(image.pixels, boxes, scores, {name: float(astray[REGIONS.index(name)]) for name in boxes})
+        casts |= splint.under(image.pixels, boxes, dark=hand.dark)
         lost |= {name: UNDER_CAST for name in boxes if name in casts}
         regions = [
             Region(name, box, round(scores[name], 4), flags=("order",) if name in wrong else ())
