@@ -67,9 +67,10 @@ def read(
         if film is None:
             raise BadData(path, line, entry.get("image_id"), "is the id of no film of this file")
         label = names.get(entry.get("category_id"))
-        if label not in labels or label is None:
-            value = label if label is not None else entry.get("category_id")
-            raise BadData(path, line, value, f"is not one of the labels {', '.join(labels)}")
+        if label is None:
+            raise BadData(path, line, entry.get("category_id"), "is the id of no category of this file")
+        if label not in labels:
+            raise BadData(path, line, label, f"is not one of the labels {', '.join(labels)}")
         boxes[entry["image_id"]].append((label, reader.box(entry.get("bbox"), label, film, line)))
         for points in reader.outlines(entry.get("segmentation", []), label, film, line):
             outlines[entry["image_id"]].append((label, points))

@@ -76,21 +76,27 @@ def read(
             raise BadData(path, line, label, f"is not one of the labels {', '.join(labels)}")
         if shape.get("shape_type", "polygon") != "polygon":
             raise BadData(path, line, shape["shape_type"], f"the outline of {label} is to be a polygon")
-        try:
-            points = np.array(shape["points"], dtype=np.float64)
-        except (KeyError, TypeError, ValueError):
-            points = np.empty((0, 2))
-        if points.ndim != 2 or points.shape[1:] != (2,) or len(points) < 3:
-            count = len(points) if points.ndim else 0
-            raise BadData(path, line, count, f"the outline of {label} needs at least three points x, y")
-        if not np.isfinite(points).all():
-            raise BadData(path, line, points.tolist(), f"the outline of {label} has a point that is not a number")
+        points = _points(path, line, shape.get("points"), str(label))
         low, high = points.min(axis=0), points.max(axis=0)
         if (low < -tolerance).any() or high[0] > columns + tolerance or high[1] > rows + tolerance:
             value = tuple(float(v) for v in (*low, *high))
             raise BadData(path, line, value, f"the outline of {label} does not lie in a film of {columns} x {rows}")
         found.append((str(label), points))
     return Outlines(image, rows, columns, tuple(found))
+
+
+def _points(path: Path, line: int, stated: object, label: str) -> NDArray[np.float64]:
+    """Return the points of an outline, (n, 2)."""
+    if not isinstance(stated, list) or len(stated) < 3:
+        count = len(stated) if isinstance(stated, list) else 0
+        raise BadData(path, line, count, f"the outline of {label} needs at least three points x, y")
+    points = np.full((len(stated), 2), np.nan)
+    for index, point in enumerate(stated):
+        which = f"point {index + 1} of the outline of {label}"
+        if not isinstance(point, list) or len(point) != 2:
+            raise BadData(path, line, point, f"{which} is to be x, y")
+        points[index] = [number(path, line, value, f"a coordinate of {which}") for value in point]
+    return points
 
 
 def _line(text: str, pattern: str, index: int) -> int:

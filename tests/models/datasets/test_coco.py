@@ -56,7 +56,7 @@ def spoil(key: str, value: object, part: str = "annotations") -> Callable[[Docum
     ("change", "value", "reason"),
     [
         (spoil("category_id", 2), "tibia", "is not one of the labels"),
-        (spoil("category_id", 7), 7, "is not one of the labels"),
+        (spoil("category_id", 7), 7, "is the id of no category of this file"),
         (spoil("image_id", 5), 5, "is the id of no film"),
         (spoil("bbox", [60, 20, 30, 40]), (60.0, 20.0, 90.0, 60.0), "does not lie in a film of 80 x 100"),
         (spoil("bbox", [10, 20, 0, 40]), [10, 20, 0, 40], "has no area"),

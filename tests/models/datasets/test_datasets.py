@@ -93,7 +93,9 @@ def test_a_labelme_outline_covers_the_pixels_it_encloses(tmp_path: Path) -> None
         ({"points": [[1, 1], [2, 2]]}, "2"),
         ({"points": [[1, 1], [40, 2], [3, 3]]}, "(1.0, 1.0, 40.0, 3.0)"),
         ({"points": None}, "0"),
-        ({"points": [[1, 1], [float("nan"), 2], [3, 3]]}, "[[1.0, 1.0], [nan, 2.0], [3.0, 3.0]]"),
+        ({"points": [[1, 1], [float("nan"), 2], [3, 3]]}, "nan"),
+        ({"points": [[1, 1], ["x", 2], [3, 3]]}, "x"),
+        ({"points": [[1, 1], [2], [3, 3]]}, "[2]"),
         ({"shape_type": "circle"}, "circle"),
     ],
 )
