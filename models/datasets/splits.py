@@ -1,8 +1,12 @@
 """Divide patients, not films, into training, validation and test, and keep the division in a file.
 
-The file is CSV with the columns `id,part`; its sha256 stands in the metadata of whatever was trained with it.
+    python -m models.datasets.splits FOLDER --patients films.csv
+
+The file is CSV with the columns `id,part`; its sha256 stands in the metadata of whatever was trained with it. The command above
+writes `split.csv` for the annotated films of a folder (labelImg, labelme or COCO): all films of a patient go into one part.
 """
 
+import argparse
 import csv
 import hashlib
 import io
@@ -12,10 +16,11 @@ from typing import Final
 
 import numpy as np
 
-from models.datasets.documents import read_text
+from models.datasets.documents import read_json, read_text, rows
 from models.datasets.faults import BadData
 
 PARTS: Final = ("train", "validation", "test")
+FILE: Final = "split.csv"
 
 
 def divide(
@@ -104,3 +109,55 @@ def load(path: Path, *, held_out: Collection[str] = ()) -> dict[str, str]:
 def members(division: Mapping[str, str], part: str) -> Sequence[str]:
     """Return the patients of one part, in the order of the file."""
     return [patient for patient, own in division.items() if own == part]
+
+
+def annotated(folder: Path) -> list[str]:
+    """Return the names, without their endings, of the films that the annotation files of a folder speak of.
+
+    Raises
+    ------
+    BadData
+        When the folder holds no annotation file.
+    """
+    names = {path.stem for path in folder.glob("*.xml")}
+    for path in sorted(folder.glob("*.json")):
+        document = read_json(path)[1]
+        listed = document.get("images") if isinstance(document, dict) else None
+        names |= {Path(str(image.get("file_name"))).stem for image in listed} if listed else {path.stem}
+    if not names:
+        raise BadData(folder, None, folder.name, "the folder holds no .xml and no .json file")
+    return sorted(names)
+
+
+def of_films(
+    films: Sequence[str], patients: Mapping[str, str], shares: Mapping[str, float], seed: int
+) -> dict[str, str]:
+    """Return the part of each film by that of its patient; a film without one is its own patient."""
+    whose = {film: patients.get(film) or film for film in films}
+    division = divide(whose.values(), shares, seed)
+    return {film: division[patient] for film, patient in whose.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the split file of a folder of annotated films; one that is there already is kept."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder of the annotations")
+    parser.add_argument("--patients", type=Path, help="table with the columns file and patient")
+    parser.add_argument("--validation", type=float, default=0.1, help="share of the patients")
+    parser.add_argument("--test", type=float, default=0.1, help="share of the patients")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(argv)
+    path = options.folder / FILE
+    if path.exists():
+        raise BadData(path, None, path.name, "is there already; whoever learned by it would be judged by another one")
+    known = rows(options.patients, ("file", "patient")) if options.patients else ()
+    patients = {Path(row["file"]).stem: row["patient"] for _, row in known}
+    shares = {"train": 1 - options.validation - options.test, "validation": options.validation, "test": options.test}
+    division = of_films(annotated(options.folder), patients, shares, options.seed)
+    digest_of_it = save(path, division)
+    counts = ", ".join(f"{len(members(division, part))} {part}" for part in PARTS)
+    print(f"{path}: {counts}; sha256 {digest_of_it}")  # noqa: T201  # what the command is for
+
+
+if __name__ == "__main__":
+    main()

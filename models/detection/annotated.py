@@ -19,7 +19,6 @@ from models.detection.predict import WORKING_SIDE
 from models.reading import Box
 from models.regions import REGIONS
 
-SPLIT: Final = "split.csv"
 FEWEST: Final = 3  # boxes on a film
 
 
@@ -41,7 +40,7 @@ def read(place: Path) -> Annotated:
         line and value.
     """
     folder = place if place.is_dir() else place.parent
-    path = folder / SPLIT
+    path = folder / splits.FILE
     division = splits.load(path)
     boxed: list[tuple[Path, int, int, tuple[tuple[str, Box], ...], float]]
     if place.is_dir():

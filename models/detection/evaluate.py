@@ -104,8 +104,10 @@ def set_errors(detector: Detector, record: Annotated, image: Image) -> dict[str,
             ("shifted", regions[region] + shift if region in regions else None),
             ("own head", points.get(name, points.get(joint) if joint else None)),
         ):
+            if kind == "own head" and found.points is not None and not found.points:
+                continue  # a detector that knows regions alone
             errors[kind].append(NOT_FOUND if place is None else float(np.hypot(*(place - true[i])) / length * 100))
-    return errors
+    return {kind: values for kind, values in errors.items() if values}
 
 
 def _turned(fit: transforms.Similarity, vector: NDArray[np.float64]) -> NDArray[np.float64]:

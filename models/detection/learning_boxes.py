@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models import pixels, transforms, weights
+from models import engine, pixels, transforms, weights
 from models.detection.anatomy import Template
 from models.detection.data import Film
 from models.detection.learning import Learning, Sources
@@ -103,7 +103,8 @@ class BoxLearning(Learning):
             chosen.append(sample(films[self.rng.integers(len(films))], self.rng))
         seen = [film.to(self.device) for film, _ in chosen]
         wanted = [{name: value.to(self.device) for name, value in target.items()} for _, target in chosen]
-        parts = losses(self.net, seen, wanted)
+        with engine.mixed_precision(self.device, enabled=self.options.precision == "bf16"):
+            parts = losses(self.net, seen, wanted)
         return cast("Tensor", sum(parts.values())), {name: float(value.detach()) for name, value in parts.items()}
 
     @torch.no_grad()

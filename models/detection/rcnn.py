@@ -31,6 +31,9 @@ from models.regions import REGIONS
 ARCHITECTURE: Final = "faster-rcnn-resnet101"
 RATIOS: Final = (0.5, 1.0, 2.0)
 FOCUS: Final = 2.0  # exponent of the focal loss (Lin 2017)
+SAMPLED: Final = (
+    48  # proposals a film that the head learns from, half of them on a region at most (22 regions; torchvision: 512)
+)
 SURE: Final = 0.05  # score below which a box is not a region
 
 
@@ -53,11 +56,12 @@ def build(options: Mapping[str, Any]) -> FasterRCNN:
         image_mean=[0.5] * 3,
         image_std=[0.25] * 3,
         rpn_anchor_generator=AnchorGenerator(sizes, (RATIOS,) * len(sizes)),
-        rpn_pre_nms_top_n_train=600,
-        rpn_post_nms_top_n_train=300,
+        rpn_pre_nms_top_n_train=300,
+        rpn_post_nms_top_n_train=150,
         rpn_pre_nms_top_n_test=600,
         rpn_post_nms_top_n_test=200,
-        box_batch_size_per_image=128,
+        box_batch_size_per_image=SAMPLED,
+        box_positive_fraction=0.5,
         box_score_thresh=SURE,
         box_detections_per_img=100,
     )

@@ -122,7 +122,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     learning = way(options, found, device)
     net = learning.net
     optimizer = torch.optim.AdamW(
-        [value for value in net.parameters() if value.requires_grad], lr=options.rate, weight_decay=options.decay
+        [value for value in net.parameters() if value.requires_grad],
+        lr=options.rate,
+        weight_decay=options.decay,
+        fused=True,
     )
     ema = engine.Ema(net, decay=0.998)
     step, kept = engine.load_checkpoint(options.out, model=net, optimizer=optimizer, ema=ema)
