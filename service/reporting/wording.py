@@ -252,8 +252,11 @@ def age_with_interval(method: MethodResult, language: Language) -> str:
     """Return "10.3 years (9.6 to 11.0, 90 %)", or why there is no age."""
     zh = language == "zh"
     if method.bone_age_years is None:
-        if method.qualifier in codes.QUALIFIERS:
-            return codes.QUALIFIERS[method.qualifier].code(language).meaning
+        if (
+            method.qualifier in codes.QUALIFIERS
+        ):  # the reason names the age at which the standard ends; a row of a table has room for that
+            said = detail(method.reason or "", language).partition("; ")[0].replace(" of the standard", "")
+            return said or codes.QUALIFIERS[method.qualifier].code(language).meaning
         return ("无结果：" if zh else "no result: ") + (
             detail(method.reason or "", language) or ("原因不明" if zh else "no reason given")
         )

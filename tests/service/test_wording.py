@@ -367,3 +367,34 @@ def test_a_rejected_film_of_several_reasons_gives_each_advice_once() -> None:
     said = wording.rejection([Reason("two-hands", ""), Reason("cropped", ""), Reason("no-pixel-data", "")], "en")
     assert said.count("Repeat: one left hand") == 1
     assert said.count("Send the original image again") == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "qualifier", "english", "chinese"),
+    [
+        (
+            "mature: at least 18 years; the standard ends there",
+            "mature",
+            "mature: at least 18 years",
+            "已成熟：至少18岁",
+        ),
+        (
+            "below the range of the standard: less than 1 year",
+            "below range",
+            "below the range: less than 1 year",
+            "小于1岁",
+        ),
+        (
+            "below the range of the standard: less than 2 years",
+            "below range",
+            "below the range: less than 2 years",
+            "小于2岁",
+        ),
+    ],
+)
+def test_a_hand_beyond_a_standard_is_told_where_the_standard_ends(
+    reason: str, qualifier: str, english: str, chinese: str
+) -> None:
+    method = MethodResult("RUS-CHN", "M", None, score=1000.0, qualifier=qualifier, reason=reason)
+    assert wording.method_sentence(method, "en") == f"RUS-CHN, boys: {english}; total score 1000."
+    assert chinese in wording.method_sentence(method, "zh")
