@@ -132,6 +132,33 @@ def _refuse_later(found: str | None, config: Config) -> None:
         )
 
 
+def require_present(engine: Engine) -> None:
+    """Make the tables of an empty database; leave those of another version as they are: a look must not change a running service.
+
+    Raises
+    ------
+    Retryable
+        When the database cannot be reached.
+    Permanent
+        When its tables are of an earlier or a later version.
+    """
+    try:
+        found = version(engine)
+    except DBAPIError:
+        found = None  # `migrate` says why
+    with as_file(files("service") / "migrations") as folder:
+        scripts = ScriptDirectory(str(folder))
+    if found is None or found not in {script.revision for script in scripts.walk_revisions()}:
+        return migrate(engine)
+    if found != scripts.get_current_head():
+        raise Permanent(
+            f"the tables of the database stand at {found}; this version of Carpus needs them at {scripts.get_current_head()}",
+            code="database-behind",
+            next_action="make a backup of the database, then start `carpus serve` of this version: it brings the tables up to date",
+        )
+    return None
+
+
 def version(engine: Engine) -> str | None:
     """Return the migration the tables stand at, or None for an empty database."""
     with engine.connect() as connection:

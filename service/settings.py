@@ -10,8 +10,9 @@ import ipaddress
 import os
 import tempfile
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 import yaml
@@ -569,5 +570,26 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
     try:
         return Settings(**{**values, **overrides})
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
+        faults = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {_fault(e)}" for e in error.errors())
         raise InvalidConfiguration(f"configuration {path or '(environment)'}: {faults}") from error
+
+
+def _fault(error: Any) -> str:
+    """Say what is wrong with a value; of a name that is none, what could have been meant."""
+    if error["type"] != "extra_forbidden":
+        return str(error["msg"])
+    models: list[type[BaseModel]] = [Settings]
+    for part in error["loc"][:-1]:
+        if isinstance(part, str):
+            found = [model.model_fields[part].annotation for model in models if part in model.model_fields]
+            models = [model for annotation in found for model in _models(annotation)]
+    known = sorted({name for model in models for name in model.model_fields})
+    near = get_close_matches(str(error["loc"][-1]), known, n=1)
+    meant = f"; {near[0]} was meant?" if near else f"; here are {', '.join(known)}" if known else ""
+    return f"there is no such setting{meant}"
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]

@@ -29,6 +29,11 @@ SKEW_SECONDS: Final = 2.0  # that a log or a report may differ from the PACS wit
 HEARTBEAT_SECONDS: Final = 60.0
 PROCESSES: Final = ("scp", "intake", "worker inference", "worker delivery", "web")
 
+# By what a graphics processor is given to a process: CUDA itself, and NVIDIA's runtime for containers.
+GPU_ASKED_BY: Final = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+NVIDIA_DRIVER: Final = Path("/proc/driver/nvidia")
+NO_GPU: Final = ("", "-1", "none", "void", "NoDevFiles")
+
 
 def look(settings: Settings, jobs: Jobs, clock_url: str | None) -> Iterator[Finding]:
     """Yield what was found on this machine."""
@@ -37,7 +42,7 @@ def look(settings: Settings, jobs: Jobs, clock_url: str | None) -> Iterator[Find
     yield broker(settings, jobs)
     yield from processes(jobs)
     yield bundle(settings)
-    yield processor()
+    yield processor(settings)
     yield from certificates(settings, jobs.now())
     yield database_clock(jobs)
     if clock_url is not None:
@@ -126,16 +131,28 @@ def bundle(settings: Settings) -> Finding:
     return good(PLACE, "models", f"bundle {found.name} {found.version} verified, sha256 {found.sha256[:12]}")
 
 
-def processor() -> Finding:
-    """Say what reads the films."""
+def processor(settings: Settings) -> Finding:
+    """Say what reads the films, and why no GPU does where the machine has one or the environment asks for one."""
     import torch
 
     if torch.cuda.is_available():
         return good(PLACE, "processor", f"GPU {torch.cuda.get_device_name(0)}")
-    if Path("/proc/driver/nvidia").exists():
-        action = "install a build of torch for this CUDA driver; until then films are read on the CPU"
-        return Finding(PLACE, "processor", Verdict.WARNING, "there is a GPU that torch cannot use", action)
-    return good(PLACE, "processor", f"no GPU; films are read on the CPU, {torch.get_num_threads()} threads")
+    asked = [f"{name}={os.environ[name]}" for name in GPU_ASKED_BY if os.environ.get(name, "") not in NO_GPU]
+    driver = NVIDIA_DRIVER.exists()
+    if not asked and not driver:
+        threads = f"{settings.inference_threads} thread{'s' if settings.inference_threads > 1 else ''}"
+        return good(PLACE, "processor", f"no GPU; films are read on the CPU, {threads} (inference_threads)")
+    words = (
+        "there is a GPU that torch cannot use" if driver else f"a GPU is asked for ({', '.join(asked)}), none is there"
+    )
+    if torch.version.cuda is None:
+        action = f"install a build of torch for CUDA (this one, {torch.__version__}, is for the CPU alone)"
+    elif driver:
+        action = f"install a driver for CUDA {torch.version.cuda} or later, or a build of torch for this driver"
+    else:
+        action = "install the NVIDIA driver; in a container, give it the GPU (docker run --gpus all, or devices in the composition)"
+    action += f"; or unset {asked[0].partition('=')[0]}" if asked else ""
+    return Finding(PLACE, "processor", Verdict.WARNING, words, f"{action}; until then films are read on the CPU")
 
 
 def certificates(settings: Settings, now: dt.datetime) -> Iterator[Finding]:

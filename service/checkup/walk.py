@@ -20,10 +20,11 @@ from service.settings import Settings
 def without_database(
     settings: Settings, jobs: Jobs, error: CarpusError, *, clock_url: str | None = None
 ) -> Iterator[Finding]:
-    """Yield what can be found while the database does not answer: that first, then the machine and whether each PACS answers."""
+    """Yield what can be found without the database: what is wrong with it first, then the machine and whether each PACS answers."""
     yield Finding(machine.PLACE, "database", Verdict.FAILED, str(error), error.next_action)
     yield machine.disk(settings)
     yield machine.bundle(settings)
+    yield machine.processor(settings)
     yield from machine.certificates(settings, jobs.now())
     if clock_url is not None:
         yield machine.http_clock(clock_url)

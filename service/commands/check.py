@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from service.commands import config_option, opened, unopened
+from service.commands import config_option, unopened
 
 
 @click.command()
@@ -23,16 +23,16 @@ def check(read_only: bool, clock_url: str | None, as_json: bool, config: Path | 
 
     from rich.console import Console
 
-    from service import log
+    from service import db, log
     from service.checkup.finding import Verdict, summary, table
     from service.checkup.walk import walk, without_database
-    from service.errors import Retryable
+    from service.errors import Permanent, Retryable
 
+    settings, jobs = unopened(config, "carpus check")
     try:
-        settings, jobs = opened(config, "carpus check")
+        db.require_present(jobs.engine)
         steps = walk(settings, jobs, read_only=read_only, clock_url=clock_url)
-    except Retryable as error:  # of the database; what needs none is looked at all the same
-        settings, jobs = unopened(config, "carpus check")
+    except (Retryable, Permanent) as error:  # of the database; what needs none is looked at all the same
         steps = without_database(settings, jobs, error, clock_url=clock_url)
     log.configure("CRITICAL", as_json=False)
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)

@@ -17,8 +17,9 @@ import pytest
 from click.testing import CliRunner
 from pydicom import Dataset, dcmread
 from pydicom.uid import SegmentationStorage
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
+from service import db
 from service.__main__ import cli
 from service.checkup import entrance, exits, machine, samples
 from service.checkup.finding import Finding, Verdict, table
@@ -410,6 +411,49 @@ def test_without_a_database_the_rest_is_looked_at(tmp_path: Path) -> None:
     assert "kj3hb4kj" not in result.output
     assert found["disk"]["verdict"] == "good"
     assert "destinations.pacs.host or .port" in found["C-ECHO"]["next_action"]
+
+
+def test_tables_of_an_earlier_version_are_named_and_left_as_they_are(tmp_path: Path) -> None:
+    engine = db.connect(f"sqlite:///{tmp_path / 'carpus.sqlite'}")
+    db.migrate(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0011'"))
+    config = tmp_path / "carpus.yaml"
+    config.write_text(json.dumps({"data_directory": str(tmp_path)}), encoding="utf-8")
+    result = CliRunner().invoke(cli, ["check", "--json", "--config", str(config)])
+    found = {each["name"]: each for each in map(json.loads, result.stdout.splitlines())}
+    assert result.exit_code == 1
+    assert "stand at 0011" in found["database"]["text"]
+    assert "carpus serve" in found["database"]["next_action"]
+    assert db.version(engine) == "0011"
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("variable", "built_for", "change"),
+    [
+        ("CUDA_VISIBLE_DEVICES", None, "install a build of torch for CUDA"),
+        ("NVIDIA_VISIBLE_DEVICES", "12.4", "docker run --gpus all"),
+    ],
+)
+def test_a_gpu_that_is_asked_for_and_not_there_names_what_to_change(
+    place: Place, monkeypatch: pytest.MonkeyPatch, variable: str, built_for: str | None, change: str
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    monkeypatch.setattr(machine, "NVIDIA_DRIVER", Path("/nowhere"))
+    for name in machine.GPU_ASKED_BY:
+        monkeypatch.delenv(name, raising=False)
+    settings = place._settings(1).model_copy(update={"inference_threads": 3})
+    assert "the CPU, 3 threads" in machine.processor(settings).text
+    monkeypatch.setenv(variable, "0")
+    found = machine.processor(settings)
+    assert found.verdict == Verdict.WARNING
+    assert f"{variable}=0" in found.text
+    assert change in found.next_action
+    assert f"unset {variable}" in found.next_action
 
 
 def test_the_table_says_what_to_do() -> None:

@@ -63,3 +63,21 @@ def test_tables_of_a_later_version_are_left_alone(engine: Engine) -> None:
         db.migrate(engine)
     assert "backup" in refused.value.next_action
     assert db.version(engine) == "9999"
+
+
+def test_who_only_looks_leaves_the_tables_of_an_earlier_version_as_they_are(engine: Engine) -> None:
+    db.require_present(engine)
+    head = db.version(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0011'"))
+    with pytest.raises(Permanent, match=f"stand at 0011; this version of Carpus needs them at {head}") as refused:
+        db.require_present(engine)
+    assert "carpus serve" in refused.value.next_action
+    assert db.version(engine) == "0011"
+
+
+def test_who_only_looks_makes_the_tables_of_an_empty_database(tmp_path: Path) -> None:
+    empty = db.connect(f"sqlite:///{tmp_path / 'empty.sqlite'}")
+    db.require_present(empty)
+    assert db.version(empty) is not None
+    empty.dispose()

@@ -19,7 +19,7 @@ from service import pipeline
 from service.deidentification.burned_in.cleaning import Cleaning
 from service.errors import InvalidInstance, Permanent, Retryable
 from service.pipeline import Pipeline
-from service.queue.jobs import Jobs, ReceivedInstance, ResultState, State
+from service.queue.jobs import DuplicateInstance, Jobs, ReceivedInstance, ResultState, State
 from service.reporting import codes
 from service.sending.negotiation import EVERY_CLASS
 from service.sending.scu import Address, Sent
@@ -293,6 +293,34 @@ def test_a_second_reading_of_a_film_is_new_objects_beside_the_first(house: House
     assert house.run(second) == State.DELIVERED
     uids = [{row.SOPInstanceUID for row in house.jobs.results(job_id)} for job_id in (first, second)]
     assert not uids[0] & uids[1]
+
+
+def test_the_same_film_with_a_new_bundle_gets_a_new_result_only_when_asked(house: House) -> None:
+    first = house.receive(hand())
+    house.run(first)
+    old, sent = house.jobs.get(first), len(house.pacs.kept)
+    made = {row.SOPInstanceUID: row.state for row in house.jobs.results(first)}
+    newer = dataclasses.replace(house.reader.known.bundle, version="0.2", sha256="ab" * 32)
+    house.reader.known = dataclasses.replace(house.reader.known, bundle=newer)
+
+    with pytest.raises(DuplicateInstance):  # it is sent again
+        house.receive(hand())
+    house.clock.pass_seconds(86_400)
+    house.jobs.sweep()  # as at every start
+    assert house.jobs.unprepared(house.jobs.now(), 10) == []
+    assert house.jobs.unpublished() == []
+    assert [house.jobs.claim_next(state) for state in (State.PREPARED, State.INFERRED)] == [None, None]
+    assert [job.id for job in house.jobs.list()] == [first]
+    assert len(house.pacs.kept) == sent
+
+    second = house.jobs.requeue(first)  # it is asked for
+    assert house.run(second) == State.DELIVERED
+    assert house.jobs.get(second).bundle_sha256 == newer.sha256
+    assert house.jobs.get(first).bundle_sha256 == old.bundle_sha256 != newer.sha256
+    assert {row.SOPInstanceUID: row.state for row in house.jobs.results(first)} == made
+    fresh = {str(ds.SOPInstanceUID) for ds in house.pacs.kept[sent:]}
+    assert len(fresh) == len(made)
+    assert not fresh & made.keys()
 
 
 def test_the_timeline_tells_how_long_each_part_took(house: House) -> None:

@@ -40,7 +40,12 @@ def test_a_secret_file_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("ae_tilte: X\n", "ae_tilte"),
+        ("ae_tilte: X\n", "ae_tilte: there is no such setting; ae_title was meant"),
+        (
+            "peers: [{ae_title: PACS, host: pacs1}]\n",
+            "peers.0.host: there is no such setting; here are addresses, ae_title,",
+        ),
+        ("limits: {maximum_backlogs: 5}\n", "limits.maximum_backlogs: .*; maximum_backlog was meant"),
         ("ae_title: A-TITLE-LONGER-THAN-16\n", "ae_title"),
         ("scp_port: 70000\n", "scp_port"),
         ("peers: [{ae_title: PACS, addresses: [300.1.1.1]}]\n", "peers.0.addresses"),
