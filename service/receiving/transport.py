@@ -3,9 +3,11 @@
 pynetdicom believes the length that a PDU claims, waits without limit for a PDU's end, copies each fragment of a data set some
 eight times, and wakes both threads of an association a thousand times a second. Here every PDU, message and the sum of messages
 under way is bounded, and what is refused is logged with the value and the limit; a C-STORE is read, kept and answered at once, its
-data set going straight to where its file is written from; and both threads wait until there is something to do.
+data set going straight to where its file is written from; and both threads wait until there is something to do, inside a film until
+there is much to do.
 """
 
+import os
 import select
 import socket
 import ssl
@@ -38,6 +40,10 @@ ABORT_UNEXPECTED, ABORT_INVALID = (bytes([7, 0, 0, 0, 0, 4, 0, 0, 2, reason]) fo
 # An association without news looks around this often (s); news wakes it at once.
 _WAIT_S: Final = 0.25
 _LOOK_BYTES: Final = 16_384  # read at once to see what comes
+# Inside a data set a sender that we keep up with would wake us for every 64 KiB, some hundred times a film, and each time costs
+# more of the processor than what it brings: so much is to be there first, or so long to have passed (s).
+_ENOUGH_BYTES: Final = 512 * 1024
+_GATHERING_S: Final = 0.002
 _ESTABLISHED: Final = "Sta6"  # PS3.8 9.2.1: ready for data transfer
 Keep = Callable[[Arrival], tuple[Status, str]]
 
@@ -89,6 +95,7 @@ class GuardedSocket(AssociationSocket):
         self._poll.register(connection, select.POLLIN | select.POLLHUP | select.POLLERR)
         self._poll.register(self._woken, select.POLLIN)
         self._incoming: Incoming | None = None  # the C-STORE under way
+        self._gathering = False  # the kernel wakes us for much, and not for little
         self._pdu_due = 0.0  # when the next PDU of it must have ended
         self.answering = False  # a request has begun to arrive and has no response yet
         super().__init__(association, client_socket=connection)
@@ -118,11 +125,12 @@ class GuardedSocket(AssociationSocket):
         if self._unread or (isinstance(connection, ssl.SSLSocket) and connection.pending()):
             return True
         due = bool(self.assoc.dul.to_provider_queue.queue or self.event_queue.queue)
-        found = {descriptor for descriptor, _ in self._poll.poll(0 if due else _WAIT_S * 1000)}
+        longest = _GATHERING_S if self._gathering else _WAIT_S
+        found = {descriptor for descriptor, _ in self._poll.poll(0 if due else longest * 1000)}
         if self._woken.fileno() in found:
             with suppress(BlockingIOError):
                 self._woken.recv(4096)
-        if connection.fileno() in found:
+        if connection.fileno() in found or (self._gathering and not found):  # then there may be little
             return True
         if self._incoming is not None:
             self._in_time()
@@ -196,7 +204,14 @@ class GuardedSocket(AssociationSocket):
         if size + 4 < length:  # what follows the command in its PDU makes up a PDU of its own
             self._unread[:0] = PDU_HEADER.pack(P_DATA, length - size - 4)
         self._pdu_due = time.monotonic() + self._limits.network_timeout_seconds
+        self._gather(connection, True)
         return True
+
+    def _gather(self, connection: socket.socket, wanted: bool) -> None:
+        """Let the kernel wake us when much has come, or as soon as anything has; TLS gives us a record at a time."""
+        if wanted is not self._gathering and not isinstance(connection, ssl.SSLSocket):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _ENOUGH_BYTES if wanted else 1)
+            self._gathering = wanted
 
     def _peeked(self, connection: socket.socket, count: int) -> bool:
         """Read until so many bytes of a PDU are there; False when the connection ends before."""
@@ -215,6 +230,10 @@ class GuardedSocket(AssociationSocket):
         try:
             with incoming.room() as room:
                 count = self._read(connection, room)
+            self._gather(connection, count is not None)
+            if count is None:
+                self._in_time()
+                return True
             total = self._under_way(count)
             if incoming.received(count):
                 self._pdu_due = time.monotonic() + self._limits.network_timeout_seconds
@@ -230,6 +249,7 @@ class GuardedSocket(AssociationSocket):
             self._serve(incoming, connection, self._keep)
         elif count == 0 or incoming.other:  # the end of the connection, a release, an abort
             self._unread, self._incoming = incoming.rest, None
+            self._gather(connection, False)
             self._forget()
             return False
         return True
@@ -238,18 +258,26 @@ class GuardedSocket(AssociationSocket):
         if time.monotonic() > self._pdu_due:
             self._refuse("PDU did not end in time", seconds=self._limits.network_timeout_seconds)
 
-    def _read(self, connection: socket.socket, room: memoryview) -> int:
-        """Read what there is of the stream, beginning with what was read ahead; 0 at its end."""
-        if not self._unread:
+    def _read(self, connection: socket.socket, room: memoryview) -> int | None:
+        """Read what there is of the stream, beginning with what was read ahead; 0 at its end, None where there is nothing now."""
+        if self._unread:
+            count = min(len(self._unread), len(room))
+            room[:count] = self._unread[:count]
+            del self._unread[:count]
+            return count
+        if isinstance(connection, ssl.SSLSocket):
             return connection.recv_into(room)
-        count = min(len(self._unread), len(room))
-        room[:count] = self._unread[:count]
-        del self._unread[:count]
-        return count
+        try:
+            return os.readv(
+                connection.fileno(), [room]
+            )  # a socket with a time limit would ask once more whether there is something
+        except BlockingIOError:
+            return None
 
     def _serve(self, incoming: Incoming, connection: socket.socket, keep: Keep) -> None:
         """Keep what has come, and answer."""
         self._unread, self._incoming = incoming.rest, None
+        self._gather(connection, False)
         if self._unread[:1] == bytes([P_DATA]):  # we negotiate no asynchronous operations (PS3.7 D.3.3.3)
             self._refuse("requests sent without waiting for responses", limit=1)
         idle = self.assoc.dul._idle_timer
