@@ -53,6 +53,10 @@ KINDS = {
 FINAL = {State.CONFIRMED, State.REJECTED, State.FILTERED, State.FAILED, State.CANCELLED}
 PATIENCE_SECONDS = 180
 READY = "carpus is ready"
+DRAWN = (
+    "These films are drawn. Where a report remarks that its film is unlike those learned from, or that the whole-hand regression "
+    "disagrees with the stages, that is why: it learned from real films alone."
+)
 PROCESS_DEATHS = 3  # before anything is up: something is wrong that waiting will not mend
 
 
@@ -154,6 +158,8 @@ def run(
         write_results(outcomes, folder)
     # Piped or on a narrow terminal the table would fold every word; it has a width of its own.
     Console(width=max(Console().width, 170)).print(table(outcomes))
+    if any(film.truth_years is not None for film in films):
+        say(DRAWN)
     say(f"Reports as HTML and overlays as PNG: {folder.resolve()}")
     return outcomes
 
