@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from models.phantom import draw
-from service.deidentification.burned_in import hand, networks, strokes, surround
+from service.deidentification.burned_in import hand, leftovers, lines, networks, strokes, surround
 from service.deidentification.burned_in import ink as inking
 from service.deidentification.burned_in.cleaning import clean, clean_instance
 from service.deidentification.burned_in.recogniser import Line, Recogniser, Text, shared
@@ -101,11 +102,11 @@ def test_only_the_strokes_are_filled_and_what_lies_between_them_stays(
     hand_film: NDArray[np.uint16], mask: NDArray[np.bool_]
 ) -> None:
     film = hand_film.copy()
-    written = ink("OUYANG XIAOMING", 40)
+    written = ink("SMITH^JOHN", 40)
     x1, y1, x2, y2 = box = write(film, written, *over_the_hand(mask, written), 4095)
     cleaned, report = clean(film, Words(frozenset()), shared())
     assert (report.lines, report.remaining) == (1, 0)
-    assert not any("OUY" in text or "XIA" in text for text in readings(cleaned, box))
+    assert not any("SMI" in text or "JOH" in text for text in readings(cleaned, box))
     kept = (cleaned == film)[y1:y2, x1:x2]
     assert 0.15 < kept.mean() < 0.7
     assert not kept[written > 0.3].any(), "a pixel of a letter was left"
@@ -222,8 +223,14 @@ def test_no_bone_is_blanked_where_the_collimator_is_seen(shadow: int) -> None:
 
 @pytest.mark.parametrize(
     "seed",
-    [57283, 57362, 57065, 50263],
-    ids=["wide bright penumbra", "bright forearm, dim fingers", "straight side of the hand", "leaning finger cut off"],
+    [57283, 57362, 57065, 50263, 70261],
+    ids=[
+        "wide bright penumbra",
+        "bright forearm, dim fingers",
+        "straight side of the hand",
+        "leaning finger cut off",
+        "finger, wrist and forearm in one line",
+    ],
 )
 def test_no_finger_is_taken_for_background(seed: int) -> None:
     rng = np.random.default_rng([seed - 50_000, 1])
@@ -266,6 +273,75 @@ def test_the_brightest_thousandth_keeps_its_level_when_a_lead_marker_goes(hand_f
     before, after = (float(np.percentile(levels, 99.9)) for levels in (film, blank))
     assert before > 3500
     assert after == pytest.approx(before, rel=0.02)
+
+
+def test_writing_that_went_does_not_decide_the_scale_of_the_film(hand_film: NDArray[np.uint16]) -> None:
+    film = np.minimum(hand_film, 2600)
+    for y in (20, 80, 140):
+        write(film, ink("1998-03-12", 56), 10, y, 4095)
+    outline = hand.find((film >> 4).astype(np.uint8))
+    assert outline is not None
+    blank, where = surround.blanked(film, outline)
+    assert np.percentile(film, 99.9) > 3500
+    assert (film[where] == 4095).sum() > 200
+    assert blank[where].max() < 3000, "a square as bright as the writing was put where it stood"
+
+
+def test_small_writing_on_a_dim_film_is_ink(hand_film: NDArray[np.uint16], mask: NDArray[np.bool_]) -> None:
+    film = (hand_film // 64 + 12).astype(np.uint8)  # 12 to 75 of 256 levels
+    written = ink("陈杰 12岁", 15, turns=2)
+    box = write(film, written, *over_the_hand(mask, written), 255)
+    reach = float(np.percentile(film, 99.9) - np.percentile(film, 0.5))
+    assert reach < 70
+    assert inking.of(film, box, reach) is not None
+    cleaned, report = clean(film, Words(frozenset()), shared())
+    assert (report.lines, report.remaining) == (1, 0)
+    assert not (cleaned > 100).any()
+
+
+@pytest.mark.parametrize(
+    ("text", "confidence", "written"),
+    [("张信", 0.74, True), ("张信", 0.5, False), ("米", 0.75, False), ("口日", 0.9, False), ("10", 0.9, False)],
+)
+def test_two_ideographs_are_writing_though_they_are_no_ink(text: str, confidence: float, written: bool) -> None:
+    class Known(Recogniser):
+        def read(self, picture: NDArray[np.uint8], *, mirrors: bool = True) -> Iterator[Text]:
+            yield Text("米", 0.8, 2, mirrored=False)  # surer, and what a bone may look like
+            yield Text(text, confidence, 3, mirrored=False)
+
+    levels = np.zeros((100, 100), np.uint8)
+    view = lines.View(levels, 255.0, levels, levels, np.ones(levels.shape, np.bool_))
+    found = lines.find(view, [Line((20, 20, 46, 72), 0.53)], Words(frozenset()), Known())
+    assert (found.lines == 1) is written
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "confidence", "heard"),
+    [
+        ("OUYANG XIAOMING", "xMI1", 0.4, True),
+        ("OUYANG XIAOMING", "xMI1", 0.2, False),
+        ("OUYANG XIAOMING", "IM", 0.9, False),
+        ("张伟", "张", 0.4, True),
+        ("张伟", "ZW", 0.9, False),
+    ],
+)
+def test_two_signs_in_order_or_an_ideograph_are_an_echo(
+    before: str, after: str, confidence: float, heard: bool
+) -> None:
+    again = Text(after, confidence, 2, mirrored=True)
+    assert leftovers.echo(Text(before, 0.99, 0, mirrored=False), again) is heard
+
+
+def test_an_echo_in_another_position_is_filled_whole() -> None:
+    class Hears(Recogniser):
+        def read(self, picture: NDArray[np.uint8], *, mirrors: bool = True) -> Iterator[Text]:
+            yield Text("", 0.0, 0, mirrored=False)
+            yield Text("AN", 0.4, 2, mirrored=True)
+
+    box = (20, 20, 80, 40)
+    grey = np.zeros((100, 100), np.uint8)
+    assert leftovers.echoes(grey, [(box, Text("ZHANG WEI", 0.99, 0, mirrored=False))], Hears()) == [box]
+    assert leftovers.echoes(grey, [(box, Text("SMITH", 0.99, 0, mirrored=False))], Hears()) == []
 
 
 def test_a_side_marker_becomes_a_finding(hand_film: NDArray[np.uint16]) -> None:

@@ -35,6 +35,8 @@ FIELD_CONTRAST: Final = (
 )
 ACROSS: Final = 0.35  # of a row that differs from the border: an edge of the field,
 STRAY: Final = 0.06  # if it comes about from less than this
+ALONG: Final = 0.8  # of the field beside it differs, at one edge at least: what runs along less is the side of a hand
+BESIDE: Final = 8  # pixels of the reduced film, in which that is asked
 SOFT: Final = 6  # within so many pixels of the reduced film;
 INTO: Final = 3  # so far beyond it nothing is left of a narrow penumbra;
 WIDEST: Final = 14  # a wider one reaches so far at most,
@@ -159,9 +161,27 @@ def _exposed(small: Reduced) -> tuple[int, int, int, int]:
     rows, columns = small.shape
     top, bottom = _edge(small, away), rows - _edge(small[::-1], away[::-1])
     left, right = _edge(small.T, away.T), columns - _edge(small.T[::-1], away.T[::-1])
-    if (bottom - top) * (right - left) < SMALLEST_FIELD * small.size:
+    field = top, bottom, left, right
+    if (bottom - top) * (right - left) < SMALLEST_FIELD * small.size or not _runs_along(away, field):
         return MARGIN, rows - MARGIN, MARGIN, columns - MARGIN
-    return top, bottom, left, right
+    return field
+
+
+def _runs_along(away: Mask, field: tuple[int, int, int, int]) -> bool:
+    """Whether one of the edges seen runs all along the field.
+
+    The forearm, the wrist and a finger may lie in one line, and then the side of the hand begins as suddenly as a field does.
+    """
+    rows, columns = away.shape
+    top, bottom, left, right = field
+    across, down = away[:, left:right].mean(1), away[top:bottom].mean(0)
+    beside = [
+        across[top : top + BESIDE] if top != MARGIN else (),
+        across[bottom - BESIDE : bottom] if bottom != rows - MARGIN else (),
+        down[left : left + BESIDE] if left != MARGIN else (),
+        down[right - BESIDE : right] if right != columns - MARGIN else (),
+    ]
+    return any(len(part) > 0 and float(np.median(part)) >= ALONG for part in beside)
 
 
 def _edge(small: Reduced, away: Mask) -> int:

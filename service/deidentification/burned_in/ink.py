@@ -26,7 +26,7 @@ BEYOND: Final = 0.3  # the same, where the line goes on beyond what the recognis
 CLEAR: Final = 0.7  # and so much of its height must lie between neighbours
 EDGE: Final = 0.4  # for so many of the pixels of a sign there: the edge of a bone may have its level,
 GRAIN: Final = 1.0  # times what neighbours differ by beside a stroke, at least
-BAND: Final = 0.015  # of the film's range: how far levels of one ink differ
+BAND: Final = 0.015  # of the film's range, or of the contrast where that is more: how far levels of one ink differ
 LEVELS_TRIED: Final = 80
 # Part of the strokes that has one level, less the part beyond it (ink is the end of the scale there), and part of a stroke's height
 # that lies between the neighbours of its edge; by sign: what is dark on bright is more often the gap between two bones.
@@ -137,7 +137,7 @@ def _followed(
     foot = np.where(inside, np.float32(ink.foot), np.float32(beyond))
     small = np.ones((3, 3), np.uint8)
     edges = cv2.dilate(part, small) - cv2.erode(part, small) > CLEAR * lines
-    core = near & (lines > foot) & (np.abs(part - ink.sign * ink.level) <= BAND * reach)
+    core = near & (lines > foot) & (np.abs(part - ink.sign * ink.level) <= _band(ink.contrast, reach))
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(core.astype(np.uint8), connectivity=8)
     signs = statistics[:, cv2.CC_STAT_AREA] >= SPECK
     longer = statistics[:, cv2.CC_STAT_WIDTH : cv2.CC_STAT_HEIGHT + 1].max(axis=1)
@@ -195,7 +195,7 @@ def _of(part: Levels, sign: int, window: int, reach: float) -> Ink | None:
     strong = lines > HALF * contrast
     if contrast < CONTRAST * reach or int(strong.sum()) < FEWEST:
         return None
-    level, part_of_it = _level(np.sort(part[strong]), BAND * reach)
+    level, part_of_it = _level(np.sort(part[strong]), _band(contrast, reach))
     small = np.ones((3, 3), np.uint8)
     steps = cv2.dilate(part, small) - cv2.erode(part, small)
     edge = strong & (cv2.erode(strong.astype(np.uint8), small) == 0)
@@ -205,6 +205,11 @@ def _of(part: Levels, sign: int, window: int, reach: float) -> Ink | None:
     if noise > NOISE or not any(part_of_it >= level_part and sharp >= least for level_part, least in LIMITS[sign]):
         return None
     return Ink(sign, sign * level, contrast, max(FOOT, GRAIN * noise) * contrast, window)
+
+
+def _band(contrast: float, reach: float) -> float:
+    """Return how far levels of one ink differ: small letters have more levels between their ground and their ink on a dim film."""
+    return BAND * max(contrast, reach)
 
 
 def _level(values: Levels, band: float) -> tuple[float, float]:

@@ -31,8 +31,7 @@ SMALL: Final = 32  # pixels: of a line of this height, or a lower one, what is l
 ENLARGED: Final = 1.5  # times its size, too
 TALLER: Final = 1.5  # times the height of a line that what is left of it may have, unless it is ink
 GREYS: Final = 255.0  # levels from black to white of what is looked at
-# Confidence from which on an ideograph, two or three signs read again in strokes that were filled are an echo of them: two come by chance.
-HEARD: Final = {1: 0.5, 2: 0.8, 3: 0.3}
+HEARD: Final = 0.3  # confidence of an echo, at least: of fills in which two signs were read by chance none was read with less than 0.48
 AROUND: Final = 6  # pixels beside a line that are read with it
 
 
@@ -75,28 +74,24 @@ def left(grey: Grey, boxes: Sequence[Box], words: Words, recogniser: Recogniser,
 
 
 def echoes(grey: Grey, followed: Sequence[tuple[Box, Text]], recogniser: Recogniser) -> list[Box]:
-    """Return the lines whose strokes alone were filled and of which something can still be read as it was read before."""
+    """Return the lines whose strokes alone were filled and of which something can still be read, in whatever position."""
     found = []
     for box, text in followed:
         x1, y1, x2, y2 = box
         picture = grey[max(y1 - AROUND, 0) : y2 + AROUND, max(x1 - AROUND, 0) : x2 + AROUND]
-        if echo(text, recogniser.read_as(picture, text.turns, mirrored=text.mirrored)):
+        if any(echo(text, again) for again in recogniser.read(picture)):
             found.append(box)
     return found
 
 
 def echo(before: Text, after: Text) -> bool:
-    """Whether what is read holds signs in order of what was read before: the fewer, the surer; one ideograph is enough."""
+    """Whether what is read holds two signs in order of what was read before, or one of its ideographs."""
+    if after.confidence < HEARD:
+        return False
     first, again = plain(before.text), plain(after.text)
-    ideographs = {sign for sign in first if not sign.isascii()}
-    if after.confidence >= HEARD[1] and ideographs & set(again):
+    if any(not sign.isascii() and sign in again for sign in first):
         return True
-    return any(
-        after.confidence >= least and first[index : index + count] in again
-        for count, least in HEARD.items()
-        for index in range(len(first) - count + 1)
-        if count > 1
-    )
+    return any(first[index : index + SEVERAL] in again for index in range(len(first) - SEVERAL + 1))
 
 
 def wider(box: Box, growth: int) -> Box:

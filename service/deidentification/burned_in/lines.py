@@ -30,6 +30,8 @@ CERTAINLY_READ: Final = (
 )
 WRITING_CHARACTERS: Final = 3  # and at least as many letters and digits, or two ideographs
 SEVERAL: Final = 2
+# Confidence from which on two ideographs are text: in 830 bones of 116 phantoms none were read in any position with half of it.
+NAME: Final = 0.6
 BONES: Final = frozenset("一二三十口日业美")  # what a recogniser reads with confidence in bones and in a whole hand
 INSIDE: Final = 0.02  # part of a place that was not blanked
 COVERED: Final = 0.85  # part of a line that lies in one already found: nothing is left of it to fill
@@ -117,7 +119,7 @@ def best(picture: Grey, words: Words, recogniser: Recogniser, *, mirrors: bool =
         sure = text.confidence >= CERTAINLY_READ and (len(text.text) > 1 or side(text))
         if sure or words.found_in(text.text):
             return text
-        if chosen is None or text.confidence > chosen.confidence:
+        if chosen is None or (_is_name(text), text.confidence) > (_is_name(chosen), chosen.confidence):
             chosen = text
     return chosen
 
@@ -133,6 +135,12 @@ def side(text: Text) -> set[str]:
 def characters(text: Text) -> int:
     """Count letters and digits, ideographs twice, without those that bones look like."""
     return sum(1 if c.isascii() else 2 for c in text.text if c.isalnum() and c not in BONES)
+
+
+def _is_name(text: Text) -> bool:
+    """Whether at least two ideographs are read that no bone looks like: many a Chinese name has no more, and is small."""
+    ideographs = [c for c in text.text if c.isalnum() and not c.isascii() and c not in BONES]
+    return len(ideographs) >= SEVERAL and text.confidence >= NAME
 
 
 def close_scales(pixels: int) -> tuple[float, ...]:
@@ -197,7 +205,11 @@ def _by_reading(text: Text | None, score: float, box: Box, words: Words, *, cut:
     if text is None:
         return False
     count = characters(text)
-    if words.found_in(text.text) or (count >= WRITING_CHARACTERS and text.confidence >= CERTAINLY_READ):
+    if (
+        words.found_in(text.text)
+        or _is_name(text)
+        or (count >= WRITING_CHARACTERS and text.confidence >= CERTAINLY_READ)
+    ):
         return True
     line = score >= CERTAIN and not cut and _is_long(box)
     return line and count >= SEVERAL and text.confidence >= FAIRLY

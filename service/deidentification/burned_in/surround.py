@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
 from service.deidentification.burned_in.hand import Hand, Mask
+from service.deidentification.burned_in.strokes import WIDEST
 
 MARGIN: Final = 7  # pixels of the reduced film (3 % of its longer side) kept around the hand and its thin finger tips
 WINDOW: Final = 9  # of the median, in pixels of the reduced film at half its size
@@ -49,27 +50,28 @@ def blanked(levels: NDArray[Any], hand: Hand) -> tuple[NDArray[Any], Mask]:
     np.clip(after, int(levels.min()), int(levels.max()), out=after)
     blank[wide] = after
     for sign in (1, -1):
-        _anchor(blank, levels, wide, (before, after), sign)
+        _anchor(blank, levels, wide, after, sign)
     return blank, wide
 
 
-def _anchor(
-    blank: NDArray[Any], film: NDArray[Any], surround: Mask, filled: tuple[NDArray[Any], Levels], sign: int
-) -> None:
+def _anchor(blank: NDArray[Any], film: NDArray[Any], surround: Mask, filled: Levels, sign: int) -> None:
     """Put back, as a plain square, as many pixels of the extreme thousandth as the fill took away; `sign` -1: the darkest.
+
+    Thin strokes are left out: they are writing, which was no part of the film and decides its scale no more.
 
     Parameters
     ----------
     filled
-        The levels of the surround before and after.
+        The levels of the filled surround.
     """
     level = np.float32(np.percentile(film[::4, ::4], BRIGHTEST if sign > 0 else 100 - BRIGHTEST))
     extreme = np.greater_equal if sign > 0 else np.less_equal
-    count = int(np.count_nonzero(extreme(filled[0], level))) - int(np.count_nonzero(extreme(filled[1], level)))
+    kernel = np.ones((WIDEST, WIDEST), np.uint8)
+    gone = cv2.morphologyEx((extreme(film, level) & surround).astype(np.uint8), cv2.MORPH_OPEN, kernel).view(np.bool_)
+    count = int(np.count_nonzero(gone)) - int(np.count_nonzero(extreme(filled, level)))
     side = int(np.ceil(np.sqrt(max(count, 0))))
     if not 0 < side < min(film.shape) // 4:
         return
-    gone = extreme(film, level) & surround
     place = _place(gone, surround, side)
     if place is not None:
         y, x = place
