@@ -332,6 +332,40 @@ def test_two_signs_in_order_or_an_ideograph_are_an_echo(
     assert leftovers.echo(Text(before, 0.99, 0, mirrored=False), again) is heard
 
 
+def test_dark_writing_on_bright_bone_is_ink() -> None:
+    ys, xs = np.mgrid[:120, :320]
+    film = 205 + 25 * np.sin(xs / 40) + 15 * np.cos(ys / 30) + np.random.default_rng(3).normal(0, 3, ys.shape)
+    levels = film.astype(np.uint8)
+    box = write(levels, ink("WILSON", 59), 30, 30, 149)
+    found = inking.of(levels, box, 246.0)
+    assert found is not None
+    assert found.sign == -1
+
+
+@pytest.mark.parametrize(("height", "lines_found"), [(70, 1), (104, 0)])
+def test_a_bone_higher_than_any_writing_is_no_line(height: int, lines_found: int) -> None:
+    class Bone(Recogniser):
+        def read(self, picture: NDArray[np.uint8], *, mirrors: bool = True) -> Iterator[Text]:
+            yield Text("10", 0.9, 0, mirrored=False)
+
+    levels = np.zeros((200, 400), np.uint8)
+    view = lines.View(levels, 255.0, levels, levels, np.ones(levels.shape, np.bool_))
+    found = lines.find(view, [Line((20, 20, 20 + 3 * height, 20 + height), 0.77)], Words(frozenset()), Bone())
+    assert found.lines == lines_found
+
+
+def test_a_bone_that_reaches_over_a_filled_line_is_not_what_is_left_of_it() -> None:
+    class Bone(Recogniser):
+        def find(self, picture: NDArray[np.uint8], *, scale: float = 1.0) -> list[Line]:
+            return [Line((10, 0, 170, 100), 0.7)]
+
+        def read(self, picture: NDArray[np.uint8], *, mirrors: bool = True) -> Iterator[Text]:
+            yield Text("200", 0.85, 2, mirrored=True)
+
+    grey = np.full((300, 400), 90, np.uint8)
+    assert leftovers.left(grey, [(60, 120, 300, 180)], Words(frozenset()), Bone(), look=1) == ([], 0)
+
+
 def test_an_echo_in_another_position_is_filled_whole() -> None:
     class Hears(Recogniser):
         def read(self, picture: NDArray[np.uint8], *, mirrors: bool = True) -> Iterator[Text]:

@@ -30,7 +30,7 @@ BAND: Final = 0.015  # of the film's range, or of the contrast where that is mor
 LEVELS_TRIED: Final = 80
 # Part of the strokes that has one level, less the part beyond it (ink is the end of the scale there), and part of a stroke's height
 # that lies between the neighbours of its edge; by sign: what is dark on bright is more often the gap between two bones.
-LIMITS: Final = {1: ((0.3, 0.75), (0.55, 0.55)), -1: ((0.3, 0.9),)}
+LIMITS: Final = {1: ((0.3, 0.75), (0.55, 0.55)), -1: ((0.3, 0.9), (0.8, 0.75))}
 NOISE: Final = 0.3  # of the contrast: most that the neighbours beside a stroke differ
 CONTRAST: Final = 0.08  # of the film's range: least contrast
 FEWEST: Final = 12  # pixels of strokes

@@ -24,7 +24,8 @@ DOUBTFUL: Final = 0.5
 GUESSED: Final = 0.5  # confidence from which on several signs in ink are text,
 CLEARLY: Final = 0.9  # or a single one
 LONG: Final = 2.5  # times as long as wide: the shape of a line of writing
-FAIRLY: Final = 0.8  # confidence from which on several signs of that shape and score are text without ink
+FAIRLY: Final = 0.8  # confidence from which on several signs of that shape and score are text without ink,
+HIGHEST: Final = 90  # pixels across, at most: writing of 60 pixels is marked with 75, a metacarpal with more
 CERTAINLY_READ: Final = (
     0.95  # confidence from which on what is read is text, whatever it looks like; no other position is tried
 )
@@ -211,7 +212,7 @@ def _by_reading(text: Text | None, score: float, box: Box, words: Words, *, cut:
         or (count >= WRITING_CHARACTERS and text.confidence >= CERTAINLY_READ)
     ):
         return True
-    line = score >= CERTAIN and not cut and _is_long(box)
+    line = score >= CERTAIN and not cut and _is_long(box) and min(box[2] - box[0], box[3] - box[1]) <= HIGHEST
     return line and count >= SEVERAL and text.confidence >= FAIRLY
 
 
