@@ -174,6 +174,22 @@ def test_a_bad_split_file_is_refused_with_its_line_and_value(tmp_path: Path, tex
     assert refused.value.value == value
 
 
+def test_the_annotated_films_of_a_patient_go_into_one_part_and_a_split_is_not_written_twice(tmp_path: Path) -> None:
+    for film in range(40):
+        (tmp_path / f"film{film:02d}.xml").write_text("<annotation/>")
+    (tmp_path / "boxes.json").write_text(json.dumps({"images": [{"file_name": "other.png"}]}))
+    (tmp_path / "films.csv").write_text("file,patient\n" + "".join(f"film{k:02d}.png,P{k // 4}\n" for k in range(40)))
+    splits.main([str(tmp_path), "--patients", str(tmp_path / "films.csv"), "--validation", "0.2", "--test", "0.2"])
+    division = splits.load(tmp_path / "split.csv")
+    assert len(division) == 41
+    assert all(division[f"film{k:02d}"] == division[f"film{k // 4 * 4:02d}"] for k in range(40))
+    assert set(division.values()) == set(splits.PARTS)
+    with pytest.raises(BadData, match=r"split\.csv: 'split\.csv': is there already"):
+        splits.main([str(tmp_path)])
+    with pytest.raises(BadData, match=r"holds no \.xml and no \.json file"):
+        splits.annotated(tmp_path / "none")
+
+
 def _rsna(folder: Path, row: str = "4,fullres/4.webp,2000,1500,120,F") -> Path:
     (folder / "fullres").mkdir()
     _picture(folder / "fullres" / "4.webp")
