@@ -26,6 +26,7 @@ FINGERS: Final = {
 # films the highest finger has 0.76 (2840), the next 0.24, the highest thumb 0.71; of 1,282 thumbnails none is beyond these limits.
 BRIGHTER: Final = {1: 1.0, **dict.fromkeys(range(2, 6), 0.9)}
 TOGETHER: Final = 2  # neighbouring parts that must be so
+GOES_ON: Final = 0.4  # share of that limit from which a part beside them lies under the same splint
 COMPARED: Final = 2  # other fingers at least
 TIP: Final = 0.55  # how far the finger goes on beyond its last region, in the distance of its last two
 BESIDE: Final = (
@@ -58,8 +59,10 @@ def under(pixels: NDArray[np.float32], boxes: Mapping[str, Box], *, dark: bool) 
         if own is None or len(others) < COMPARED:
             continue
         soft, bone = np.median(np.array(others), axis=0).T
-        splinted = (own[:, 0] - soft) / np.maximum(bone - soft, least) > BRIGHTER[ray]
+        brighter = (own[:, 0] - soft) / np.maximum(bone - soft, least) / BRIGHTER[ray]
+        splinted = brighter > 1
         if max(sum(pair) for pair in pairwise(splinted)) >= TOGETHER:
+            splinted |= (brighter > GOES_ON) & (np.convolve(splinted, (1, 1, 1), "same") > 0)
             names = (*FINGERS[ray], "")
             found |= {name for part in np.flatnonzero(splinted) for name in names[part : part + 2] if name}
     return frozenset(found)
