@@ -49,6 +49,7 @@ _AMENDED: Final = select(AmendedJob).where(AmendedJob.job_id == bindparam("job_i
 JOB: Final = select(Job).where(Job.id == bindparam("id"))
 _INSTANCE: Final = select(Instance).where(Instance.id == bindparam("id"))
 _RESULTS: Final = select(ResultObject).where(ResultObject.job_id == bindparam("job_id")).order_by(ResultObject.id)
+_UNPREPARED: Final = select(func.count(), func.min(Job.state_since)).where(Job.state == State.RECEIVED)
 _CANCELLED: Final = exists().where(Job.instance_id == Instance.id, Job.state == State.CANCELLED)
 _OWN: Final = aliased(Instance)
 _STUDY: Final = select(_OWN.StudyInstanceUID).where(_OWN.id == bindparam("id")).scalar_subquery()
@@ -225,8 +226,13 @@ class Ledger:
 
     def backlog(self) -> int:
         """Count the jobs received and not yet prepared."""
+        return self.unprepared_since()[0]
+
+    def unprepared_since(self) -> tuple[int, dt.timedelta]:
+        """Count the jobs received and not yet prepared; return also how long the oldest of them has waited."""
         with self._read() as session:
-            return session.scalar(select(func.count()).where(Job.state == State.RECEIVED)) or 0
+            count, since = session.execute(_UNPREPARED).one()
+        return count, self.now() - since if count else dt.timedelta(0)
 
     def may_be_removed(self, job_id: int, *, unasked: Collection[str] = ()) -> str | None:
         """Return why the files and rows of a job must stay, or None when nothing of it is unconfirmed.

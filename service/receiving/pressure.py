@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.errors import Retryable
 from service.log import get_logger
-from service.queue.jobs import Jobs, State
+from service.queue.jobs import Jobs
 from service.queue.queues import INTAKE, Queues
 from service.settings import Limits
 from service.storage import Store
@@ -127,10 +127,9 @@ class Pressure:
 
     def _measure(self) -> Measured:
         started = self._clock()
-        backlog = self._jobs.backlog()
-        oldest = self._jobs.oldest().get(State.RECEIVED)
+        backlog, oldest = self._jobs.unprepared_since()
         draining = self._queues.mode(INTAKE) == QueueMode.DRAINING
-        return Measured(backlog, oldest.total_seconds() if oldest else 0.0, self._clock() - started, draining)
+        return Measured(backlog, oldest.total_seconds(), self._clock() - started, draining)
 
     def _judge(self, found: Measured) -> None:
         limits = self._limits

@@ -1,5 +1,6 @@
 """Instances are refused early, with the cause, while they could not be kept or would wait too long."""
 
+import datetime as dt
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -89,13 +90,13 @@ def test_a_database_that_takes_its_time_to_answer_refuses(
     make: Callable[..., House], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     house = make(maximum_database_seconds=2)
-    real = house.jobs.backlog
+    real = house.jobs.unprepared_since
 
-    def slow() -> int:
+    def slow() -> tuple[int, dt.timedelta]:
         house.time += 3
         return real()
 
-    monkeypatch.setattr(house.jobs, "backlog", slow)
+    monkeypatch.setattr(house.jobs, "unprepared_since", slow)
     assert house.cause() == "database-slow"
 
 
