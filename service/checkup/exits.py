@@ -246,7 +246,9 @@ class Exit:
         elif said is None:
             record.withdraw(transaction_uid, "no report came during the check")
             words = f"the request was taken, no report came within {self.report_seconds:.0f} s"
-            action = f"in the PACS, enter {self._entry()} for commitment reports; here, list it under peers and run the listener"
+            action = f"in the PACS, enter {self._entry()} for commitment reports"
+            if self.listed().verdict != Verdict.GOOD:
+                action += f"; here, list {self.destination.ae_title} under peers"
             yield Finding(self.place, name, Verdict.FAILED, words, action)
         elif said == f"{len(kept)} committed, 0 failed":
             yield good(self.place, name, f"reported: {said}")

@@ -178,7 +178,7 @@ def _signed(
     if leaf:
         both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         builder = builder.add_extension(x509.ExtendedKeyUsage(both), critical=False).add_extension(
-            x509.SubjectAlternativeName([x509.DNSName(name), *map(_host, hosts)]), critical=False
+            x509.SubjectAlternativeName([_host(each) for each in dict.fromkeys([name, *hosts])]), critical=False
         )
     return builder.sign(signer, hashes.SHA256())
 

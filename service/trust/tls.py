@@ -240,6 +240,27 @@ _REASONS: Final[dict[str, tuple[str, str]]] = {
 }
 
 
+_NO_AUTHORITY: Final = (
+    "name the authority of the peer's certificate in tls.authorities of the destination, or in dicom_tls.authorities"
+)
+_OTHER_NAME: Final = (
+    "enter the name in the peer's certificate as tls.certificate_names of the destination, or as its host"
+)
+_OUT_OF_DATE: Final = "have the peer's certificate renewed, or set the clocks of both machines"
+# By OpenSSL's X509_V_ERR_… (openssl-verification-options(1)): not yet valid, expired, list expired, revoked, other host, other address.
+_DISBELIEVED: Final[dict[int | None, str]] = {
+    **{
+        9: _OUT_OF_DATE,
+        10: _OUT_OF_DATE,
+        12: "renew dicom_tls.revocation_list",
+        23: "have the peer's certificate replaced",
+    },
+    **{62: _OTHER_NAME, 64: _OTHER_NAME},
+    # Our own look at it (`judge`), which OpenSSL has no number for.
+    None: "correct tls.certificate_names or tls.certificate_sha256 of the destination, or have the peer's certificate replaced",
+}
+
+
 def explain(fault: OSError, where: str) -> CarpusError:
     """Return what a failed TLS connection means: which side has to change what."""
     if isinstance(fault, ssl.SSLCertVerificationError):
@@ -247,7 +268,7 @@ def explain(fault: OSError, where: str) -> CarpusError:
         return Permanent(
             f"the certificate of {where} is not believed: {text}",
             code="tls-peer-certificate",
-            next_action="correct `authorities` or `certificate_names` of the destination, or renew the peer's certificate",
+            next_action=_DISBELIEVED.get(getattr(fault, "verify_code", None), _NO_AUTHORITY),
         )
     if isinstance(fault, ssl.SSLError) and fault.reason in _REASONS:
         code, meaning = _REASONS[fault.reason]

@@ -289,14 +289,15 @@ def test_a_rejected_caller_takes_no_place_among_the_associations(tmp_path: Path)
 
 def test_the_certificate_of_a_destination_must_stand_for_it(scp: Running) -> None:
     assert echo(scp, theirs(names=("CARPUS",))) > 0
-    for way in (
-        theirs(names=("ARCHIVE",)),
-        theirs(sha256=("0" * 64,)),
-        ClientTls(strangers() / "authority.pem", folder() / "PACS.pem", folder() / "PACS.key"),
+    for way, setting in (
+        (theirs(names=("ARCHIVE",)), "tls.certificate_names"),
+        (theirs(sha256=("0" * 64,)), "tls.certificate_sha256"),
+        (ClientTls(strangers() / "authority.pem", folder() / "PACS.pem", folder() / "PACS.key"), "tls.authorities"),
     ):
         with pytest.raises(Permanent) as refused:
             echo(scp, way)
         assert refused.value.code == "tls-peer-certificate"
+        assert setting in refused.value.next_action
         assert "127.0.0.1" in str(refused.value)
 
 
@@ -306,9 +307,17 @@ def test_without_names_the_certificate_must_be_valid_for_the_host(tmp_path: Path
     certificates.make(made, ["CARPUS"])  # for no host
     running = start(tmp_path / "data", dicom_tls=ours(where=made))
     with running.server:
-        with pytest.raises(Permanent, match="IP address mismatch"):
+        with pytest.raises(Permanent, match="IP address mismatch") as refused:
             echo(running, theirs())
+        assert "tls.certificate_names of the destination" in refused.value.next_action
         assert echo(running, theirs(names=("CARPUS",))) > 0
+
+
+def test_a_certificate_made_for_an_address_is_valid_for_it(tmp_path: Path) -> None:
+    (made,) = certificates.make(tmp_path, ["127.0.0.1"]).values()
+    found = x509.load_pem_x509_certificate(made.certificate.read_bytes())
+    names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [str(each) for each in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
 
 
 def test_a_destination_takes_from_our_own_settings_what_it_leaves_out() -> None:
