@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
-from models.grading import consistency
+from models.grading import consistency, weightings
 from models.grading.films import Films
 from models.grading.losses import soft_labels
 from models.regions import RUS
+from models.standards import RUS_CHN
 from models.standards.harmony import HandPrior
 
 
@@ -69,3 +71,31 @@ def test_the_corrections_are_judged_across_folds(tmp_path: Path) -> None:
     assert found["as it is"]["less_than_as_it_is_months"]["value"] == 0
     assert found["shift of each bone"]["less_than_as_it_is_months"]["high"] < 0
     assert found["prior of the hand"]["discord"] < found["as it is"]["discord"]
+
+
+def test_the_threshold_of_topn_is_never_chosen_on_the_films_it_judges() -> None:
+    tried = {0.3: np.array([0.0, 0.0, 1.0, 1.0]), 0.9: np.array([1.0, 1.0, 0.0, 0.0])}
+    error, thresholds = weightings.across_folds(tried, np.array([0, 0, 1, 1]))
+    assert thresholds == [0.9, 0.3]  # each fold gets the one that is best on the other
+    assert error.tolist() == [1.0, 1.0, 1.0, 1.0]
+
+
+def test_the_rules_are_compared_on_the_same_films(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weightings, "THRESHOLDS", (0.5, 0.9))
+    monkeypatch.setattr(weightings, "STANDARDS", (RUS_CHN,))
+    films, maturity = _films(10)
+    for name in Films.__slots__:
+        np.save(tmp_path / f"{name}.npy", getattr(films, name))
+    (tmp_path / "tuning.json").write_text(json.dumps({"rows": [{"fold": index % 2} for index in range(10)]}))
+    for fold in (0, 1):
+        np.save(tmp_path / f"fold-{fold}.npy", _chances(maturity)[fold::2])
+    places = {"films": tmp_path, "tuning": tmp_path, "json": tmp_path / "out.json"}
+    weightings.main([word for name, path in places.items() for word in (f"--{name}", str(path))])
+    found = json.loads((tmp_path / "out.json").read_text())["rules"]["RUS-CHN"]
+    mae = {rule: own["value"] for rule, own in found["all"]["mae_years"].items()}
+    assert [found[group]["mae_years"]["TopN"]["n"] for group in ("all", "F", "M")] == [10, 5, 5]
+    assert set(found["topn_thresholds"]) <= {0.5, 0.9}
+    assert found["all"]["difference_years"]["TopN - classic"]["value"] == pytest.approx(
+        mae["TopN"] - mae["classic"], abs=2e-4
+    )
+    assert len({round(value, 4) for value in mae.values()}) > 1
