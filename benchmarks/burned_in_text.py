@@ -411,7 +411,10 @@ def main() -> None:
             }
         if options.json:
             kept = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
-            added = {"unseen": {"first_seed": options.first_seed, **results}} if options.first_seed else results
+            added = results
+            if options.first_seed:
+                others = [run for run in kept.get("unseen", []) if run["first_seed"] != options.first_seed]
+                added = {"unseen": [*others, {"first_seed": options.first_seed, **results}]}
             text = json.dumps({**kept, **added}, indent=1, ensure_ascii=False)
             options.json.write_text(text + "\n", encoding="utf-8")
         print(json.dumps(results, ensure_ascii=False), flush=True)

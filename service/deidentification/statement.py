@@ -41,6 +41,8 @@ sees less still, see "What inference sees". For research, not for clinical use.
     yield """
 Clean Descriptors is carried out by removal: what the table marks for cleaning is removed, emptied or replaced as the Basic
 Profile says, never edited. The age is computed from the dates before they go, and stated in months (from 90 years on as 090Y).
+Clean Recognizable Visual Features (113102) is not stated: a film of a hand shows no face. Graphics drawn over a film go with Clean
+Graphics and with the groups 50xx and 60xx.
 
 ## Actions
 
