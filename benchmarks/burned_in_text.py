@@ -411,7 +411,7 @@ def main() -> None:
             }
         if options.json:
             kept = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
-            added = results
+            added: dict[str, Any] = results
             if options.first_seed:
                 others = [run for run in kept.get("unseen", []) if run["first_seed"] != options.first_seed]
                 added = {"unseen": [*others, {"first_seed": options.first_seed, **results}]}

@@ -13,7 +13,14 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, JPEGLossless, JPEGLSLossless, RLELossless
 
-from service.deidentification.deidentify import INFERENCE, deidentify, for_inference, patient_of
+from service.deidentification.confidentiality import load
+from service.deidentification.deidentify import (
+    INFERENCE,
+    INFERENCE_TABLE_ITEMS,
+    deidentify,
+    for_inference,
+    patient_of,
+)
 from service.errors import InvalidInstance
 from service.trust.pseudonyms import Pseudonyms
 from tests.factories import CHILD, CHINESE_CHILD, instance
@@ -53,6 +60,11 @@ def test_the_inference_copy_holds_nothing_but_listed_attributes(tmp_path: Path) 
     }
     assert {element.keyword for element in copy} <= set(INFERENCE) | pixels | flags
     assert np.array_equal(reread(copy).pixel_array, film.pixel_array)
+
+
+def test_inference_sees_no_attribute_that_an_export_would_lose() -> None:
+    listed = {keyword: load().rule(Tag(keyword), image=True).letter for keyword in (*INFERENCE, *INFERENCE_TABLE_ITEMS)}
+    assert set(listed.values()) == {"K"}, listed
 
 
 def test_an_unknown_sop_class_is_refused_by_name() -> None:
