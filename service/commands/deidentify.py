@@ -32,6 +32,7 @@ def deidentify(
     The copies are filed by pseudonym. The keys are those of the data directory; with another key the same patient gets
     another pseudonym. Exit status 1 when a file was refused.
     """
+    from rich.console import Console
     from rich.progress import track
 
     from service import settings
@@ -55,12 +56,21 @@ def deidentify(
     files = files_of(source)
     refused = 0
     copies = copy_files(files, source, target, pseudonyms, vault, profile)
+    terminal = Console(stderr=True)  # the bar and what is said beside it go where nothing is piped on
+    watched = os.isatty(2)
     with _report(report) as say:
-        for outcome in track(copies, description="De-identifying", total=len(files), disable=not os.isatty(2)):
+        for outcome in track(
+            copies, description="De-identifying", total=len(files), disable=not watched, console=terminal
+        ):
             say(outcome.to_json())
             if outcome.copy is None:
                 refused += 1
-                click.echo(f"refused {outcome.file}: {outcome.reason}", err=True)
+                line = f"refused {outcome.file}: {outcome.reason}"
+                if watched:  # above the bar, not behind it
+                    plain = "".join(c if c.isprintable() else "\ufffd" for c in line)
+                    terminal.print(plain, markup=False, highlight=False, soft_wrap=True)
+                else:
+                    click.echo(line, err=True)
     click.echo(f"{len(files) - refused} of {len(files)} files de-identified, {refused} refused")
     if refused:
         raise SystemExit(1)
