@@ -8,6 +8,8 @@ P5_WEIGHTINGS = {"classic": (0.4630, 0.4557), "Top2": (0.4409, 0.4343), "TopN": 
 P5_NETWORKS = {
     "resnext-50": ("0.4141 / 0.4108", "88.07"),
     "csp-resnext-50": ("0.4214 / 0.4128", "46.28"),
+    "resnext-50-half": ("0.4141 / 0.4108", "88.07 (whole)"),
+    "csp-resnext-50-half": ("0.4214 / 0.4128", "46.28 (whole)"),
     "resnext-50-quarter": ("0.4141 / 0.4108", "88.07 (whole)"),
     "csp-resnext-50-quarter": ("0.4214 / 0.4128", "46.28 (whole)"),
 }
