@@ -210,14 +210,9 @@ class Reader:
         """Add to the verdict what could not be outlined or staged, and why, and that the film is unlike those learned from."""
         remarks = [] if coarse is None else [Reason("too-small", coarse)]
         if novelty.unlike:
-            share = "" if novelty.false_alarms is None else f", as {1 - novelty.false_alarms:.0%} of such films do"
-            remarks.append(
-                Reason(
-                    UNLIKE,
-                    f"its distance is {novelty.score:.2f}, "
-                    f"1 is usual among them, and they stay below {novelty.threshold:.2f}{share}",
-                )
-            )
+            limit = "the limit is" if novelty.false_alarms is None else f"{1 - novelty.false_alarms:.0%} stay below"
+            measured = f"distance {novelty.score:.2f} from the films learned from, where 1 is usual and"
+            remarks.append(Reason(UNLIKE, f"{measured} {limit} {novelty.threshold:.2f}"))
         missing = [bone for bone in SEGMENTED if bone not in masks]
         if missing:
             why = "the bone was not found in its region"

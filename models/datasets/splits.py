@@ -147,6 +147,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--test", type=float, default=0.1, help="share of the patients")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(argv)
+    try:
+        path, division, digest_of_it = _divide(options)
+    except (BadData, ValueError, OSError) as error:
+        parser.error(str(error))
+    counts = ", ".join(f"{len(members(division, part))} {part}" for part in PARTS)
+    print(f"{path}: {counts}; sha256 {digest_of_it}")  # noqa: T201  # what the command is for
+
+
+def _divide(options: argparse.Namespace) -> tuple[Path, dict[str, str], str]:
+    """Divide the films of the folder and save the split; return its path, what it says and its hash."""
     path = options.folder / FILE
     if path.exists():
         raise BadData(path, None, path.name, "is there already; whoever learned by it would be judged by another one")
@@ -155,8 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     shares = {"train": 1 - options.validation - options.test, "validation": options.validation, "test": options.test}
     division = of_films(annotated(options.folder), patients, shares, options.seed)
     digest_of_it = save(path, division)
-    counts = ", ".join(f"{len(members(division, part))} {part}" for part in PARTS)
-    print(f"{path}: {counts}; sha256 {digest_of_it}")  # noqa: T201  # what the command is for
+    return path, division, digest_of_it
 
 
 if __name__ == "__main__":

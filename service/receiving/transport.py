@@ -34,6 +34,7 @@ from service.sending.scu import Gate
 MAXIMUM_REQUEST_BYTES: Final = 512 * 1024
 ASSOCIATE_RQ: Final = 0x01
 ASSOCIATE_AC: Final = 0x02
+_PARTING: Final = (0x05, 0x06, 0x07)  # A-RELEASE-RQ and -RP, A-ABORT
 _SLACK: Final = 1024  # bytes of a P-DATA-TF beyond the maximum length: what some peers count wrongly
 # PS3.8 9.3.8: A-ABORT by the service provider: reason 2 unexpected PDU, 6 invalid PDU parameter.
 ABORT_UNEXPECTED, ABORT_INVALID = (bytes([7, 0, 0, 0, 0, 4, 0, 0, 2, reason]) for reason in (2, 6))
@@ -80,6 +81,7 @@ class GuardedSocket(AssociationSocket):
     ) -> None:
         self.offer = offer
         self._unread = bytearray(offer.request)
+        self._parting = False
         self._places = places
         self._limits = places.limits
         self._peer = peer
@@ -347,10 +349,10 @@ class GuardedSocket(AssociationSocket):
                 if received == 0:
                     view.release()
                     del data[done:]  # the connection ended inside the PDU; the caller sees that it is short
-                    event = (
-                        "connection ended inside a PDU" if done or count > 6 else "connection closed without release"
-                    )
-                    log.info(event, peer=self._peer, bytes=done, of=count)
+                    if done or count > 6:
+                        log.info("connection ended inside a PDU", peer=self._peer, bytes=done, of=count)
+                    elif not self._parting:  # after a release the peer closes, PS3.8 9.2.3
+                        log.info("connection closed without release", peer=self._peer)
                     break
                 done += received
                 if done < count and time.monotonic() > deadline:
@@ -358,6 +360,7 @@ class GuardedSocket(AssociationSocket):
         return data
 
     def _judge(self, pdu_type: int, length: int) -> None:
+        self._parting = pdu_type in _PARTING
         if pdu_type == P_DATA:
             # Some peers count the six bytes of the header against the maximum length (PS3.8 D.1 does not).
             limit = self._limits.maximum_pdu_size + _SLACK

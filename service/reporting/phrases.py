@@ -48,6 +48,16 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[Callable[[str], str], ...]], ...]] 
         (),
     ),
     (r"under a cast or splint: ([^;]+)", "{}位于石膏或支具下", (_bones,)),
+    (
+        r"distance ([\d.]+) from the films learned from, where 1 is usual and (\d+)% stay below ([\d.]+)",
+        "与训练影像的距离为{}，通常为1，{}%低于{}",
+        (str, str, str),
+    ),
+    (
+        r"distance ([\d.]+) from the films learned from, where 1 is usual and the limit is ([\d.]+)",
+        "与训练影像的距离为{}，通常为1，阈值{}",
+        (str, str),
+    ),
     (r"covered or burnt out, one grey level there: ([^;]+)", "{}被遮盖或曝光溢出，仅有单一灰度", (_bones,)),
     (r"covered, nothing but grain there: ([^;]+)", "{}被遮盖，仅见颗粒噪声", (_bones,)),
     (r"not told apart from a neighbour: ([^;]+)", "{}与相邻骨无法区分", (_bones,)),

@@ -133,6 +133,8 @@ def test_what_the_models_say_can_be_said_in_chinese() -> None:
     texts += [
         "bundle default 0.2 holds no weights for grading",
         "no outline of radius and ulna: the bone was not found in its region",
+        "distance 3.27 from the films learned from, where 1 is usual and 99% stay below 2.48",
+        "distance 3.27 from the films learned from, where 1 is usual and the limit is 2.48",
         "the joints of the middle finger are 8.3 pixels wide; stages need at least 22",
     ]
     assert len(texts) > 12
