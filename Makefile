@@ -18,7 +18,7 @@ demo: $(STAMP)
 	$(BIN)/carpus demo $(if $(FILM),--film "$(FILM)" $(if $(SEX),--sex $(SEX)))
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
