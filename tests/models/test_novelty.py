@@ -76,7 +76,7 @@ def test_a_film_above_the_limit_is_remarked_with_both_figures() -> None:
     film = phantom.draw(900_002, age_years=9.0, rows=700, columns=560, low_contrast=False, furnished=False).image
     reading = replace(registry.load("phantom"), newness=New()).read(film, "F")
     (remark,) = (reason.text for reason in reading.verdict.reasons if reason.code == UNLIKE)
-    assert "distance is 2.50" in remark
+    assert "distance 2.50 from the films learned from" in remark
     assert "below 1.75, as 99% of such films do" in remark
 
 
