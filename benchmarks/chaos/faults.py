@@ -244,7 +244,7 @@ def _postgresql(folder: Path, _films: int, stack: ExitStack) -> dict[str, Any]:
 
 
 def _small_disk(folder: Path, films: int, stack: ExitStack) -> dict[str, Any]:
-    """Mount a tmpfs that can be made to hold about a quarter of the films, and set the reserve that makes us refuse early."""
+    """Mount a tmpfs that can be made to hold a quarter of the films, 25 at most, and set the reserve that makes us refuse early."""
     mount = folder / "small"
     mount.mkdir(parents=True)
     film, reserve = 300_000, 8_000_000  # a small film, its copy and its results; room to finish what was acknowledged
@@ -259,7 +259,7 @@ def _small_disk(folder: Path, films: int, stack: ExitStack) -> dict[str, Any]:
         raise Unavailable(f"no tmpfs can be mounted: {done.stderr.strip()}")
     stack.callback(subprocess.run, ["umount", "--lazy", str(mount)], check=False)
     limits = {"limits": {"minimum_free_disk_bytes": reserve}}
-    sizes = {"large": large, "reserve": reserve, "room": film * max(films // 4, 1)}
+    sizes = {"large": large, "reserve": reserve, "room": film * min(max(films // 4, 1), 25)}
     return {"mount": mount, "data": mount / "data", "settings": limits, **sizes}
 
 
