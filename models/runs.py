@@ -6,6 +6,7 @@ a folder that holds a run with other options is refused, so that no run continue
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,7 @@ from typing import Any, Final
 import torch
 
 from models import weights
+from models.engine import EarlyStop
 
 CONFIG_FILE: Final = "training.json"
 # What may change when a run is resumed: how long, how often, on what.
@@ -165,11 +167,43 @@ def save(
     files
         Further files of the weights folder by name, such as a booster.
     """
-    folder: Path = options.weights or options.out / "weights"
     start: Path | None = getattr(options, "start", None)
     if start is not None and (start / weights.METADATA_FILE).is_file():
         metadata = weights.begun_from(metadata, weights.Metadata.read(start))
-    return weights.save(folder, tensors, metadata, extra={**(files or {}), **attached(kept)}, half=True)
+    return weights.save(
+        weights_folder(options), tensors, metadata, extra={**(files or {}), **attached(kept)}, half=True
+    )
+
+
+def ended(options: argparse.Namespace, first: int, step: int, stop: EarlyStop | None = None) -> None:
+    """Say on the terminal that a run has ended, why, where its weights lie, and how to go on.
+
+    Parameters
+    ----------
+    first
+        The step the run stood at when it was begun or resumed.
+    step
+        The step it stands at now; as `first`, nothing was trained.
+    stop
+        None where a run cannot be made longer.
+    """
+    if step >= options.steps:
+        why, longer = f"{step} of {options.steps} steps are done", "--steps"
+    elif stop is not None and stop.stop:
+        why, longer = f"{stop.waited} looks in a row were no better at step {step}", "--patience"
+    else:
+        why, longer = f"its time is spent at step {step} of {options.steps}", "--minutes"
+    line = f"the run in {options.out} has ended: {why}; its weights are in {weights_folder(options)}"
+    if step == first:
+        more = "" if stop is None else f"a larger {longer} goes on, "
+        line += f". Nothing was trained now: {more}another --out begins anew"
+    print(line, file=sys.stderr)  # noqa: T201 - a training log
+
+
+def weights_folder(options: argparse.Namespace) -> Path:
+    """Return where a run writes its weights: where `--weights` says, else beside its checkpoints."""
+    folder: Path = options.weights or options.out / "weights"
+    return folder
 
 
 def limit_threads(options: argparse.Namespace) -> None:

@@ -128,8 +128,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         fused=True,
     )
     ema = engine.Ema(net, decay=0.998)
-    step, kept = engine.load_checkpoint(options.out, model=net, optimizer=optimizer, ema=ema)
-    stop = engine.EarlyStop(options.patience or options.steps, float(kept.get("best", math.inf)))
+    first, kept = engine.load_checkpoint(options.out, model=net, optimizer=optimizer, ema=ema)
+    step, patience = first, options.patience or options.steps
+    stop = engine.EarlyStop(patience, float(kept.get("best", math.inf)), int(kept.get("waited", 0)))
     spent = float(kept.get("minutes", 0.0))
     learning.begin(step)
     progress = engine.Progress(options.steps, every_seconds=60, journal=options.out / "journal.jsonl")
@@ -146,7 +147,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def save() -> None:
         engine.save_checkpoint(
-            options.out, step=step, model=net, optimizer=optimizer, ema=ema, best=stop.best, minutes=minutes()
+            options.out,
+            step=step,
+            model=net,
+            optimizer=optimizer,
+            ema=ema,
+            best=stop.best,
+            waited=stop.waited,
+            minutes=minutes(),
         )
 
     while step < options.steps and not stop.stop and not (options.minutes and minutes() >= options.minutes):
@@ -168,9 +176,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             look()
         if step % min(options.every, SAVED_EVERY) == 0:
             save()
-    if step % options.every:
+    if step % options.every and step > first:
         look()
         save()
+    runs.ended(options, first, step, stop)
 
 
 def _keep(

@@ -8,10 +8,7 @@ corrections are tried, each fitted on the other folds and judged on films it has
 prior that the bones of a hand belong together.
 """
 
-import argparse
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.calibration import FOLDS, folds
 from models.engine import git_commit
-from models.grading import measure
+from models.grading import measure, tuned
 from models.grading.ages import SEXES, sexes_of
 from models.grading.films import Films
 from models.grading.network import COUNTS, WIDEST
@@ -36,29 +33,14 @@ _MIDDLES: Final = np.minimum(np.arange(WIDEST)[None, :], np.array(COUNTS)[:, Non
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Analyse, try the corrections, write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--films", type=Path, required=True, help="cache of models.grading.films")
-    parser.add_argument("--tuning", type=Path, required=True, help="run of models.grading.tune with its folds")
-    parser.add_argument("--json", type=Path, required=True)
-    options = parser.parse_args(argv)
-    films, chances, _ = held(options.films, options.tuning)
-    options.json.write_text(json.dumps(report(chances, films), indent=1) + "\n", encoding="utf-8")
+    tuned.main(__doc__, report, argv)
 
 
-def held(cache: Path, tuning: Path) -> tuple[Films, Array, NDArray[np.int64]]:
-    """Return the films with all 13 bones, what a grader tuned without each says of it, (films, 13, `WIDEST`), and its fold."""
-    films = Films.load(cache)
-    rows = json.loads((tuning / "tuning.json").read_text(encoding="utf-8"))["rows"]
-    part = np.array([row["fold"] for row in rows], np.int64)
-    chances = np.zeros((len(films), len(RUS), WIDEST))
-    for number in np.unique(part):
-        chances[part == number] = np.load(tuning / f"fold-{number}.npy")
-    whole: NDArray[np.bool_] = np.asarray(films.found.all(1))
-    return films.subset(whole), chances[whole], part[whole]
+def report(chances: Array, films: Films, _: NDArray[np.int64]) -> dict[str, Any]:
+    """Return the errors of each bone and what the corrections do, from stage probabilities of graders tuned without the film.
 
-
-def report(chances: Array, films: Films) -> dict[str, Any]:
-    """Return the errors of each bone and what the corrections do, from stage probabilities of graders tuned without the film."""
+    The corrections are judged across folds of their own, by patient.
+    """
     fold = folds(films.patient.tolist(), 0)
     variants = {"as it is": chances}
     shifted = np.empty_like(chances)

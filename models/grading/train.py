@@ -94,11 +94,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     bones = torch.arange(len(RUS))
     start, step, running = time.monotonic(), first, math.nan
-    while step < options.steps and not stop.stop:
-        minutes = spent + (time.monotonic() - start) / 60
-        if options.minutes and minutes >= options.minutes:
-            break
-        share = max(step / options.steps, minutes / options.minutes if options.minutes else 0.0)
+
+    def minutes() -> float:
+        return spent + (time.monotonic() - start) / 60
+
+    def look() -> None:
+        _look(options, kept_options, ema, seen, truth, held, stop, progress, step, len(train))
+        save_checkpoint(
+            options.out,
+            step=step,
+            model=net,
+            optimizer=optimizer,
+            ema=ema,
+            best=stop.best,
+            waited=stop.waited,
+            minutes=minutes(),
+        )
+
+    while step < options.steps and not stop.stop and not (options.minutes and minutes() >= options.minutes):
+        share = max(step / options.steps, minutes() / options.minutes if options.minutes else 0.0)
         warm = min(1.0, (step + 1) / options.warmup)
         for group in optimizer.param_groups:
             group["lr"] = options.rate * warm * cosine(round(1000 * share), 1000, floor=0.01)
@@ -119,20 +133,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         running = float(value.detach()) if math.isnan(running) else 0.98 * running + 0.02 * float(value.detach())
         progress.report(step, loss=running)
         if step % options.every == 0:
-            _look(options, kept_options, ema, seen, truth, held, stop, progress, step, len(train))
-            minutes = spent + (time.monotonic() - start) / 60
-            save_checkpoint(
-                options.out,
-                step=step,
-                model=net,
-                optimizer=optimizer,
-                ema=ema,
-                best=stop.best,
-                waited=stop.waited,
-                minutes=minutes,
-            )
-    if step % options.every:
-        _look(options, kept_options, ema, seen, truth, held, stop, progress, step, len(train))
+            look()
+    if step % options.every and step > first:
+        look()
+    runs.ended(options, first, step, stop)
 
 
 def shares(maturity: torch.Tensor, even: float) -> NDArray[np.float64]:

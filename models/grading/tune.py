@@ -71,7 +71,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser().parse_args(argv)
     runs.limit_threads(options)
     tensors, card = weights.load(options.start, problem="grading", architectures=ARCHITECTURES)
-    kept_options = runs.keep(options, architecture=card.architecture)
+    # Every fold is tuned from the start: a tuning does not go on with more steps, it is another one.
+    kept_options = runs.keep(options, architecture=card.architecture, tuning_steps=options.steps)
+    if (runs.weights_folder(options) / weights.METADATA_FILE).is_file():
+        runs.ended(options, options.steps, options.steps)
+        return
     films = _films(options, card)
     phantoms = Crops.load(_phantoms(options, card), options.phantom_films)
 
@@ -123,6 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.only_cross_validation:
         return
     kept = held_out(films, options.held_out)
+    print(json.dumps({"tuning": f"the weights that are kept, on {int((~kept).sum())} films"}), flush=True)  # noqa: T201 - a training log
     net = tune(fresh(), films, np.flatnonzero(~kept), phantoms, name, options, size)
     if kept.any():
         seen = np.flatnonzero(kept)
@@ -150,6 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             hyperparameters={**card.hyperparameters, "tuning_steps": options.steps, "tuning_rate": options.rate},
         ),
     )
+    runs.ended(options, 0, options.steps)
 
 
 def _films(options: argparse.Namespace, card: weights.Metadata) -> Films:

@@ -6,20 +6,16 @@ TopN's threshold is the one with the lowest error on the films of the other fold
 the same probabilities of the same films, so differences are paired. The error is that of the film's bone age, within a year as in P5.
 """
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.engine import git_commit
-from models.grading import measure
+from models.grading import measure, tuned
 from models.grading.ages import sexes_of
 from models.grading.compare import PAIRS
-from models.grading.consistency import held
 from models.grading.films import Films
 from models.metrics.ages import by_year
 from models.metrics.bootstrap import estimate
@@ -32,13 +28,7 @@ THRESHOLDS: Final = tuple(round(0.3 + 0.02 * step, 2) for step in range(35))
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare the rules and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--films", type=Path, required=True, help="cache of models.grading.films")
-    parser.add_argument("--tuning", type=Path, required=True, help="run of models.grading.tune with its folds")
-    parser.add_argument("--json", type=Path, required=True)
-    options = parser.parse_args(argv)
-    films, chances, fold = held(options.films, options.tuning)
-    options.json.write_text(json.dumps(report(chances, films, fold), indent=1) + "\n", encoding="utf-8")
+    tuned.main(__doc__, report, argv)
 
 
 def report(chances: Array, films: Films, fold: NDArray[np.int64]) -> dict[str, Any]:

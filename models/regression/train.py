@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": options.decay}, {"params": others, "weight_decay": 0.0}], lr=options.rate
     )
-    step, kept = load_checkpoint(options.out, model=network, optimizer=optimizer, ema=ema)
+    first, kept = load_checkpoint(options.out, model=network, optimizer=optimizer, ema=ema)
     stop = EarlyStop(options.patience or options.steps, float(kept.get("best", math.inf)), int(kept.get("waited", 0)))
     spent, start = float(kept.get("minutes", 0.0)), time.monotonic()
     progress = Progress(options.steps, every_seconds=30, journal=options.out / "journal.jsonl")
@@ -112,8 +112,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     def minutes() -> float:
         return spent + (time.monotonic() - start) / 60
 
-    drawn = _endless(train, options.batch, torch.Generator().manual_seed(options.seed * 1_000_003 + step))
-    running, looked = math.nan, step
+    drawn = _endless(train, options.batch, torch.Generator().manual_seed(options.seed * 1_000_003 + first))
+    step, running, looked = first, math.nan, first
     while step < options.steps and not stop.stop and not (options.minutes and minutes() >= options.minutes):
         share = max(step / options.steps, minutes() / options.minutes if options.minutes else 0.0)
         for group in optimizer.param_groups:
@@ -151,7 +151,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             waited=stop.waited,
             minutes=minutes(),
         )
-    calibrate.write(options, [options.out], options.weights or options.out / "weights", (thumbnails, parts))
+    calibrate.write(options, [options.out], runs.weights_folder(options), (thumbnails, parts))
+    runs.ended(options, first, step, stop)
 
 
 def _endless(films: Thumbnails, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

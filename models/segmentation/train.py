@@ -125,7 +125,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         optimizer = torch.optim.SGD(net.parameters(), lr=options.rate, momentum=0.99, weight_decay=options.decay)
     ema = Ema(net, 0.995)
-    step, kept = load_checkpoint(options.out, model=net, optimizer=optimizer, ema=ema)
+    first, kept = load_checkpoint(options.out, model=net, optimizer=optimizer, ema=ema)
+    step = first
     # A run that goes on draws other crops than it began with.
     draws, generator = np.random.default_rng((options.seed, step)), torch.Generator().manual_seed(options.seed + step)
     stop = EarlyStop(options.patience or options.steps, float(kept.get("best", math.inf)), int(kept.get("waited", 0)))
@@ -186,6 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         progress.report(step, loss=losses[-1])
         minutes += (time.monotonic() - began) / 60
         busy += time.process_time() - began_busy
+    runs.ended(options, first, step, stop)
 
 
 def _curve(path: Path, step: int) -> list[float]:

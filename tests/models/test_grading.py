@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models import weights
-from models.grading import compare, evaluate, measure
+from models.grading import compare, evaluate, measure, train
 from models.grading.augment import averaged, centre, vary
 from models.grading.bound import reachable
 from models.grading.crops import SIZE, Frame, cut, enhance, frames
@@ -293,7 +293,7 @@ def test_the_prior_of_the_hand_draws_an_unsure_bone_to_the_others() -> None:
 def _cache(folder: Path, films: int, seed: int) -> Path:
     """A cache of phantoms of noise: what they show does not matter here."""
     rng = np.random.default_rng(seed)
-    folder.mkdir()
+    folder.mkdir(parents=True)
     kept = kept_size(40)
     truth = np.column_stack(
         (
@@ -349,3 +349,22 @@ def test_graders_are_compared_on_the_same_films(tmp_path: Path) -> None:
     )
     assert difference["TopN - classic"]["low"] <= difference["TopN - classic"]["value"]
     assert len(list((tmp_path / "kept").iterdir())) == 4
+
+
+def test_a_training_that_has_ended_between_two_looks_is_kept_and_not_begun_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _cache(tmp_path / "data" / "train", 6, 1)
+    _cache(tmp_path / "data" / "validation", 6, 50)
+    asked = ["--architecture", "small", "--width", "2", "--size", "32", "--steps", "3", "--every", "2", "--batch", "2"]
+    asked += ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), "--precision", "fp32"]
+    train.main(asked)
+    card, journal = (tmp_path / "run" / name for name in ("weights/metadata.json", "journal.jsonl"))
+    before = card.read_bytes(), journal.read_bytes()
+    assert "Nothing was trained" not in capsys.readouterr().err
+    train.main(asked)
+    assert (card.read_bytes(), journal.read_bytes()) == before
+    assert "3 of 3 steps are done" in (said := capsys.readouterr().err)
+    assert "Nothing was trained now" in said
+    train.main([*asked, "--steps", "4"])
+    assert json.loads(journal.read_text().splitlines()[-1])["step"] == 4

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from models import runs, training
+from models.engine import EarlyStop
 from models.runs import RunRefused
 
 
@@ -47,3 +48,30 @@ def test_every_problem_lists_its_options(problem: str, capsys: pytest.CaptureFix
 def test_an_unknown_problem_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="'ageing' is not one of detection, segmentation, grading"):
         training.train("ageing", [])
+
+
+@pytest.mark.parametrize(
+    ("more", "step", "waited", "why", "longer"),
+    [
+        (("--steps", "7"), 7, 0, "7 of 7 steps are done", "--steps"),
+        (("--patience", "3"), 6, 3, "3 looks in a row were no better at step 6", "--patience"),
+        (("--minutes", "5"), 4, 0, "its time is spent at step 4 of 10", "--minutes"),
+    ],
+)
+def test_a_run_that_is_started_again_after_its_end_says_so_and_how_to_go_on(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    more: tuple[str, str],
+    step: int,
+    waited: int,
+    why: str,
+    longer: str,
+) -> None:
+    options = _options(tmp_path, *more)
+    stop = EarlyStop(options.patience or options.steps, waited=waited)
+    runs.ended(options, 0, step, stop)
+    runs.ended(options, step, step, stop)
+    first, again = capsys.readouterr().err.splitlines()
+    assert first.endswith(f"has ended: {why}; its weights are in {tmp_path / 'weights'}")
+    assert again.startswith(first)
+    assert f"Nothing was trained now: a larger {longer} goes on, another --out begins anew" in again

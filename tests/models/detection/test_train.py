@@ -27,7 +27,7 @@ def test_a_film_without_a_hand_does_not_end_the_validation() -> None:
     assert np.isfinite(measured["regions_median"])
 
 
-def test_a_run_is_begun_resumed_and_kept(tmp_path: Path) -> None:
+def test_a_run_is_begun_resumed_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--phantoms", "4", "--width", "8", "--size", "64", "--batch", "2", "--every", "2", "--precision", "fp32"]
     options += ["--out", str(tmp_path), "--phantom-cache", str(tmp_path / "cache")]
     main([*options, "--steps", "2"])
@@ -38,6 +38,11 @@ def test_a_run_is_begun_resumed_and_kept(tmp_path: Path) -> None:
     assert metadata.hyperparameters["channels"] == len(CHANNELS)
     assert metadata.terms == weights.FREE_TERMS
     assert Detector(tmp_path / "weights").size == 64
+    assert "Nothing was trained" not in capsys.readouterr().err
+    main([*options, "--steps", "4"])
+    said = capsys.readouterr().err
+    assert f"has ended: 4 of 4 steps are done; its weights are in {tmp_path / 'weights'}" in said
+    assert "Nothing was trained now: a larger --steps goes on" in said
 
 
 def test_weights_of_fewer_channels_are_grown_by_the_joint_each_names() -> None:
