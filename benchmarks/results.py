@@ -494,16 +494,18 @@ def _architectures(result: dict[str, Any]) -> str:
     """Lay the segmentation networks of P1 and P3 side by side."""
     others = {name: run for name, run in result["runs"].items() if name.startswith(("loss-", "films-"))}
     networks = {name: run for name, run in result["runs"].items() if name not in others}
-    one, other = next(run for run in networks.values() if run["steps"]), next(iter(others.values()))
+    trained = {name: run for name, run in networks.items() if run["steps"]}
+    one, other = next(iter(trained.values())), next(iter(others.values()))
     lines = [
         "## Segmentation: the architectures of P1 and P3",
         "",
         f"`{result['command']}` · commit {result['commit']} · n = {one['films']} unseen phantoms each · {result['hardware']}",
         "",
-        f"Every network had {one['seconds']} s of one core's time, from random weights: AdamW, batches of {one['batch']} phantom crops of "
-        f"{one['crop']} x {one['crop']} pixels, varied; 1e-3 as the rate of the large ones (VGG-16, ResNet-50, V-Net), 3e-3 of the others. "
-        "How many steps that made stands in the table. The classical methods take only the mean outline of 400 crops as their prior. "
-        "None has converged, the large ones least of all: this ranks what a core's minutes buy, not what a network can reach. "
+        f"Every network had {_budget(one)}, from random weights: AdamW, batches of {one['batch']} phantom crops of "
+        f"{one['crop']} x {one['crop']} pixels, varied; 1e-3 as the rate of the large ones (VGG-16, ResNet-50, V-Net), 3e-3 of the others, "
+        "constant; the moving average of the weights, at its best look on validation films, is measured. "
+        "The classical methods take only the mean outline of 400 crops as their prior. "
+        f"{_settled(trained)} "
         "The shipped network (`segmentation_phantom`) had thousands of steps at 224 x 224. "
         "3-D U-Net has no row: it needs a volume, and one radiograph has no third axis.",
         "",
@@ -514,31 +516,66 @@ def _architectures(result: dict[str, Any]) -> str:
         "",
         "![loss curves](segmentation_fcn_losses.png)",
         "",
-        f"The default, {other['seconds']} s each: `loss-X` by another loss than cross-entropy and Dice together (`loss-compound`), "
-        f"`films-N` with N training films (`loss-compound`: 2,000). Where intervals overlap, {other['seconds']} s tell nothing apart.",
+        f"The default, {_budget(other)} each: `loss-X` by another loss than cross-entropy and Dice together (`loss-compound`), "
+        "`films-N` with N training films (`loss-compound`: 2,000). Rows whose intervals overlap are not told apart by this.",
         "",
         _table(_segmenters(others)),
     ]
     return "\n".join(lines)
 
 
+def _budget(run: dict[str, Any]) -> str:
+    """Say how long a row was trained; tables from before equal steps had equal seconds of the processor."""
+    if "budget_steps" not in run:
+        return f"{run['seconds']} s of one core's time"
+    return f"{run['budget_steps']:,} steps ({run['budget_steps'] * run['batch']:,} films)"
+
+
+def _settled(trained: dict[str, dict[str, Any]]) -> str:
+    """Name the networks whose curve had levelled off after the last round, and those that still learned."""
+    gains = {name: run["gain_of_the_last_round"] for name, run in trained.items() if "gain_of_the_last_round" in run}
+    if not gains:
+        return (
+            "None has converged, the large ones least of all: "
+            "this ranks what the same budget buys, not what a network can reach."
+        )
+    one, limit = trained[next(iter(gains))], next(iter(gains.values()))["limit"]
+    said = [
+        f"What the steps from {one['round_before']:,} to {one['budget_steps']:,} brought stands under *gain* (mean IoU of both bones, "
+        f"film by film, 95 %): levelled off where that is surely less than {limit}."
+    ]
+    for state, words in (
+        ("levelled off", "Levelled off"),
+        ("still rising", "Still rising"),
+        ("not told", "Not told by these films"),
+    ):
+        names = [f"`{name}`" for name, gain in gains.items() if gain["state"] == state]
+        said += [f"{words}: {', '.join(names)}."] if names else []
+    return " ".join(said)
+
+
 def _segmenters(runs: dict[str, Any]) -> list[list[str]]:
-    head = ["run", "IoU ulna", "95 %", "IoU radius", "95 %", "P", "R", "Dice", "HD95, mm", "AUC", "accuracy"]
-    rows = [[*head, "processor s", "steps", "parameters", "ms a film"]]
+    gains = any("gain_of_the_last_round" in run for run in runs.values())
+    head = ["run", "IoU ulna", "95 %", "IoU radius", "95 %", "P", "R", "IoU", "Dice", "HD95, mm", "AUC", "accuracy"]
+    rows = [[*head, "processor s", "steps", "films seen", "parameters", "ms a film", *(["gain"] if gains else [])]]
     for name, run in sorted(runs.items(), key=lambda item: -item[1]["iou"]["value"]):
         row = [name]
         for bone in ("iou_ulna", "iou_radius"):
             row += [f"{run[bone]['value']:.3f}", f"{run[bone]['low']:.3f} to {run[bone]['high']:.3f}"]
-        row += [f"{run[key]['value']:.3f}" for key in ("precision", "recall", "dice")]
+        row += [f"{run[key]['value']:.3f}" for key in ("precision", "recall", "iou", "dice")]
         row += [
             f"{run['hausdorff_95_mm']['value']:.1f}",
             f"{run['auc']['value']:.3f}",
             f"{run['accuracy']['value']:.3f}",
         ]
-        seconds = str(run["seconds"]) if run["steps"] else "–"
-        rows.append(
-            [*row, seconds, str(run["steps"]), f"{run['parameters'] / 1e6:.2f} M", str(run["processor_ms_p50"])]
+        row += (
+            [str(run.get("processor_seconds", run.get("seconds"))), str(run["steps"])] if run["steps"] else ["–", "0"]
         )
+        row += [f"{run['steps'] * run['batch']:,}" if run["steps"] else "–"]
+        row += [f"{run['parameters'] / 1e6:.2f} M", str(run["processor_ms_p50"])]
+        gain = run.get("gain_of_the_last_round")
+        told = f"{gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})" if gain else "–"
+        rows.append([*row, *([told] if gains else [])])
     return rows
 
 

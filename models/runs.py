@@ -23,7 +23,6 @@ FREE: Final = frozenset(
         "steps",
         "epochs",
         "minutes",
-        "processor_seconds",
         "every",
         "patience",
         "threads",

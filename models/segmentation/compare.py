@@ -3,7 +3,8 @@ r"""Measure many trained segmenters on the same unseen phantoms: the table of P1
     python -m models.segmentation.compare --runs ../runs/table --json benchmarks/accuracy/segmentation_architectures.json \
         --plot benchmarks/segmentation_fcn_losses.png
 
-`--runs` is what `models.segmentation.table` filled; each group of rows is measured at the largest budget all its runs had. Precision,
+`--runs` is what `models.segmentation.table` filled; each group of rows is measured at the largest number of steps all its runs had. What
+the last round brought is measured film by film on the same phantoms: a network has levelled off where that is surely little. Precision,
 recall, IoU, Dice and the 95th percentile of the distance of the outlines are means over films and both bones, beside the IoU of
 each bone; the area under the curve (AUC) and the accuracy are of single pixels inside the crop, bone against everything else.
 """
@@ -28,12 +29,14 @@ from models.phantom import Phantom, draw
 from models.reading import Box
 from models.regions import SEGMENTED
 from models.segmentation.evaluate import cases, jittered, seen
+from models.segmentation.network import CLASSICAL
 from models.segmentation.predict import Segmenter, decided
-from models.segmentation.table import DEFAULT, kept, plan
+from models.segmentation.table import DEFAULT, groups, kept
 from models.segmentation.train import CURVE_FILE
 from models.weights import digest
 
 BOTH: Final = "loss-compound"  # the default's row beside its other losses and fewer films
+LEVEL: Final = 0.005  # IoU, mean of both bones: a network has levelled off where the last round surely brought less
 _PIXELS: Final = 4000  # drawn from each film for the AUC
 _MEASURES: Final = ("precision", "recall", "iou", "dice", "hausdorff_95_mm")
 
@@ -115,8 +118,8 @@ def plot_losses(runs: Mapping[str, dict[str, Any]], path: Path) -> None:
     pyplot.close(figure)
 
 
-def common(out: Path, names: Sequence[str]) -> int:
-    """Return the largest budget, in seconds of the processor, that every one of these runs has had.
+def common(out: Path, names: Sequence[str]) -> list[int]:
+    """Return the budgets, in steps, that every one of these runs has had, the largest last.
 
     Raises
     ------
@@ -126,20 +129,28 @@ def common(out: Path, names: Sequence[str]) -> int:
     had = [{int(path.name.removeprefix("done-")) for path in (out / name).glob("done-*")} for name in names]
     shared = set.intersection(*had) if had else set()
     if not shared:
-        lacking = [name for name, seconds in zip(names, had, strict=True) if not seconds]
+        lacking = [name for name, steps in zip(names, had, strict=True) if not steps]
         raise run_files.RunRefused(f"{out}: no budget that all runs had; not trained: {', '.join(lacking) or 'none'}")
-    return max(shared)
+    return sorted(shared)
 
 
-def rows(out: Path) -> Iterator[tuple[str, Path, int]]:
-    """Yield the rows of the table: name, folder of the run, its budget. Losses and numbers of films share one budget."""
-    others = [name for name in plan() if name.startswith(("loss-", "films-"))]
-    networks = [name for name in plan() if name not in others]
-    seconds = common(out, networks)
-    yield from ((name, out / name, seconds) for name in networks)
-    seconds = common(out, [*others, DEFAULT])
-    yield from ((name, out / name, seconds) for name in others)
-    yield BOTH, out / DEFAULT, seconds
+def rows(out: Path) -> Iterator[tuple[str, Path, int, int | None]]:
+    """Yield the rows of the table: name, folder of the run, its budget, that of the round before where there was one."""
+    for group, names in groups().items():
+        *earlier, steps = common(out, names)
+        before = earlier[-1] if earlier else None
+        for name in names:
+            shown = BOTH if group == "default" and name == DEFAULT else name
+            yield shown, out / name, steps, None if name in CLASSICAL or group == "default" else before
+
+
+def gained(now: list[dict[str, float]], then: list[dict[str, float]]) -> dict[str, Any]:
+    """Return what the IoU (mean of both bones) rose by between two rounds, film by film, and whether it still rises."""
+    before = {(row["seed"], row["bone"]): row["iou"] for row in then}
+    rise = np.array([row["iou"] - before[row["seed"], row["bone"]] for row in now])
+    found = estimate(rise, _mean, patients=[row["seed"] for row in now], resamples=500)
+    state = "levelled off" if found.high < LEVEL else "still rising" if found.low > 0 else "not told"
+    return {**found.to_dict(), "limit": LEVEL, "state": state}
 
 
 def main() -> None:
@@ -157,7 +168,7 @@ def main() -> None:
     before: dict[str, Any] = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
     runs: dict[str, Any] = {}
     result = {
-        "what": "architectures of P1 and P3 on the same unseen phantoms, after the same processor time",
+        "what": "architectures of P1 and P3 on the same unseen phantoms, after the same number of films",
         "command": f"python -m models.segmentation.compare --runs RUNS --films {options.films} --first-seed "
         f"{options.first_seed} --jitter {options.jitter}",
         "commit": git_commit(),
@@ -165,13 +176,13 @@ def main() -> None:
         "runs": runs,
     }
     films = {seed: draw(seed) for seed in range(options.first_seed, options.first_seed + options.films)}
-    for name, folder, seconds in rows(options.runs):
-        weights = folder / kept(seconds)
-        sha, known = digest(weights), before.get("runs", {}).get(name, {})
-        if known.get("weights_sha256") == sha and known["films"] == options.films:
-            runs[name] = {**known, "seconds": seconds}  # measured before
+    for name, folder, steps, earlier in rows(options.runs):
+        own = {"budget_steps": steps, "round_before": earlier, "weights_sha256": digest(folder / kept(steps))}
+        known = before.get("runs", {}).get(name, {})
+        if own.items() <= known.items() and known["films"] == options.films:
+            runs[name] = known  # measured before
         else:
-            runs[name] = _row(weights, folder / CURVE_FILE, films, options.jitter) | {"seconds": seconds}
+            runs[name] = own | _row(folder, steps, earlier, films, options.jitter)
         print(name, runs[name]["iou_ulna"]["value"], runs[name]["iou_radius"]["value"], flush=True)  # noqa: T201 - a script
         # Rows of before that are still to come stay until they are measured: an interrupted run loses nothing.
         whole = {**result, "runs": {**before.get("runs", {}), **runs}}
@@ -181,9 +192,12 @@ def main() -> None:
         plot_losses(runs, options.plot)
 
 
-def _row(weights: Path, curve: Path, films: Mapping[int, Phantom], jitter: float) -> dict[str, Any]:
+def _row(folder: Path, steps: int, earlier: int | None, films: Mapping[int, Phantom], jitter: float) -> dict[str, Any]:
+    weights, curve = folder / kept(steps), folder / CURVE_FILE
     segmenter = Segmenter(weights)
     trained = json.loads((weights / run_files.CONFIG_FILE).read_text(encoding="utf-8"))
+    validation = segmenter.metadata.metrics["validation"]
+    cases_now = measured(segmenter, films, jitter)
     row: dict[str, Any] = {
         "architecture": segmenter.metadata.architecture,
         "films": len(films),
@@ -192,14 +206,17 @@ def _row(weights: Path, curve: Path, films: Mapping[int, Phantom], jitter: float
         "batch": trained["batch"],
         "rate": trained["rate"],
         "loss": trained["loss"],
-        "steps": segmenter.metadata.metrics["validation"]["step"],
-        "weights_sha256": digest(weights),
-        **summed(measured(segmenter, films, jitter)),
+        "steps": validation["step"],
+        "films_seen": validation["step"] * trained["batch"],
+        "processor_seconds": round(validation.get("processor_seconds", 0)),
+        **summed(cases_now),
     }
+    if earlier is not None:
+        row["gain_of_the_last_round"] = gained(cases_now, measured(Segmenter(folder / kept(earlier)), films, jitter))
     if curve.exists():
         drawn = json.loads(curve.read_text(encoding="utf-8"))
-        # A later round may have gone on: the curve of this row ends where its weights do.
-        row["loss_curve"] = {**drawn, "loss": drawn["loss"][: row["steps"] // drawn["steps_a_point"]]}
+        # A later round may have gone on: the curve of this row ends where its budget does.
+        row["loss_curve"] = {**drawn, "loss": drawn["loss"][: steps // drawn["steps_a_point"]]}
     return row
 
 

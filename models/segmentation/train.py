@@ -79,9 +79,6 @@ def parser() -> argparse.ArgumentParser:
         default="cosine",
         help="constant: the moving average does what the cosine does, and a run can be prolonged as if it had never ended",
     )
-    made.add_argument(
-        "--processor-seconds", type=float, help="end after so much of the processor's time, looks not counted"
-    )
     return made
 
 
@@ -139,7 +136,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         share = max(
             step / options.steps,
             minutes / options.minutes if options.minutes else 0.0,
-            busy / options.processor_seconds if options.processor_seconds else 0.0,
         )
         done = share >= 1 or stop.stop
         if losses and (done or step % options.every == 0):

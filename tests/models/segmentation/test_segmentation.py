@@ -17,7 +17,7 @@ from models.runs import RunRefused
 from models.segmentation import table
 from models.segmentation.average import average
 from models.segmentation.batches import prepare
-from models.segmentation.compare import area_under_curve, common
+from models.segmentation.compare import area_under_curve, common, gained, rows
 from models.segmentation.crop import Crop, crop_of, cut, join, normalise, put_back
 from models.segmentation.data import MARGIN, Crops
 from models.segmentation.evaluate import hausdorff_95
@@ -318,7 +318,7 @@ def test_own_outlines_without_a_box_or_of_another_size_are_refused(tmp_path: Pat
         make_outlined(tmp_path / "cache", tmp_path, tmp_path, "train", readings)
 
 
-def test_a_run_goes_on_round_by_round_with_equal_processor_time(tmp_path: Path) -> None:
+def test_a_run_goes_on_round_by_round_with_equal_steps(tmp_path: Path) -> None:
     for part, films in (("train", 6), ("validation", 2)):
         rng = np.random.default_rng(films)
         (tmp_path / "data" / part).mkdir(parents=True)
@@ -329,27 +329,55 @@ def test_a_run_goes_on_round_by_round_with_equal_processor_time(tmp_path: Path) 
             np.save(tmp_path / "data" / part / f"{name}.npy", array)
         (tmp_path / "data" / part / "cache.json").write_text(json.dumps({"films": films, "first_seed": 0}))
     run = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "runs"), "--size", "32", "--batch", "2"]
-    table.main([*run, "--rounds", "1", "--only", "unet", "clustering"])
-    table.main([*run, "--rounds", "2", "1", "--only", "unet", "clustering"])  # the first round is not trained again
+    table.main([*run, "--rounds", "15", "--only", "unet", "clustering"])
+    table.main([*run, "--rounds", "40", "15", "--only", "unet", "clustering"])  # the first round is not trained again
     curve = json.loads((tmp_path / "runs" / "unet" / "curve.json").read_text())["loss"]
     assert np.mean(curve[-3:]) < np.mean(curve[:3])
-    _, first = weights.load(tmp_path / "runs/unet/weights-1", problem="segmentation", architectures=("unet",))
-    _, second = weights.load(tmp_path / "runs/unet/weights-2", problem="segmentation", architectures=("unet",))
+    _, first = weights.load(tmp_path / "runs/unet/weights-15", problem="segmentation", architectures=("unet",))
+    _, second = weights.load(tmp_path / "runs/unet/weights-40", problem="segmentation", architectures=("unet",))
     assert first.metrics["validation"]["step"] <= second.metrics["validation"]["step"]
-    assert Segmenter(tmp_path / "runs" / "clustering" / "weights-2").size == 32
-    assert not list(table.todo(tmp_path / "runs", (1, 2), ("unet", "clustering")))
+    assert Segmenter(tmp_path / "runs" / "clustering" / "weights-40").size == 32
+    assert not list(table.todo(tmp_path / "runs", (15, 40), ("unet", "clustering")))
     with pytest.raises(RunRefused, match="no run 'pspnet' in the table"):
         table.main([*run, "--only", "pspnet"])
 
 
 def test_a_table_compares_at_the_largest_budget_that_all_runs_had(tmp_path: Path) -> None:
-    for name, seconds in (("unet", (30, 60, 120)), ("vnet", (30, 60)), ("fcn2s", ())):
+    for name, steps in (("unet", (300, 450, 600)), ("vnet", (300, 450)), ("fcn2s", ())):
         (tmp_path / name).mkdir()
-        for number in seconds:
+        for number in steps:
             (tmp_path / name / f"done-{number}").touch()
-    assert common(tmp_path, ["unet", "vnet"]) == 60
+    assert common(tmp_path, ["unet", "vnet"]) == [300, 450]
     with pytest.raises(RunRefused, match="not trained: fcn2s"):
         common(tmp_path, ["unet", "vnet", "fcn2s"])
+
+
+def test_the_rows_of_a_group_share_its_budget_and_the_default_has_one_of_its_own(tmp_path: Path) -> None:
+    for group, budgets in (("networks", (300, 450)), ("default", (900,))):
+        for name in table.groups()[group]:
+            (tmp_path / name).mkdir(exist_ok=True)
+            for number in budgets:
+                (tmp_path / name / f"done-{number}").touch()
+    found = {name: (folder.name, steps, before) for name, folder, steps, before in rows(tmp_path)}
+    assert found["unet"] == ("unet", 450, 300)
+    assert found["clustering"] == ("clustering", 450, None)
+    assert found["films-25"] == ("films-25", 900, None)
+    assert found["loss-compound"] == ("unet", 900, None)
+    assert set(found) == {*table.plan(), "loss-compound"}
+
+
+def test_a_network_has_levelled_off_where_the_last_round_surely_brought_little() -> None:
+    then = [{"seed": float(k), "bone": 0.0, "iou": 0.90} for k in range(20)]
+
+    def state(rises: list[float]) -> str:
+        now = [{**row, "iou": row["iou"] + rises[int(row["seed"]) % len(rises)]} for row in then]
+        found = gained(now, then)
+        assert found["low"] <= found["value"] <= found["high"]
+        return str(found["state"])
+
+    assert state([0.001, 0.002]) == "levelled off"
+    assert state([0.010, 0.020]) == "still rising"
+    assert state([0.100, -0.095]) == "not told"
 
 
 def test_two_runs_are_averaged_and_the_stricter_terms_stay(tmp_path: Path) -> None:
