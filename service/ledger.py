@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from service.errors import Permanent
+from service.prepared import Prepared
 from service.rows import appended
 from service.tables import (
     AmendedJob,
@@ -47,6 +48,7 @@ REMOVABLE: Final = (State.CONFIRMED, State.FILTERED, State.REJECTED, State.CANCE
 # Asked several times for every film: put together once.
 _AMENDED: Final = select(AmendedJob).where(AmendedJob.job_id == bindparam("job_id"))
 JOB: Final = select(Job).where(Job.id == bindparam("id"))
+_STATE: Final = Prepared(select(Job.state).where(Job.id == bindparam("id")))
 _INSTANCE: Final = select(Instance).where(Instance.id == bindparam("id"))
 _RESULTS: Final = select(ResultObject).where(ResultObject.job_id == bindparam("job_id")).order_by(ResultObject.id)
 _UNPREPARED: Final = select(func.count(), func.min(Job.state_since)).where(Job.state == State.RECEIVED)
@@ -122,6 +124,20 @@ class Ledger:
         """
         with self._read() as session:
             return self._found(session.scalars(JOB, {"id": job_id}).one_or_none(), job_id)
+
+    def state_of(self, job_id: int) -> State:
+        """Return the state of one job, for less than the job itself costs.
+
+        Raises
+        ------
+        UnknownJob
+            When there is none of this number.
+        """
+        with self.engine.connect() as connection:
+            rows = _STATE.run(connection, {"id": job_id})
+        if not rows:
+            raise UnknownJob(f"there is no job {job_id}")
+        return State(rows[0][0])
 
     def instance(self, instance_id: int) -> Instance:
         """Return the instance a job belongs to (identified side)."""

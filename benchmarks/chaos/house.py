@@ -177,7 +177,6 @@ def opened(
         "retry": {"first_seconds": 0.5, "longest_seconds": 3},
         "breaker": {"probe_seconds": 1, "longest_probe_seconds": 3},
         "confirmation": {
-            "interval_seconds": 0.3,
             "hold_seconds": 1,
             "report_timeout_seconds": 4,
             "check_delays_seconds": [0.5, 1, 2],

@@ -1,23 +1,22 @@
 """Take the steps of a job: claim, keep the lease alive, record how it ended, say that the next one may begin."""
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Final, Protocol
 
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError
 
 from service import tracing
 from service.errors import Postponed
 from service.log import about, get_logger
 from service.queue.causes import decide
 from service.queue.jobs import Claim, Jobs, LeaseLost, State
+from service.queue.keeper import Keeper
 from service.settings import RetrySettings, Settings
 
 log = get_logger()
 
-HEARTBEATS_PER_LEASE: Final = 4
 RECORD_AGAIN_SECONDS: Final = 1.0
 MESSAGE_STATES: Final = (State.PREPARED, State.INFERRED)
 STAGES: Final = {State.PREPARED: "infer", State.INFERRED: "deliver"}  # what a step is called in traces
@@ -53,12 +52,13 @@ class Steps:
         self._pipeline = pipeline
         self._publish = publish
         self._retry: RetrySettings = settings.retry
+        self._keeper = Keeper(jobs)
 
     def prepare(self, job_id: int) -> None:
         """Prepare a received job; a repeated call does nothing. Errors are the caller's: it keeps the file in quarantine."""
         claim = self._jobs.claim(job_id, State.RECEIVED)
         if claim is not None:
-            with _traced("prepare", claim), self._kept(claim):
+            with _traced("prepare", claim), self._keeper.kept(claim):
                 self._pipeline.prepare(claim)
             self._send_next(job_id)
 
@@ -79,7 +79,7 @@ class Steps:
             return False
         job = claim.job
         try:
-            with about(job=job.id, step=job.state), _traced(STAGES[State(job.state)], claim), self._kept(claim):
+            with about(job=job.id, step=job.state), _traced(STAGES[State(job.state)], claim), self._keeper.kept(claim):
                 self._steps[State(job.state)](claim)
         except LeaseLost:
             log.warning("lease lost", job=job.id, state=job.state)
@@ -117,32 +117,8 @@ class Steps:
             self._jobs.retry_later(claim, found.code, found.text, found.delay, found.next_action)
         log.error("step failed", attempt=job.attempts, final=found.last, **fields)
 
-    @contextmanager
-    def _kept(self, claim: Claim) -> Iterator[None]:
-        """Extend the lease from a thread of its own while the step works."""
-        done = threading.Event()
-        period = self._jobs.lease.total_seconds() / HEARTBEATS_PER_LEASE
-
-        def beat() -> None:
-            while not done.wait(period):
-                try:
-                    if not self._jobs.heartbeat(claim):
-                        return
-                except (
-                    SQLAlchemyError
-                ) as error:  # the next beat may find the database; else the lease runs out, as it should
-                    log.warning("lease not extended", job=claim.job.id, error=type(error).__name__)
-
-        thread = threading.Thread(target=beat, name=f"lease of job {claim.job.id}", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-
     def _send_next(self, job_id: int) -> None:
-        state = State(self._jobs.get(job_id).state)
+        state = self._jobs.state_of(job_id)
         if state in MESSAGE_STATES:
             self._publish(job_id, state)
 

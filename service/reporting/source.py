@@ -21,7 +21,7 @@ from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_eleme
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
-from pydicom.uid import DigitalXRayImageStorageForPresentation
+from pydicom.uid import DeflatedExplicitVRLittleEndian, DigitalXRayImageStorageForPresentation
 
 import service.character_sets  # noqa: F401 - corrects pydicom
 from service.errors import InvalidInstance
@@ -147,9 +147,15 @@ def load(file: Path | BytesIO) -> Source:
 
 def sealed_part(path: Path) -> bytes:
     """Return the header of a file as a file of its own: every element as it came, undecoded, without the pixels."""
-    header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    with path.open("rb") as file:
+        header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+        meta = getattr(header, "file_meta", Dataset())
+        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            end = file.tell()  # of what was read: before the pixels
+            file.seek(0)
+            return file.read(end)
     stream = BytesIO()
-    header.save_as(stream, enforce_file_format="TransferSyntaxUID" in getattr(header, "file_meta", ()))
+    header.save_as(stream, enforce_file_format=True)
     return stream.getvalue()
 
 

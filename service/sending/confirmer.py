@@ -15,7 +15,7 @@ from service.log import get_logger
 from service.queue.jobs import Jobs
 from service.sending import commitment, query, scu
 from service.sending.commitment import INVALID_ARGUMENT, NOT_AUTHORISED, PROCESSING_FAILURE, SUCCESS, Report
-from service.sending.confirmation import Confirmations, Failure, Unproved
+from service.sending.confirmation import BATCH, Confirmations, Failure, Unproved
 from service.settings import Destination, Settings
 
 PROMOTE_SECONDS: Final = 30.0
@@ -91,8 +91,8 @@ class Confirmer:
     def _run(self, destination: Destination, stop: threading.Event) -> None:
         while not stop.wait(self._own.interval_seconds):
             try:
-                while self.round(destination) and not stop.is_set():
-                    pass
+                while self.round(destination) >= BATCH and not stop.is_set():
+                    pass  # less than all that is asked about at once is left until the next look: one request for many films
             except Exception as error:  # noqa: BLE001 - the loop must outlive any outage; the error is logged
                 log.error("confirmation failed", destination=destination.name, error=type(error).__name__)
 

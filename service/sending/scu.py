@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydicom import Dataset, dcmread
+from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, build_context
+from pynetdicom import AE, _config, build_context
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import time
 from pynetdicom.status import code_to_category
@@ -24,6 +25,8 @@ from pynetdicom.transport import AssociationSocket
 from service.errors import CarpusError, Permanent, Retryable
 from service.settings import Destination, Settings
 from service.trust.tls import ClientTls, explain
+
+_config.STORE_SEND_CHUNKED_DATASET = True  # a file is sent as it lies there, not decoded and encoded again
 
 MAXIMUM_CONTEXTS: Final = 128  # PS3.8 9.3.2.2: odd identifiers 1..255
 
@@ -169,6 +172,30 @@ class Sent:
         return self.error is None
 
 
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """What is to be sent: a data set, or a file whose bytes go as they are where the peer accepts their transfer syntax."""
+
+    instance: Dataset | Path
+    sop_class: UID
+    sop_instance: str
+    syntax: UID
+
+    @staticmethod
+    def of(instance: Dataset | Path) -> "_Item":
+        """Look at what is to be sent; of a file no further than its meta information."""
+        if isinstance(instance, Dataset):
+            syntax = UID(instance.file_meta.TransferSyntaxUID)
+            return _Item(instance, UID(instance.SOPClassUID), str(instance.SOPInstanceUID), syntax)
+        meta = read_file_meta_info(instance)
+        sop_class, syntax = UID(meta.MediaStorageSOPClassUID), UID(meta.TransferSyntaxUID)
+        return _Item(instance, sop_class, str(meta.MediaStorageSOPInstanceUID), syntax)
+
+    def dataset(self) -> Dataset:
+        """Return the data set, to be encoded in another transfer syntax."""
+        return self.instance if isinstance(self.instance, Dataset) else dcmread(self.instance)
+
+
 def echo(address: Address, *, calling_ae_title: str, timeout_seconds: float = 30) -> float:
     """Send C-ECHO; return the milliseconds from the call to the answer.
 
@@ -237,23 +264,23 @@ def store(
     Retryable, Permanent
         When no association came about; nothing was sent.
     """
-    datasets = [instance if isinstance(instance, Dataset) else dcmread(instance) for instance in instances]
+    items = [_Item.of(instance) for instance in instances]
     results: list[Sent] = []
     broken: Retryable | None = None
     with associate(
         address,
-        _contexts(datasets),
+        _contexts(items),
         calling_ae_title=calling_ae_title,
         timeout_seconds=timeout_seconds,
         maximum_pdu_size=maximum_pdu_size,
     ) as peer:
-        for ds in datasets:
+        for item in items:
             started = time.perf_counter()
-            status, error = (None, broken) if broken else _store_one(peer, ds, address)
+            status, error = (None, broken) if broken else _store_one(peer, item, address)
             if isinstance(error, Retryable):
                 broken = error
             elapsed = (time.perf_counter() - started) * 1000
-            results.append(Sent(str(ds.SOPInstanceUID), str(ds.SOPClassUID), status, error, elapsed))
+            results.append(Sent(item.sop_instance, str(item.sop_class), status, error, elapsed))
             if on_sent is not None:
                 on_sent(results[-1])
     return results
@@ -265,14 +292,13 @@ def failure(results: Sequence[Sent]) -> CarpusError | None:
     return next((error for error in errors if isinstance(error, Permanent)), errors[0] if errors else None)
 
 
-def _contexts(datasets: Sequence[Dataset]) -> list[tuple[UID, UID]]:
+def _contexts(items: Sequence[_Item]) -> list[tuple[UID, UID]]:
     """Return the (SOP class, transfer syntax) pairs to propose, each once."""
     pairs: dict[tuple[UID, UID], None] = {}
-    for ds in datasets:
-        syntax = UID(ds.file_meta.TransferSyntaxUID)
-        alternatives = () if syntax.is_compressed else (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
-        for candidate in (syntax, *alternatives):
-            pairs[UID(ds.SOPClassUID), UID(candidate)] = None
+    for item in items:
+        alternatives = () if item.syntax.is_compressed else (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+        for candidate in (item.syntax, *alternatives):
+            pairs[item.sop_class, UID(candidate)] = None
     if len(pairs) > MAXIMUM_CONTEXTS:
         raise Permanent(
             f"{len(pairs)} presentation contexts are needed, an association has room for {MAXIMUM_CONTEXTS}",
@@ -362,20 +388,20 @@ def _no_association(peer: Any, address: Address, calling_ae_title: str, requeste
     )
 
 
-def _store_one(peer: Any, ds: Dataset, address: Address) -> tuple[int | None, CarpusError | None]:
-    sop_class = UID(ds.SOPClassUID)
+def _store_one(peer: Any, item: _Item, address: Address) -> tuple[int | None, CarpusError | None]:
+    sop_class, syntax = item.sop_class, item.syntax
     accepted = [context for context in peer.accepted_contexts if context.abstract_syntax == sop_class]
     if not accepted:
         return None, _class_refused(sop_class, address)
-    syntax = UID(ds.file_meta.TransferSyntaxUID)
-    if syntax.is_compressed and all(context.transfer_syntax[0] != syntax for context in accepted):
+    as_it_is = any(context.transfer_syntax[0] == syntax for context in accepted)
+    if syntax.is_compressed and not as_it_is:
         return None, Permanent(
             f"{address.ae_title} does not accept {sop_class.name} in {syntax.name}",
             code="transfer-syntax-refused",
             next_action=f"in the PACS, allow {syntax.name} for {sop_class.name}, or send the film uncompressed",
         )
     try:
-        answer = peer.send_c_store(ds)
+        answer = peer.send_c_store(item.instance if as_it_is else item.dataset())
     except RuntimeError:  # raised when the association has ended in the meantime
         answer = Dataset()
     try:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
 
 from service import db
 from service.queue.jobs import DuplicateInstance, Jobs, LeaseLost, State
-from service.tables import Table
+from service.rows import changed
+from service.tables import Job, Table
 from tests.service import test_jobs as sqlite
 from tests.service import test_turns as turns
 from tests.service.test_jobs import HEAD, Clock, advanced, film, received
@@ -184,3 +186,23 @@ def test_a_cancel_during_a_step_wins_over_the_step(engine: Engine) -> None:
     jobs.cancel(claim.job.id)
     with pytest.raises(LeaseLost):
         jobs.advance(claim, State.PREPARED)
+
+
+def test_a_prepared_statement_on_a_lost_connection_is_sqlalchemys_error_and_the_next_one_works(engine: Engine) -> None:
+    jobs = Jobs(engine, process="test")
+    job_id = received(jobs)
+    with jobs._write() as session:
+        connection = session.connection()
+        assert changed(session, Job, {"id": job_id}, {"cause_code": "half"}) == 1
+        with engine.connect() as other:
+            pid = connection.scalar(text("SELECT pg_backend_pid()"))
+            assert other.scalar(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": pid})
+        with pytest.raises(OperationalError) as caught:
+            changed(session, Job, {"id": job_id}, {"cause_text": "a secret"})
+        assert caught.value.connection_invalidated
+        assert connection.invalidated
+        assert "a secret" not in str(caught.value)
+        session.rollback()
+    assert jobs.state_of(job_id) == State.RECEIVED  # on another connection
+    assert jobs.get(job_id).cause_code is None  # what the lost transaction wrote is gone
+    assert engine.pool.checkedout() == 0

@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage, SegmentationStorage
@@ -19,7 +20,7 @@ from service.queue.jobs import Jobs, ResultState, State
 from service.receiving.scp import StorageServer
 from service.sending import scu
 from service.sending.commitment import NOT_AUTHORISED, Report
-from service.sending.confirmation import Confirmations, Failure
+from service.sending.confirmation import BATCH, Confirmations, Failure
 from service.sending.confirmer import Confirmer, record_of, taker
 from service.settings import ConfirmationSettings, Destination, DestinationTls, Limits, Peer, Settings
 from service.storage import Stores
@@ -89,6 +90,24 @@ def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:
 
 NOT_A_HAND = Verdict(False, (Reason("not-a-hand", "no hand was found"),))
 ALL = dict.fromkeys(("SR", "SC", "GSPS", "SEG"), ResultState.CONFIRMED)
+
+
+def test_what_is_less_than_one_request_holds_is_left_until_the_next_look(
+    ward: Callable[..., Ward], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = ward()
+    asked: list[int] = []
+
+    def round_of(_destination: Destination) -> int:
+        asked.append(BATCH if len(asked) == 1 else 2)
+        return asked[-1]
+
+    monkeypatch.setattr(place.confirmer, "round", round_of)
+    looks = iter((False, False, False, True))
+    place.confirmer._run(
+        place.destination, cast(Any, SimpleNamespace(wait=lambda _: next(looks), is_set=lambda: False))
+    )
+    assert asked == [2, BATCH, 2, 2]  # three looks; the full one was followed at once
 
 
 @pytest.mark.parametrize("way", ["same", "another"])

@@ -430,3 +430,12 @@ def test_a_film_that_came_before_the_clock_was_set_back_waits_for_nothing(jobs: 
     job_id = received(jobs)
     clock.pass_seconds(-7200)
     assert jobs.unprepared(clock() - dt.timedelta(seconds=5), 10) == [job_id]
+
+
+def test_the_state_alone_can_be_asked(jobs: Jobs) -> None:
+    job_id = received(jobs)
+    assert jobs.state_of(job_id) == State.RECEIVED
+    jobs.cancel(job_id)
+    assert jobs.state_of(job_id) == State.CANCELLED
+    with pytest.raises(UnknownJob, match="no job 4711"):
+        jobs.state_of(4711)

@@ -3,11 +3,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from io import BytesIO
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
     ExplicitVRLittleEndian,
@@ -16,6 +18,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 from pynetdicom import AE, evt
+from pynetdicom.dsutils import decode
 from pynetdicom.sop_class import Verification
 
 from service.errors import Permanent, Retryable
@@ -76,6 +79,28 @@ def test_what_is_stored_is_what_was_sent_over_one_association(pacs: Callable[...
     assert [ds.SOPInstanceUID for _, ds in kept] == [first.SOPInstanceUID, second.SOPInstanceUID]
     assert kept[0][0] is kept[1][0]
     assert kept[0][1].PixelData == first.PixelData
+
+
+def test_a_file_goes_as_it_lies_there_and_is_encoded_anew_only_where_it_must_be(
+    pacs: Callable[..., Address], tmp_path: Path
+) -> None:
+    came: list[bytes] = []
+
+    def keep(event: Any) -> int:
+        came.append(event.request.DataSet.getvalue())
+        return 0x0000
+
+    file = tmp_path / "film.dcm"
+    instance(kind="CR", transfer_syntax=ExplicitVRLittleEndian).save_as(file, enforce_file_format=True)
+    (sent,) = store(pacs(keep), [file], calling_ae_title="CARPUS", timeout_seconds=5, maximum_pdu_size=16_384)
+    film = dcmread(file)
+    assert (sent.status, sent.SOPInstanceUID, sent.SOPClassUID) == (0, film.SOPInstanceUID, film.SOPClassUID)
+    assert file.read_bytes().endswith(came[0])
+    (sent,) = store(pacs(keep, syntaxes=[ImplicitVRLittleEndian]), [file], calling_ae_title="CARPUS", timeout_seconds=5)
+    assert sent.accepted
+    assert came[1] != came[0]
+    again = decode(BytesIO(came[1]), True, True)
+    assert (again.SOPInstanceUID, again.PixelData) == (film.SOPInstanceUID, film.PixelData)
 
 
 def test_an_uncompressed_film_reaches_a_peer_that_knows_implicit_vr_only(pacs: Callable[..., Address]) -> None:

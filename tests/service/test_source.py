@@ -1,12 +1,16 @@
 """Headers as they come, carried into results as they came."""
 
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from models.reading import Reason, Verdict
 from service.errors import InvalidInstance
@@ -24,6 +28,18 @@ def raw_value(ds: Dataset, keyword: str) -> bytes:
     value = element.value
     assert isinstance(value, bytes), "the element was decoded; its bytes are not those of the file any more"
     return value
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_what_is_sealed_is_the_header_byte_for_byte_without_the_pixels(tmp_path: Path, syntax: UID) -> None:
+    file = tmp_path / "film.dcm"
+    instance(transfer_syntax=syntax).save_as(file, enforce_file_format=True)
+    sealed = source.sealed_part(file)
+    film, header = dcmread(file), dcmread(BytesIO(sealed))
+    assert "PixelData" in film
+    assert header == film[:0x7FE0_0000]
+    assert header.file_meta.TransferSyntaxUID == syntax
+    assert file.read_bytes().startswith(sealed) == (syntax != DeflatedExplicitVRLittleEndian)
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
