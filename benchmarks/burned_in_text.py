@@ -41,6 +41,7 @@ from pydicom.dataset import Dataset
 from models import pixels, registry
 from models.engine import git_commit
 from models.image import Image
+from models.metrics.bootstrap import wilson
 from models.phantom import draw
 from models.regions import Sex
 from service.deidentification.burned_in import hand
@@ -365,12 +366,11 @@ def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
 
 def _share(flags: list[bool]) -> dict[str, Any]:
     """Return a share with its 95 % interval (Wilson)."""
-    n, k, z = len(flags), sum(flags), 1.96
-    if n == 0:
+    if not flags:
         return {"value": None, "low": None, "high": None, "n": 0}
-    middle = (k / n + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * np.sqrt(k / n * (1 - k / n) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return {"value": k / n, "low": float(max(middle - half, 0)), "high": float(min(middle + half, 1)), "n": n}
+    value = sum(flags) / len(flags)
+    low, high = wilson(value, len(flags))
+    return {"value": value, "low": low, "high": high, "n": len(flags)}
 
 
 def _times(seconds: list[float]) -> dict[str, float]:

@@ -33,7 +33,7 @@ from models.detection.learning_cast import upright
 from models.detection.phantoms import region_boxes
 from models.detection.predict import Detection, Detector
 from models.image import Image
-from models.metrics.bootstrap import estimate
+from models.metrics import bootstrap
 from models.metrics.overlap import box_iou
 from models.phantom.cast import MATERIALS
 from models.phantom.two_hands import ARRANGEMENTS
@@ -41,6 +41,7 @@ from models.regions import REGIONS
 
 LIMIT_PERCENT = 2.5  # of the hand's length, tip of the middle finger to wrist
 NOT_FOUND = 1e6
+SOURCES = ("thumbnails", "fullres", "medium")
 RCNN = "faster-rcnn-resnet101"  # measured by the same script; it has no joints of its own
 
 
@@ -54,6 +55,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--phantoms", type=int, default=200, help="unseen phantoms")
     parser.add_argument("--others", type=int, default=30, help="phantoms of each kind that is no hand")
     parser.add_argument("--first-seed", type=int, default=50_000_000, help="seed of the first unseen phantom")
+    parser.add_argument("--folders", nargs="+", choices=SOURCES, default=SOURCES, help="annotated films to measure on")
     parser.add_argument("--parts", nargs="+", help="measure only these anew, e.g. unseen_phantoms latency")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/accuracy/detection.json"))
@@ -61,10 +63,9 @@ def arguments() -> argparse.Namespace:
 
 
 def share(rows: list[list[float]], test: Callable[[NDArray[np.float64]], NDArray[np.bool_]]) -> dict[str, float | int]:
-    """Share of values that pass, its 95 % interval by resampling films, and how many there are."""
+    """Share of values that pass, its 95 % interval over films, and how many there are."""
     counts = np.array([[float(test(np.array(row)).sum()), float(len(row))] for row in rows if row])
-    found = estimate(counts, lambda c: float(c[:, 0].sum() / c[:, 1].sum()))
-    return {**found.to_dict(), "values": int(counts[:, 1].sum())}
+    return {**bootstrap.share(counts).to_dict(), "values": int(counts[:, 1].sum())}
 
 
 def within(rows: list[list[float]]) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def annotated(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
     split, thumbnails = rsna.read_split(args.split), rsna.read_thumbnails(args.data)
     found = rsna.by_film(args.data)
     results: dict[str, Any] = {}
-    for source in ("thumbnails", "fullres", "medium"):
+    for source in args.folders:
         rows: dict[tuple[str, str], list[list[float]]] = {}
         for film, records in found.items():
             if split[film] != "validation":
@@ -343,7 +344,7 @@ def main() -> None:
         "weights_sha256": weights.digest(args.weights),
         "split_sha256": metadata.split_sha256,
         "terms": metadata.terms,
-        "interval": "95 %, bootstrap over films",
+        "interval": "95 % over films: bootstrap, or Wilson where one value stands for a film or all are alike",
     }
     parts: list[tuple[str, Callable[[Detector, argparse.Namespace], dict[str, Any]]]] = []
     if args.data:

@@ -1,4 +1,4 @@
-"""Find the part of a film that shows something, for a hand too small on a large plate to be seen in a view of the whole."""
+"""Nearer views of a film, for a hand that is not seen in the view of the whole: too small on a large plate, or one of two."""
 
 from typing import Final
 
@@ -13,6 +13,8 @@ AWAY: Final = 0.12  # grey levels from the plate's, of the film's span, from whi
 SMALLEST: Final = 0.002  # share of the film that the largest thing on it must have: less is a marker
 LARGEST: Final = 0.75  # of the film's side: what fills more was seen well enough in the view of the whole
 ROOM: Final = 1.3  # side of the nearer view over that of the thing
+LONG: Final = 1.25  # a film longer than that many times its width may hold two hands, one at each end
+HALF: Final = 1.1  # side of the view of an end over half the film's length
 
 
 def around(pixels: NDArray[np.float32], size: int) -> Matrix | None:
@@ -33,9 +35,24 @@ def around(pixels: NDArray[np.float32], size: int) -> Matrix | None:
     side = ROOM * max(down.stop - down.start, across.stop - across.start)
     if side > LARGEST * max(rows, columns):
         return None
+    return _square((across.start + across.stop - 1) / 2, (down.start + down.stop - 1) / 2, side, size)
+
+
+def ends(shape: tuple[int, ...], size: int) -> tuple[Matrix, ...]:
+    """Map views of `size` pixels to the squares at both ends of a long film, (rows, columns); none of one that is not long."""
+    rows, columns = shape
+    length, width = max(rows, columns), min(rows, columns)
+    if length < LONG * width:
+        return ()
+    side = max(width, HALF * length / 2)
+    along, across = ((side - 1) / 2, length - 1 - (side - 1) / 2), (width - 1) / 2
+    return tuple(_square(*((across, at) if rows > columns else (at, across)), side, size) for at in along)
+
+
+def _square(x: float, y: float, side: float, size: int) -> Matrix:
+    """Map a view of `size` pixels to the square of that side around a place."""
     scale = side / size
-    middle = np.array([across.start + across.stop - 1, down.start + down.stop - 1]) / 2
-    matrix: Matrix = np.hstack([scale * np.eye(2), (middle - scale * (size - 1) / 2)[:, None]])
+    matrix: Matrix = np.hstack([scale * np.eye(2), (np.array([x, y]) - scale * (size - 1) / 2)[:, None]])
     return matrix
 
 

@@ -128,6 +128,8 @@ class Detector:
             whole, pose = self._nearer(small, block) or (whole, pose)
         odds = _log_odds(whole.facts[1])  # that bone is bright in the film as it came
         hand = None if pose is None else self._upright(small, block, pose, odds)
+        if hand is None or not _sound(hand):
+            whole, hand = self._at_an_end(small, block) or (whole, hand)
         if hand is None:
             return self._nothing(image, whole, odds < 0)
         other = self._other(small, block, hand)
@@ -183,9 +185,7 @@ class Detector:
         column, row = np.clip(places, 0, (taken.shape[1] - 1, taken.shape[0] - 1)).T
         return (
             not hand.dark
-            and _regions_seen(hand.look) >= MINIMUM_REGIONS
-            and hand.pose.fitting >= MINIMUM_FITTING
-            and hand.pose.misfit <= MAXIMUM_MISFIT
+            and _sound(hand)
             and abs(np.log(hand.pose.upright.scale / first.pose.upright.scale)) <= np.log(second.ALIKE)
             and float(np.mean(~taken[row, column])) >= second.APART
         )
@@ -204,6 +204,16 @@ class Detector:
         look = self._look(pixels, block, matrix)
         pose = self._pose(look) if look.facts[0] >= HAND_PROBABILITY else None
         return None if pose is None else (look, pose)
+
+    def _at_an_end(self, pixels: NDArray[np.float32], block: float) -> tuple[_Look, _Hand] | None:
+        """Look at each end of a long film for a whole hand: of two that touch, the view of the whole may show none."""
+        for matrix in nearer.ends(pixels.shape, self.size):
+            look = self._look(pixels, block, matrix)
+            pose = self._pose(look) if look.facts[0] >= HAND_PROBABILITY else None
+            hand = None if pose is None else self._upright(pixels, block, pose, _log_odds(look.facts[1]))
+            if hand is not None and _sound(hand) and _regions_seen(hand.look) >= len(REGIONS) - MAXIMUM_MISSING:
+                return look, hand
+        return None
 
     def _look(
         self,
@@ -349,6 +359,15 @@ def _on_film(image: Image, points: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 def _regions_seen(look: _Look) -> int:
     return int((look.presence[: len(REGIONS)] > PRESENT).sum())
+
+
+def _sound(hand: _Hand) -> bool:
+    """Whether enough of a hand was seen, and lies as in a hand."""
+    return (
+        _regions_seen(hand.look) >= MINIMUM_REGIONS
+        and hand.pose.fitting >= MINIMUM_FITTING
+        and hand.pose.misfit <= MAXIMUM_MISFIT
+    )
 
 
 def _log_odds(probability: float) -> float:

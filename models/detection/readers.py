@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from models import transforms
 from models.detection.anatomy import Template
 from models.detection.conventions import CHANNEL, JOINTS, REGION_OF_JOINT, Annotated
-from models.metrics.bootstrap import estimate
+from models.metrics import bootstrap
 
 LIMIT_PERCENT: Final = 2.5  # of the hand's length, tip of the middle finger to wrist
 KNUCKLES: Final = frozenset(f"{bone}{finger}" for bone in ("mcp", "mc") for finger in (2, 3, 4, 5))
@@ -139,4 +139,4 @@ def _channel(points: Array, joint: str) -> str | None:
 def share(rows: list[list[float]]) -> dict[str, Any]:
     """Return the share of errors within the limit and its interval over films."""
     counts = np.array([[sum(e <= LIMIT_PERCENT for e in row), len(row)] for row in rows], np.float64)
-    return estimate(counts, lambda c: float(c[:, 0].sum() / c[:, 1].sum())).to_dict()
+    return bootstrap.share(counts).to_dict()

@@ -27,7 +27,7 @@ from models.detection.conventions import CHANNELS, SPOTS, joint_of
 from models.detection.phantoms import region_boxes
 from models.detection.predict import Detector
 from models.image import Image
-from models.metrics.bootstrap import estimate
+from models.metrics import bootstrap
 
 LIMIT_PERCENT: Final = 2.5
 SIDE: Final = 700  # pixels of the square films that are disturbed
@@ -192,13 +192,9 @@ def measured(detector: Detector, subjects: list[Subject]) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for step in steps():
         counts = np.array([[sum(row), len(row)] for row in (subject.recall(detector, step) for subject in subjects)])
-        found = estimate(counts.astype(np.float64), _share, resamples=1000)
+        found = bootstrap.share(counts[counts[:, 1] > 0].astype(np.float64), resamples=1000)
         results[step.name] = {**found.to_dict(), "values": int(counts[:, 1].sum())}
     return results
-
-
-def _share(counts: NDArray[np.float64]) -> float:
-    return float(counts[:, 0].sum() / max(counts[:, 1].sum(), 1))
 
 
 def plot(results: dict[str, dict[str, Any]], path: Path) -> None:

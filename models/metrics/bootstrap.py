@@ -1,10 +1,13 @@
-"""Intervals of a statistic by resampling patients."""
+"""Intervals of a statistic by resampling patients, and of a share where resampling says nothing."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+_Z: Final = 1.959964  # of the normal distribution, 95 % on both sides
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +73,28 @@ def estimate(
         values.append(statistic(rows[chosen]))
     low, high = np.percentile(values, [2.5, 97.5])
     return Estimate(float(statistic(rows)), float(low), float(high), len(members))
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of `n` independent trials (Wilson 1927); it has a width at 0 and 1 too."""
+    middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z * float(np.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))) / (1 + _Z**2 / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def share(counts: NDArray[np.float64], *, resamples: int = 2000) -> Estimate:
+    """Estimate what share of all values passed, with its 95 % interval over patients.
+
+    Films are resampled; where that says nothing, since one value stands for a film, all are alike or there is one film, the
+    interval is Wilson's with each film as one trial.
+
+    Parameters
+    ----------
+    counts
+        (n, 2) how many values of a film passed, and how many it has.
+    """
+    found = estimate(counts, lambda c: float(c[:, 0].sum() / c[:, 1].sum()), resamples=resamples)
+    if bool((counts[:, 1] == 1).all()) or found.low == found.high:
+        low, high = wilson(found.value, found.n)
+        return Estimate(found.value, low, high, found.n)
+    return found

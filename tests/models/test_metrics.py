@@ -64,6 +64,24 @@ def test_bootstrap_interval_of_a_mean_is_close_to_the_normal_one():
     assert (result.high - result.low) == pytest.approx(2 * 1.96 * rows.std() / 20, rel=0.05)
 
 
+def test_a_share_of_all_has_an_interval_with_a_width():
+    # Wilson (1927): n / (n + z^2) below, where all of n passed; 12 of 12 leave room down to 0.757.
+    all_of_twelve = bootstrap.share(np.array([[1.0, 1.0]] * 12))
+    assert (all_of_twelve.value, all_of_twelve.high, all_of_twelve.n) == (1.0, 1.0, 12)
+    assert all_of_twelve.low == pytest.approx(12 / (12 + 1.959964**2), abs=1e-6)
+    assert bootstrap.wilson(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    one_film = bootstrap.share(np.array([[9.0, 15.0]]))  # its fifteen points are not fifteen films
+    assert one_film.low < 0.2
+    assert one_film.high > 0.9
+
+
+def test_a_share_of_films_with_many_values_is_resampled_by_film():
+    counts = np.array([[20.0, 20.0], [10.0, 20.0]] * 10)
+    found = bootstrap.share(counts)
+    assert found.value == 0.75
+    assert 0.6 < found.low < 0.7 < 0.8 < found.high < 0.9  # single values would give 0.70 to 0.79
+
+
 def test_boxes_of_five_and_five_sharing_nine_of_forty_one():
     # Two 5 x 5 boxes shifted by 2 in both directions share 3 x 3 = 9 of 25 + 25 - 9 = 41.
     assert overlap.box_iou((0, 0, 5, 5), (2, 2, 7, 7)) == pytest.approx(9 / 41)

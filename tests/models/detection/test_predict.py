@@ -139,6 +139,8 @@ def test_two_hands_are_noticed_and_the_left_is_read() -> None:
         ("above", 0, "the left one was read; the other one lies above it"),
         ("diagonal", 0, "the left one was read; the other one lies below it"),
         ("upside down", 3, "the left one was read"),
+        ("above", 93000006, "the left one was read; the other one lies above it"),  # the view of the whole mixes them
+        ("upside down", 93000007, "the left one was read"),
         ("same side", 2, "both lie as left hands, one of them was read; the other one lies beside it"),
     ],
 )
@@ -313,6 +315,17 @@ def test_what_fills_the_film_or_is_only_a_marker_is_not_looked_at_from_nearer() 
     assert matrix is not None
     assert transforms.apply(matrix, np.array([[47.5, 47.5]]))[0] == pytest.approx((74.5, 129.5), abs=1.5)
     assert matrix[0, 0] == pytest.approx(nearer.ROOM * 60 / 96, rel=0.1)
+
+
+def test_both_ends_of_a_long_film_are_looked_at_and_of_no_other() -> None:
+    assert nearer.ends((300, 260), 96) == ()
+    for shape, first, last in (((300, 100), (49.5, 82), (49.5, 217)), ((150, 300), (82, 74.5), (217, 74.5))):
+        middles = [transforms.apply(matrix, np.array([[47.5, 47.5]]))[0] for matrix in nearer.ends(shape, 96)]
+        assert np.allclose(middles, (first, last))
+        corner = transforms.apply(nearer.ends(shape, 96)[0], np.array([[-0.5, -0.5]]))[0]
+        assert corner.min() == pytest.approx(
+            -0.5 if shape == (150, 300) else -33.0
+        )  # the view reaches past a narrow film
 
 
 def test_one_level_is_told_from_grain_and_from_a_slope() -> None:
