@@ -4,8 +4,8 @@ r"""Fit what a bundle says beside its ages: the intervals of its methods, and th
 
 The stages are those of graders tuned without the film (`models.grading.tune`), read by the weighting and the prior of the hand that
 the bundle names; the other ages are those of readings by weights that never saw it. Intervals are split conformal by sex and age
-band, those that lie beside the weights of a method brought to these films by one factor a sex; their coverage is measured across
-folds by patient. The alarm is to be rare where a film is read well: the threshold is the
+band, those that lie beside the weights of a method brought to these films by a factor for each sex and for films cropped to the
+hand or not; their coverage is measured across folds by patient. The alarm is to be rare where a film is read well: the threshold is the
 spread that 95 % of the films stay below whose default method lies within a year and a half of the reference. What it then finds of
 the gross errors is measured, not chosen. The remark on stages that lie apart is set the same way.
 """
@@ -23,7 +23,7 @@ from models import calibration, registry
 from models.calibration import FOLDS, Pair
 from models.metrics.bootstrap import estimate
 from models.metrics.conformal import Band, Intervals
-from models.reading import Stage
+from models.reading import Reading, Stage
 from models.regions import RUS, Sex
 from models.regression.predict import INTERVALS_FILE
 from models.regression.predict import intervals_of as intervals_beside
@@ -57,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     rows = json.loads(options.tuning.read_text(encoding="utf-8"))["rows"]
     with options.readings.open(encoding="utf-8") as lines:
-        others = {line["file"]: _others(line) for line in map(json.loads, lines) if "error" not in line}
+        read = [line for line in map(json.loads, lines) if "error" not in line]
+    others = {line["file"]: _others(line) for line in read}
+    share = {line["file"]: _share(line) for line in read}
     values = json.loads(options.bundle.read_text(encoding="utf-8"))
     prior = values.get("hand_prior")
     scoring = Scoring(
@@ -72,11 +74,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     sexes: list[Sex] = [row["sex"] for row in rows]
     truth = np.array([row["bone_age_years"] for row in rows])
     patients = [Path(row["file"]).stem for row in rows]
+    shares = [share.get(row["file"]) for row in rows]
 
     made, results = [*BY_STAGES, *sorted({name for film in others.values() for name in film})], {}
     bands, shipped = kept_bands(values, options.keep, made), shipped_with_weights(options.bundle)
     for method in made:
-        intervals, results[method] = intervals_of(method, films, truth, sexes, patients, shipped)
+        intervals, results[method] = intervals_of(method, films, truth, sexes, patients, shipped, shares)
         if method not in options.keep:
             bands += intervals.bands
     default = str(values["default_method"])
@@ -142,24 +145,58 @@ def intervals_of(
     sexes: Sequence[Sex],
     patients: Sequence[str],
     shipped: Intervals,
+    shares: Sequence[float | None],
 ) -> tuple[Intervals, dict[str, Any]]:
-    """Return the intervals of one method, `shipped` ones brought to these films, and their coverage across folds, all and each sex."""
+    """Return the intervals of one method, `shipped` ones brought to these films, and what they do on films of other folds.
+
+    That is the share of films that they hold, of all, of each sex, and of films cropped to the hand and as they were taken; for
+    `shipped` ones also the mean half width and interval score (Gneiting and Raftery 2007, section 6.2: width plus 20 times
+    what is missed by; less is better), and the same with one width for both kinds of film.
+    """
     ages = _column(films, method)
     known = np.flatnonzero(np.isfinite(ages)).tolist()
-    pairs = [Pair(patients[i], sexes[i], float(ages[i]), float(truth[i])) for i in known]
+    pairs = [Pair(patients[i], sexes[i], float(ages[i]), float(truth[i]), shares[i]) for i in known]
+    result: dict[str, Any] = {}
     if any(band.method == method for band in shipped.bands):
-        intervals, inside = calibration.rescaled(shipped, method, pairs)
+        _, *before = calibration.rescaled(shipped, method, pairs, kinds=False)
+        intervals, inside, width = calibration.rescaled(shipped, method, pairs)
+        result["one_width_for_both_kinds"] = {**_held(before[0], pairs), **_score(before[1], pairs)}
+        result |= _score(width, pairs)
     else:
         intervals, inside = calibration.intervals(method, pairs, [pair.predicted_years for pair in pairs])
     widths = [band.half_width_years for band in intervals.bands]
-    groups = {"all": [True] * len(pairs), "F": [p.sex == "F" for p in pairs], "M": [p.sex == "M" for p in pairs]}
-    result: dict[str, Any] = {"half_width_years": [round(min(widths), 2), round(max(widths), 2)]}
-    for name, chosen in groups.items():
-        own = np.flatnonzero(chosen).tolist()
-        result[name] = estimate(
-            inside[own], lambda rows: float(rows.mean()), patients=[pairs[i].patient for i in own]
+    return intervals, {
+        "half_width_years": [round(min(widths), 2), round(max(widths), 2)],
+        **_held(inside, pairs),
+        **result,
+    }
+
+
+def _held(inside: NDArray[np.float64], pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Return which share of films the intervals hold, with its interval, for the groups that have films."""
+    groups = {
+        "all": [True] * len(pairs),
+        "F": [pair.sex == "F" for pair in pairs],
+        "M": [pair.sex == "M" for pair in pairs],
+        "as_taken": [pair.share is not None and pair.share < calibration.CROPPED for pair in pairs],
+        "cropped": [pair.share is not None and pair.share >= calibration.CROPPED for pair in pairs],
+    }
+    own = {name: np.flatnonzero(chosen).tolist() for name, chosen in groups.items() if any(chosen)}
+    return {
+        name: estimate(
+            inside[rows], lambda values: float(values.mean()), patients=[pairs[i].patient for i in rows]
         ).to_dict()
-    return intervals, result
+        for name, rows in own.items()
+    }
+
+
+def _score(width: NDArray[np.float64], pairs: Sequence[Pair]) -> dict[str, float]:
+    missed = np.array([abs(pair.predicted_years - pair.reference_years) for pair in pairs]) - width
+    score = 2 * width + 2 / (1 - calibration.COVERAGE) * np.maximum(0, missed)
+    return {
+        "mean_half_width_years": round(float(np.nanmean(width)), 4),
+        "interval_score_years": round(float(np.nanmean(score)), 4),
+    }
 
 
 def staged(folder: Path, rows: Sequence[Mapping[str, Any]], scoring: Scoring) -> list[Mapping[str, Stage]]:
@@ -246,6 +283,12 @@ def _others(line: Mapping[str, Any]) -> dict[str, float | None]:
         for method in line["methods"]
         if method["name"] not in BY_STAGES and method["sex"] == line["sex"]
     }
+
+
+def _share(line: Mapping[str, Any]) -> float | None:
+    if not line.get("regions"):
+        return None
+    return Reading.from_dict({name: value for name, value in line.items() if name != "file"}).hand_share
 
 
 def _column(films: Sequence[Mapping[str, float | None]], method: str) -> NDArray[np.float64]:

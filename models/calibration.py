@@ -24,6 +24,9 @@ MINIMUM: Final = 20  # films of one sex; fewer cannot fix a line
 SLOPES: Final = (0.6, 1.6)  # a line outside is no calibration: films and table do not belong together
 FOLDS: Final = 5
 COVERAGE: Final = 0.9
+# A film whose hand spans more of its width is cropped to the hand: 95 % of the films of RSNA that were cropped by hand lie above,
+# 95 % of those as they were taken below.
+CROPPED: Final = 0.83
 
 
 class CalibrationRefused(ValueError):
@@ -114,6 +117,7 @@ class Pair:
     sex: Sex
     predicted_years: float
     reference_years: float
+    share: float | None = None  # `Reading.hand_share`
 
 
 def fit(method: str, sex: Sex, pairs: Sequence[Pair], *, straight: bool = True) -> Line:
@@ -258,36 +262,74 @@ def intervals(
 
 
 def rescaled(
-    shipped: Intervals, method: str, pairs: Sequence[Pair], *, seed: int = 0
-) -> tuple[Intervals, NDArray[np.float64]]:
-    """Return a method's own intervals brought to other films, and for each film whether those made without its fold hold it.
+    shipped: Intervals, method: str, pairs: Sequence[Pair], *, seed: int = 0, kinds: bool = True
+) -> tuple[Intervals, NDArray[np.float64], NDArray[np.float64]]:
+    """Return a method's own intervals brought to other films, and for each film those made without its fold.
 
-    The bands stay, whose widths came from more films than there are here; each sex's widths are multiplied by the conformal quantile
-    of the error over the width. A sex with too few films for the coverage has none.
+    The bands stay, whose widths came from more films than there are here. Films cropped to the hand and films as they were taken
+    (`CROPPED`) get widths in the ratio of their mean errors; each sex's widths are multiplied by the conformal quantile of the
+    error over the width. A sex with too few films for the coverage has none; without a hand's share of each film, or with
+    fewer than `MINIMUM` films of a kind, or `kinds` false, the kinds are not told apart.
+
+    Returns
+    -------
+    tuple
+        The intervals; for each film whether the interval made without its fold holds it, and the half width of that one in
+        years, NaN where there is none.
     """
     fold = folds([pair.patient for pair in pairs], seed + 1)
-    inside = np.zeros(len(pairs))
-    score = np.full(len(pairs), np.inf)
-    for i, pair in enumerate(pairs):
-        band = shipped.band(method, pair.sex, pair.predicted_years)
-        if band is not None:
-            score[i] = abs(pair.predicted_years - pair.reference_years) / band.half_width_years
+    inside, width = np.zeros(len(pairs)), np.full(len(pairs), np.nan)
+    own = [shipped.band(method, pair.sex, pair.predicted_years) for pair in pairs]
+    base = np.array([np.nan if band is None else band.half_width_years for band in own])
+    error = np.array([abs(pair.predicted_years - pair.reference_years) for pair in pairs])
+    score = np.where(np.isnan(base), np.inf, error / base)
+    edges = _shares(pairs) if kinds else _ALL
+    kind = np.zeros(len(pairs), np.int64)
+    if len(edges) > 1:
+        kind = np.array([pair.share is not None and pair.share >= CROPPED for pair in pairs], np.int64)
     bands = []
     smallest = int(np.ceil(COVERAGE / (1 - COVERAGE) - 1e-9))
     for sex in sorted({pair.sex for pair in pairs}):
-        own = np.array([pair.sex == sex for pair in pairs])
-        if own.sum() < smallest * FOLDS / (FOLDS - 1):
+        of_sex = np.array([pair.sex == sex for pair in pairs])
+        if of_sex.sum() < smallest * FOLDS / (FOLDS - 1):
             continue
         for number in range(FOLDS):
-            held = own & (fold == number)
-            inside[held] = score[held] <= conformal.half_width(score[own & (fold != number)], COVERAGE)
-        factor, films = conformal.half_width(score[own], COVERAGE), int(own.sum())
+            held = of_sex & (fold == number)
+            sizes = _sizes(score[fold != number], kind[fold != number])[kind]
+            factor = conformal.half_width((score / sizes)[of_sex & (fold != number)], COVERAGE)
+            inside[held], width[held] = (score <= factor * sizes)[held], (factor * sizes * base)[held]
+        sizes = _sizes(score, kind)
+        factor, films = conformal.half_width((score / sizes[kind])[of_sex], COVERAGE), int(of_sex.sum())
         bands += [
-            dataclasses.replace(band, half_width_years=factor * band.half_width_years, n=films)
+            dataclasses.replace(
+                band,
+                half_width_years=factor * float(sizes[number]) * band.half_width_years,
+                n=films,
+                from_share=low,
+                to_share=high,
+            )
+            for number, (low, high) in enumerate(edges)
             for band in shipped.bands
             if (band.method, band.sex) == (method, sex)
         ]
-    return Intervals(COVERAGE, tuple(bands)), inside
+    return Intervals(COVERAGE, tuple(bands)), inside, width
+
+
+_ALL: Final = ((0.0, conformal.ALL_SHARES),)
+
+
+def _shares(pairs: Sequence[Pair]) -> tuple[tuple[float, float], ...]:
+    """Return the ranges of the hand's share that are told apart: both kinds where there are films enough of each, else one."""
+    known = [pair.share for pair in pairs if pair.share is not None]
+    cropped = sum(share >= CROPPED for share in known)
+    if len(known) < len(pairs) or min(cropped, len(known) - cropped) < MINIMUM:
+        return _ALL
+    return (0.0, CROPPED), (CROPPED, conformal.ALL_SHARES)
+
+
+def _sizes(score: NDArray[np.float64], kind: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return how large the errors of each kind of film are, by their mean."""
+    return np.array([score[np.isfinite(score) & (kind == number)].mean() for number in range(int(kind.max()) + 1)])
 
 
 def _banded(method: str, predicted: Sequence[float], reference: Sequence[float], sexes: Sequence[Sex]) -> Intervals:

@@ -177,7 +177,8 @@ class Reader:
             results += self._by_film(image, reading, sexes)
         with _timed(timings, "novelty"):
             novelty = self.newness.novelty(image, reading.image) if self.newness else Novelty(None)
-        results = tuple(self.scoring.complete(result, reading.chronological_age_years) for result in results)
+        age, share = reading.chronological_age_years, reading.hand_share
+        results = tuple(self.scoring.complete(result, age, share) for result in results)
         return dataclasses.replace(
             reading,
             verdict=self.scoring.remarked(self._remarked(reading, masks, coarse, novelty), stages, results),

@@ -222,6 +222,18 @@ class Reading:
             verdict=dataclasses.replace(self.verdict, reasons=reasons),
         )
 
+    @property
+    def hand_share(self) -> float | None:
+        """Share of the film's width that the regions span, of its height where the hand lies across; None without regions.
+
+        A film cropped to the hand has a larger one than a film as it was taken.
+        """
+        if not self.regions:
+            return None
+        across = 45 < abs(self.image.rotation_degrees) % 180 < 135
+        low, high, whole = (1, 3, self.image.rows) if across else (0, 2, self.image.columns)
+        return (max(r.box[high] for r in self.regions) - min(r.box[low] for r in self.regions)) / whole
+
     def region(self, name: str) -> Region | None:
         """Return the region of that name, or None where it was not found."""
         return next((region for region in self.regions if region.name == name), None)

@@ -31,7 +31,9 @@ def _values(weighting: Weighting) -> tuple[object, ...]:
 class Intervals(Protocol):
     """Conformal intervals measured on films that were not trained on."""
 
-    def interval(self, method: str, sex: Sex, bone_age_years: float) -> tuple[float, float] | None:
+    def interval(
+        self, method: str, sex: Sex, bone_age_years: float, share: float | None = None
+    ) -> tuple[float, float] | None:
         """Return the interval around a bone age in years, or None where it was not measured."""
 
 
@@ -88,15 +90,20 @@ class Scoring:
             standard.read_probabilities(chances, sex, self.weighting) for standard in STANDARDS for sex in sexes
         )
 
-    def complete(self, result: MethodResult, chronological_age: float | None) -> MethodResult:
-        """Add the site's calibration, the interval, and where age and reference are known the standard deviation score."""
+    def complete(
+        self, result: MethodResult, chronological_age: float | None, share: float | None = None
+    ) -> MethodResult:
+        """Add the site's calibration, the interval, and where age and reference are known the standard deviation score.
+
+        `share` is `Reading.hand_share`: how wide an interval has to be may depend on how closely the film is cropped.
+        """
         if self.calibration is not None:
             result = self.calibration.applied(result)
         age = result.bone_age_years
         if age is None:
             return result
         # The bundle's intervals were measured on films as they are served; a method's own may come from other films.
-        interval = None if self.intervals is None else self.intervals.interval(result.name, result.sex, age)
+        interval = None if self.intervals is None else self.intervals.interval(result.name, result.sex, age, share)
         if interval is not None:
             result = dataclasses.replace(result, interval_years=interval)
         # The Brush Foundation deviations are those of Greulich-Pyle ages; for the ages by stages no reference is at hand.
@@ -170,7 +177,10 @@ class Scoring:
         sexes: tuple[Sex, ...] = SEXES if reading.sex is None else (reading.sex,)
         staged = {region.name: region.stage for region in regions if region.stage is not None}
         results = (
-            *(self.complete(result, reading.chronological_age_years) for result in self.by_stages(staged, sexes)),
+            *(
+                self.complete(r, reading.chronological_age_years, reading.hand_share)
+                for r in self.by_stages(staged, sexes)
+            ),
             *(method for method in reading.methods if method.name not in BY_STAGES),
         )
         return dataclasses.replace(

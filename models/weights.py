@@ -142,9 +142,14 @@ def save(
         files={name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
         created=metadata.created or datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    text = json.dumps(dataclasses.asdict(complete), indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
+    describe(folder, complete)
     return complete
+
+
+def describe(folder: Path, metadata: Metadata) -> None:
+    """Write `metadata.json` of a weights folder whose files are there and are those that the metadata names."""
+    text = json.dumps(dataclasses.asdict(metadata), indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / METADATA_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def load(folder: Path, *, problem: str, architectures: Collection[str]) -> "tuple[dict[str, Tensor], Metadata]":

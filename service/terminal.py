@@ -76,6 +76,8 @@ def _methods(reading: Reading) -> list[str]:
     lines += [
         f"no age by {method.name}, {method.sex}: {method.reason}" for method in reading.methods if _no_age(method)
     ]
+    if any(method.interval_years is None and method.bone_age_years is not None for method in reading.methods):
+        lines.append(f"interval {wording.no_interval('en')}: carpus calibrate measures it on films of the hospital")
     agreement = reading.agreement
     if reading.chronological_age_years is not None:
         missing = {method.name: wording.no_position(method, reading) for method in reading.methods}
@@ -99,7 +101,9 @@ def _no_age(method: MethodResult) -> bool:
 
 
 def _interval(method: MethodResult) -> str:
-    return "" if method.interval_years is None else "{:.1f} to {:.1f}".format(*method.interval_years)
+    if method.interval_years is None:
+        return "" if method.bone_age_years is None else wording.no_interval("en")
+    return "{:.1f} to {:.1f}".format(*method.interval_years)
 
 
 def _bones(reading: Reading) -> list[str]:

@@ -146,7 +146,8 @@ def thumbnails(folder: Path) -> tuple[NDArray[np.uint8], list[Film]]:
     sheets = sorted(place.glob("sheet*.webp"))
     tiles: list[NDArray[np.uint8]] = []
     for sheet in sheets:
-        pixels = np.asarray(Picture.open(sheet).convert("L"))
+        with Picture.open(sheet) as picture:
+            pixels = np.asarray(picture.convert("L"))
         if pixels.shape[0] % TILE or pixels.shape[1] != TILE * _TILES_A_ROW:
             raise BadData(sheet, None, pixels.shape, f"a sheet has {_TILES_A_ROW} tiles of {TILE} pixels a row")
         tiles.append(pixels.reshape(-1, TILE, _TILES_A_ROW, TILE).swapaxes(1, 2).reshape(-1, TILE, TILE))

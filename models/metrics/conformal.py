@@ -9,13 +9,14 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.regions import Sex
 
+ALL_SHARES: Final = 2.0  # above every share
 BANDS_YEARS = (0.0, 4.0, 6.0, 8.0, 10.0, 12.0, 13.0, 14.0, 15.0, 20.0)
 
 
@@ -29,6 +30,15 @@ class Band:
     to_years: float
     half_width_years: float
     n: int
+    from_share: float = (
+        0.0  # of the film's width that the hand spans (`Reading.hand_share`): `from_share` <= share < `to_share`
+    )
+    to_share: float = ALL_SHARES
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain form that JSON holds; a band for every share does not name it."""
+        whole = (self.from_share, self.to_share) == (0.0, ALL_SHARES)
+        return {name: value for name, value in asdict(self).items() if not (whole and name.endswith("_share"))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +55,27 @@ class Intervals:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain form that JSON holds."""
-        return {"coverage": self.coverage, "bands": [asdict(band) for band in self.bands]}
+        return {"coverage": self.coverage, "bands": [band.to_dict() for band in self.bands]}
 
-    def interval(self, method: str, sex: Sex, bone_age_years: float) -> tuple[float, float] | None:
+    def interval(
+        self, method: str, sex: Sex, bone_age_years: float, share: float | None = None
+    ) -> tuple[float, float] | None:
         """Return the interval around a predicted age, not below 0; None where no calibration film was like it."""
-        band = self.band(method, sex, bone_age_years)
+        band = self.band(method, sex, bone_age_years, share)
         if band is None:
             return None
         return max(0.0, bone_age_years - band.half_width_years), bone_age_years + band.half_width_years
 
-    def band(self, method: str, sex: Sex, bone_age_years: float) -> Band | None:
-        """Return the band a predicted age falls into."""
-        for band in self.bands:
-            if band.method == method and band.sex == sex and band.from_years <= bone_age_years < band.to_years:
-                return band
-        return None
+    def band(self, method: str, sex: Sex, bone_age_years: float, share: float | None = None) -> Band | None:
+        """Return the band a predicted age and the hand's share of the film fall into; the share unknown: the widest there is."""
+        found = [
+            band
+            for band in self.bands
+            if (band.method, band.sex) == (method, sex)
+            and band.from_years <= bone_age_years < band.to_years
+            and (share is None or band.from_share <= share < band.to_share)
+        ]
+        return max(found, key=lambda band: band.half_width_years, default=None)
 
     def __add__(self, other: "Intervals") -> "Intervals":
         """Join the intervals of several methods; the coverage must be the same."""

@@ -19,7 +19,8 @@ import numpy as np
 import xgboost
 from numpy.typing import NDArray
 
-from models import runs, weights
+from models import calibration, runs, weights
+from models.calibration import Pair
 from models.engine import git_commit
 from models.metrics.ages import by_year, compare
 from models.metrics.bootstrap import estimate
@@ -27,7 +28,7 @@ from models.metrics.conformal import Intervals, calibrate, measured_coverage
 from models.regions import Sex
 from models.regression.boosted import BOOSTER_FILE, REGION_XGBOOST, RegionRegressor, trunk_of
 from models.regression.drawn_ages import drawn, pull
-from models.regression.predict import INTERVALS_FILE
+from models.regression.predict import INTERVALS_FILE, interval_parts
 from models.regression.regions import KINDS, table
 
 # P2, section 1.6: max_depth, min_child_weight, gamma, subsample, scale_pos_weight, in this order. The last weighs classes and
@@ -107,7 +108,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser().parse_args(argv)
     if options.measure:
         shipped = RegionRegressor(options.measure)
-        found = measured(shipped.booster, shipped.intervals, Cache.load(options.data).of("test"), ages=False)
+        # Intervals that were made from these films are judged by those made without each.
+        intervals = None if "test" in interval_parts(shipped.metadata) else shipped.intervals
+        found = measured(shipped.booster, intervals, Cache.load(options.data).of("test"), ages=False)
         _keep_figures(options.out, found)
         print(json.dumps({"test_mae_years": found["test"]["mae_years"]}))  # noqa: T201
         return
@@ -175,13 +178,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(json.dumps({"test_mae_years": figures["test"]["mae_years"], "trees": figures["trees"], "chosen": chosen}))  # noqa: T201
 
 
-def measured(booster: xgboost.Booster, intervals: Intervals, test: Cache, *, ages: bool) -> dict[str, Any]:
-    """Return the errors of a booster on films it has not seen, all and by year and sex, and what its intervals hold."""
+def measured(booster: xgboost.Booster, intervals: Intervals | None, test: Cache, *, ages: bool) -> dict[str, Any]:
+    """Return the errors of a booster on films it has not seen, all and by year and sex, and what its intervals hold.
+
+    Without `intervals` each film is judged by those that the films of the other folds give.
+    """
     found = predict(booster, test, ages=ages).tolist()
     truth = test.bone_age_years.astype(np.float64)
     patients = test.name.tolist()
     errors = compare(found, truth.tolist(), tolerance=1.0, patients=patients)
-    inside = measured_coverage(intervals, REGION_XGBOOST, found, truth.tolist(), test.sexes())
+    if intervals is None:
+        pairs = [Pair(*row) for row in zip(patients, test.sexes(), found, truth.tolist(), strict=True)]
+        _, inside = calibration.intervals(REGION_XGBOOST, pairs, found)
+    else:
+        inside = measured_coverage(intervals, REGION_XGBOOST, found, truth.tolist(), test.sexes())
     off = np.abs(np.array(found) - truth)
     figures = {
         "mae_years": errors.mae.to_dict(),
@@ -193,6 +203,11 @@ def measured(booster: xgboost.Booster, intervals: Intervals, test: Cache, *, age
         "within_one_year": errors.within.to_dict(),
         "bias_years": round(errors.bland_altman.bias, 4),
         "coverage": estimate(inside, lambda rows: float(rows.mean())).to_dict(),
+        **{
+            f"coverage_{label}": estimate(inside[test.sex == sex], lambda rows: float(rows.mean())).to_dict()
+            for sex, label in enumerate(("girls", "boys"))
+            if (test.sex == sex).any()
+        },
     }
     if np.isfinite(test.chronological_age_years).all():
         own = test.chronological_age_years.astype(np.float64)

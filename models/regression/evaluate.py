@@ -22,16 +22,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from models import pixels
+from models import calibration, pixels
+from models.calibration import Pair
 from models.datasets import rsna
 from models.engine import git_commit
 from models.metrics import conformal
 from models.metrics.ages import by_year, compare
 from models.metrics.bootstrap import estimate
 from models.regions import Sex
+from models.regression import widths
 from models.regression.data import load, part_of, whole_films
 from models.regression.network import SEXES
-from models.regression.predict import BOTH_SEXES, Regressor
+from models.regression.predict import BOTH_SEXES, Regressor, interval_parts
 from models.weights import digest
 
 
@@ -44,27 +46,43 @@ class Case:
     reference_months: float
     predicted_months: float | None
 
+    @property
+    def pair(self) -> Pair | None:
+        """What intervals are measured on, in years."""
+        if self.predicted_months is None:
+            return None
+        return Pair(self.identifier, self.sex, self.predicted_months / 12, self.reference_months / 12)
 
-def _summary(regressor: Regressor, cases: Sequence[Case]) -> dict[str, Any]:
+
+Inside = Mapping[str, float]  # film -> 1 where its interval holds its reference, else 0
+
+
+def _held(regressor: Regressor, cases: Sequence[Case]) -> Inside:
+    """Return which films the intervals beside the weights hold."""
+    pairs = [pair for case in cases if (pair := case.pair) is not None]
+    inside = conformal.measured_coverage(
+        regressor.intervals,
+        regressor.name,
+        [pair.predicted_years for pair in pairs],
+        [pair.reference_years for pair in pairs],
+        [pair.sex for pair in pairs],
+    )
+    return {pair.patient: float(value) for pair, value in zip(pairs, inside, strict=True)}
+
+
+def _summary(cases: Sequence[Case], inside: Inside) -> dict[str, Any]:
     """Errors of all cases, of each sex and of each three years of age, and the coverage of the intervals."""
     groups: dict[str, list[Case]] = {"all": list(cases)}
     for case in cases:
         groups.setdefault("girls" if case.sex == "F" else "boys", []).append(case)
         start = int(case.reference_months // 36) * 3
         groups.setdefault(f"{start} to {start + 3} years", []).append(case)
-    return {name: _errors(regressor, group) for name, group in sorted(groups.items()) if len(group) >= 10}
+    return {name: _errors(group, inside) for name, group in sorted(groups.items()) if len(group) >= 10}
 
 
-def _errors(regressor: Regressor, cases: Sequence[Case]) -> dict[str, Any]:
+def _errors(cases: Sequence[Case], inside: Inside) -> dict[str, Any]:
     errors = compare([c.predicted_months for c in cases], [c.reference_months for c in cases], tolerance=12)
-    known = [(c, c.predicted_months) for c in cases if c.predicted_months is not None]
-    inside = conformal.measured_coverage(
-        regressor.intervals,
-        regressor.name,
-        [months / 12 for _, months in known],
-        [case.reference_months / 12 for case, _ in known],
-        [case.sex for case, _ in known],
-    )
+    held = np.array([inside[case.identifier] for case in cases if case.predicted_months is not None])
     return {
         "n": errors.n,
         "missed": errors.missed,
@@ -74,7 +92,7 @@ def _errors(regressor: Regressor, cases: Sequence[Case]) -> dict[str, Any]:
         "correlation": round(errors.correlation, 4),
         "bias_months": round(errors.bland_altman.bias, 3),
         "limits_of_agreement_months": [round(errors.bland_altman.low, 2), round(errors.bland_altman.high, 2)],
-        "coverage_of_90_percent_intervals": estimate(inside, lambda rows: float(rows.mean())).to_dict(),
+        "coverage_of_90_percent_intervals": estimate(held, lambda rows: float(rows.mean())).to_dict(),
     }
 
 
@@ -139,12 +157,20 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     regressor = Regressor(options.weights)
-    parts: dict[str, list[Case]] = {"test thumbnails": thumbnails_of(regressor, options.data, "test")}
+    used = interval_parts(regressor.metadata)
+    thumbnails = {part: thumbnails_of(regressor, options.data, part) for part in {"test", *used}}
+    parts: dict[str, list[Case]] = {"test thumbnails": thumbnails["test"]}
+    # Films that the intervals were made from say nothing of them: those are judged by intervals made without them.
+    pairs = [pair for part in used for case in thumbnails[part] if (pair := case.pair) is not None]
+    _, kept = calibration.intervals(regressor.name, pairs, [pair.predicted_years for pair in pairs])
+    across = {pair.patient: float(value) for pair, value in zip(pairs, kept, strict=True)}
+    made_from = ("test thumbnails",) if "test" in used else ()
     durations: list[float] = []
     for folder in ("fullres", "medium", "validation"):
         parts[f"{folder} films"], took = films_of(regressor, options.data, folder)
         durations += took
-    summaries = {name: _summary(regressor, cases) for name, cases in parts.items()}
+    inside = {name: across if name in made_from else _held(regressor, cases) for name, cases in parts.items()}
+    summaries = {name: _summary(cases, inside[name]) for name, cases in parts.items()}
     result = {
         "problem": "regression",
         "method": regressor.name,
@@ -160,6 +186,7 @@ def main() -> None:
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "interval": "95 % percentile bootstrap by patient, 2000 resamples",
         "parts": summaries,
+        "coverage_across_folds": {"parts": used, **widths.held(pairs, kept)},
         "by_year": _by_year(parts["test thumbnails"]),
         "estimate_ms": {
             "p50": round(float(np.percentile(durations, 50)), 2),

@@ -20,6 +20,9 @@ from models.regression.network import ARCHITECTURES, SEXES, MaturityNet, build
 from models.regression.novelty import Yardstick, features_of
 
 INTERVALS_FILE: Final = "intervals.json"
+INTERVAL_FIGURES: Final = (
+    "intervals"  # key of a card's metrics: from which parts the intervals were made, and what they hold
+)
 ENSEMBLE: Final = "maturity-ensemble"
 # A film has pixels for more than one thumbnail; on 266 real films the mean over three has a lower error than any one of them.
 OFFSETS: Final[tuple[Offset, ...]] = (CENTRE, (1 / 3, 1 / 3), (-1 / 3, -1 / 3))
@@ -39,6 +42,11 @@ def bone_bright(image: Image, facts: ImageFacts | None) -> NDArray[np.float32]:
 def intervals_of(folder: Path) -> Intervals:
     """Return the intervals that lie beside the weights of a regressor."""
     return Intervals.from_dict(json.loads(weights.load_file(folder, INTERVALS_FILE)))
+
+
+def interval_parts(card: weights.Metadata) -> list[str]:
+    """Return the parts of the data that the intervals beside the weights were made from."""
+    return list(card.metrics.get(INTERVAL_FIGURES, {}).get("parts", ["validation"]))
 
 
 class Ensemble(nn.Module):

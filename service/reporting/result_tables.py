@@ -122,7 +122,7 @@ def method_rows(reading: Reading, language: Language) -> Iterator[MethodRow]:
             name,
             method,
             f"{method.bone_age_years:.1f}",
-            "" if interval is None else f"{interval[0]:.1f} - {interval[1]:.1f}",
+            wording.no_interval(language) if interval is None else f"{interval[0]:.1f} - {interval[1]:.1f}",
             "" if method.sds is None else wording.signed(method.sds) + position,
             "" if method.score is None else f"{method.score:.0f}",
         )

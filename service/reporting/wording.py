@@ -249,7 +249,7 @@ def signed(value: float) -> str:
 
 
 def age_with_interval(method: MethodResult, language: Language) -> str:
-    """Return "10.3 years (9.6 to 11.0, 90 %)", or why there is no age."""
+    """Return "10.3 years (9.6 to 11.0, 90 %)", that the interval was not measured, or why there is no age."""
     zh = language == "zh"
     if method.bone_age_years is None:
         if (
@@ -264,9 +264,16 @@ def age_with_interval(method: MethodResult, language: Language) -> str:
     if method.interval_years is not None:
         low, high = method.interval_years
         shown += f"（90%区间 {low:.1f}～{high:.1f}）" if zh else f" ({low:.1f} to {high:.1f}, 90 %)"
+    else:
+        shown += f"（90%区间{no_interval(language)}）" if zh else f" (90 % interval {no_interval(language)})"
     if method.qualifier in codes.QUALIFIERS:
         shown += ("，{}" if zh else "; {}").format(codes.QUALIFIERS[method.qualifier].code(language).meaning)
     return shown
+
+
+def no_interval(language: Language) -> str:
+    """Say that nobody has measured how far the method errs on real films: a bundle of drawn films alone has no intervals."""
+    return "未测定" if language == "zh" else "not measured"
 
 
 def method_sentence(method: MethodResult, language: Language) -> str:

@@ -91,12 +91,37 @@ def test_a_methods_own_intervals_are_brought_to_other_films_by_one_factor_a_sex(
         age = float(rng.uniform(4, 12))
         error = float(rng.uniform(-1, 1)) / 1.8 * (1 if age < 8 else 2)
         pairs.append(Pair(str(index), "F", age, age - error))
-    made, inside = calibration.rescaled(shipped, "net", [*pairs, Pair("boy", "M", 9.0, 9.0)])
+    made, inside, width = calibration.rescaled(shipped, "net", [*pairs, Pair("boy", "M", 9.0, 9.0)])
     young, old = made.bands  # one boy gives no interval
     assert young.half_width_years == pytest.approx(0.5, abs=0.05)
     assert old.half_width_years == pytest.approx(2 * young.half_width_years)
     assert (young.sex, young.n, old.from_years) == ("F", 200, 8)
     assert 0.85 < inside[:200].mean() < 0.95
+    assert np.isnan(width[200])
+    assert set(np.round(width[:200] / young.half_width_years)) == {1, 2}
+
+
+def test_films_cropped_to_the_hand_get_widths_of_their_own() -> None:
+    rng = np.random.default_rng(5)
+    shipped = Intervals(0.9, (Band("net", "F", 0, 20, 1.0, 500), Band("net", "M", 0, 20, 2.0, 500)))
+    pairs = []
+    for index in range(600):
+        cropped, age = index % 3 == 0, float(rng.uniform(4, 12))
+        error = float(rng.uniform(-1, 1)) * (1 if index % 2 else 2) * (3 if cropped else 1)
+        share = calibration.CROPPED + float(rng.uniform(0, 0.1) if cropped else rng.uniform(-0.3, -0.01))
+        pairs.append(Pair(str(index), "F" if index % 2 else "M", age, age - error, share))
+    kind = np.array([pair.share >= calibration.CROPPED for pair in pairs])
+    made, inside, _ = calibration.rescaled(shipped, "net", pairs)
+    assert [inside[kind].mean(), inside[~kind].mean()] == pytest.approx([0.9, 0.9], abs=0.04)
+    _, mixed, _ = calibration.rescaled(shipped, "net", pairs, kinds=False)
+    assert mixed[kind].mean() < 0.75 < 0.97 < mixed[~kind].mean()
+    for sex, size in (("F", 1), ("M", 2)):
+        widths = [made.band("net", sex, 9.0, share).half_width_years for share in (0.6, 0.9)]
+        assert widths == pytest.approx([0.9 * size, 2.7 * size], rel=0.1)
+        assert made.band("net", sex, 9.0).half_width_years == widths[1]  # how the film is cropped is unknown: the wider
+    assert Intervals.from_dict(made.to_dict()) == made
+    few = [pair for pair in pairs if pair.share < calibration.CROPPED or int(pair.patient) < 40]
+    assert len(calibration.rescaled(shipped, "net", few)[0].bands) == 2  # 14 cropped films tell nothing of their kind
 
 
 def test_an_interval_of_the_bundle_comes_before_one_that_the_method_brings() -> None:

@@ -66,8 +66,10 @@ class FakeRegressor:
 
 
 class FakeIntervals:
-    def interval(self, method: str, sex: Sex, bone_age_years: float) -> tuple[float, float] | None:
-        return (bone_age_years - 1, bone_age_years + 1) if method == "RUS-CHN" else None
+    def interval(
+        self, method: str, sex: Sex, bone_age_years: float, share: float | None = None
+    ) -> tuple[float, float] | None:
+        return (bone_age_years - share, bone_age_years + share) if method == "RUS-CHN" and share else None
 
 
 def _reader(**changes: object) -> Reader:
@@ -164,7 +166,9 @@ def test_intervals_are_given_where_they_were_measured() -> None:
     reading = _reader(intervals=FakeIntervals()).read(FILM, "F")
     age = _method(reading, "RUS-CHN").bone_age_years
     assert age is not None
-    assert _method(reading, "RUS-CHN").interval_years == (age - 1, age + 1)
+    share = reading.hand_share
+    assert share
+    assert _method(reading, "RUS-CHN").interval_years == (age - share, age + share)  # as wide as this film asks for
     assert _method(reading, "fake").interval_years is None
 
 

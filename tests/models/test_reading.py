@@ -30,6 +30,16 @@ def test_a_mask_decodes_to_the_pixels_it_was_made_from(corner: bool) -> None:
     assert np.array_equal(Mask.from_array(mask).to_array(7, 9), mask)
 
 
+@pytest.mark.parametrize(("rotation", "share"), [(0.0, 0.5), (-170.0, 0.5), (95.0, 0.6), (-88.0, 0.6)])
+def test_the_hand_spans_its_share_of_the_film_across_the_fingers(rotation: float, share: float) -> None:
+    boxes = ((10.0, 20.0, 30.0, 40.0), (30.0, 60.0, 50.0, 80.0))  # 40 of 80 columns, 60 of 100 rows
+    found = tuple(Region(name, box, 0.9) for name, box in zip(("radius", "dp3"), boxes, strict=True))
+    facts = dataclasses.replace(FACTS, rotation_degrees=rotation)
+    bare = Reading(facts, Verdict(accepted=True), Bundle("test", "1", "0" * 64))
+    assert bare.hand_share is None
+    assert dataclasses.replace(bare, regions=found).hand_share == pytest.approx(share)
+
+
 def test_an_unknown_region_name_is_refused() -> None:
     with pytest.raises(ValueError, match="'mp1' is not one of"):
         Region("mp1", (0, 0, 1, 1), 1.0)

@@ -12,7 +12,7 @@ from PIL import Image as PillowImage
 from models import runs, weights
 from models.image import Image
 from models.reading import ImageFacts
-from models.regression import calibrate, data, evaluate, train
+from models.regression import calibrate, data, evaluate, train, widths
 from models.regression.appearance import channels, sample_indices, thumbnail, upright
 from models.regression.network import build
 from models.regression.predict import ENSEMBLE, INTERVALS_FILE, Ensemble, Regressor
@@ -233,6 +233,21 @@ def test_films_become_a_weights_folder_and_a_stopped_run_goes_on(films_folder, t
     with rows.open() as file:
         assert sum(row["part"] == "fullres films" for row in csv.DictReader(file)) == 2
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["estimate_ms"]["n"] == 2
+
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    parts = [word for part in ("validation", "test") for word in ("--part", part)]
+    widths.main(["--weights", str(out), "--data", str(films_folder), *parts, "--version", "2"])
+    told = json.loads(capsys.readouterr().out)
+    card = weights.verify(out, problem="regression", architectures=(ENSEMBLE,))
+    assert (card.version, card.metrics["intervals"]) == ("2", told)
+    assert told["films"] == told["coverage_across_folds"]["all"]["n"] == 52  # the thumbnails of whole films stay apart
+    assert {name for name, kept in before.items() if (out / name).read_bytes() != kept} == {
+        "intervals.json",
+        "metadata.json",
+    }
+    _run(monkeypatch, evaluate.main, "--data", films_folder, "--weights", out, "--json", results)
+    assert json.loads(results.read_text())["coverage_across_folds"]["parts"] == ["test", "validation"]
+    assert json.loads(results.read_text())["coverage_across_folds"]["all"] == told["coverage_across_folds"]["all"]
 
 
 def test_runs_on_different_splits_are_not_joined(tmp_path) -> None:
