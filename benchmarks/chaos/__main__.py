@@ -11,7 +11,6 @@ row says so.
 
 import argparse
 import datetime as dt
-import gc
 import json
 import logging
 import os
@@ -36,8 +35,6 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped, also when this is stopped
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     log.configure("CRITICAL", as_json=False)
-    gc.collect()
-    gc.freeze()  # pynetdicom collects garbage at every 59th connection: most of what the PACS costs, without this
     where = {"commit": git_commit(), "date": dt.datetime.now(dt.UTC).date().isoformat()}
     bad = False
     for fault in [BY_NAME[name] for name in arguments.faults] if arguments.faults else FAULTS:

@@ -30,7 +30,7 @@ from service.tables import Instance, Job, ResultObject
 KINDS: Final = ("GSPS", "KOS")  # a result set of two objects that are cheap to build: an SR takes 0.2 s of a core
 READY_SECONDS: Final = 600
 ORPHAN_SECONDS: Final = 90.0
-LOOK_SECONDS: Final = 0.25
+LOOK_SECONDS: Final = 0.5
 
 # SOPInstanceUID as `uid`, then id, state, cause_code and confirmed_at of the job.
 JobRow = Row[str, int, str, str | None, dt.datetime | None]

@@ -272,7 +272,7 @@ def _each(job_ids: Iterable[int], act: Callable[[int], None], as_json: bool) -> 
             if as_json:
                 _say(True, "", id=job_id, error=str(error))
             else:
-                click.echo(f"carpus: {error}", err=True)
+                click.echo(f"carpus: {error}" + (f"; {error.next_action}" if error.next_action else ""), err=True)
     if failed:
         sys.exit(1)
 

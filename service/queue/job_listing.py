@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from service.ledger import FINAL
 from service.queue.queues import Queue
 from service.tables import Breaker, BreakerState, Instance, Job, JobEvent, Priority, ResultObject, State
 
@@ -37,6 +38,7 @@ def as_dict(job: Job, now: dt.datetime) -> dict[str, Any]:
         "confirmed_at": None if job.confirmed_at is None else job.confirmed_at.isoformat(),
         "being_worked_on_by": job.lease_owner,
         "not_before": job.not_before.isoformat(),
+        "again_at": job.not_before.isoformat() if job.parked and job.state not in FINAL else None,
         "cause": {"code": job.cause_code, "text": job.cause_text} if job.cause_code else None,
         "next_action": job.next_action,
         "bundle_sha256": job.bundle_sha256,
@@ -65,9 +67,19 @@ def queues_table(queues: Sequence[Queue], breakers: Sequence[Breaker]) -> Render
     for title in ("destination", "sent to", "cause and next action"):
         alone.add_column(title, overflow="fold")
     for row in breakers:
-        lines = [line for line in (row.cause_text, row.next_action) if line]
+        lines = [row.cause_text or "", _to_do(row.next_action)]
+        if row.state != BreakerState.CLOSED and row.probe_at is not None:
+            lines.append(
+                f"tried again by itself, next at {row.probe_at:%Y-%m-%d %H:%M:%S} UTC; at once on `carpus jobs retry`"
+            )
+        lines = [line for line in lines if line]
         alone.add_row(row.destination, "yes" if row.state == BreakerState.CLOSED else "no", "\n".join(lines))
     return Group(rows, Text(""), alone) if breakers else rows
+
+
+def _to_do(next_action: str | None) -> str:
+    """Return the line that says what a person does; where it is nothing, that is said without an arrow."""
+    return f"-> {next_action}" if next_action and not next_action.startswith("none") else next_action or ""
 
 
 def details(
@@ -117,7 +129,9 @@ def table(jobs: Sequence[Job], counts: dict[State, int], now: dt.datetime) -> Re
         rows.add_column(title, justify=justify)  # type: ignore[arg-type]  # a literal, seen as str
     rows.add_column("cause and next action", overflow="fold")
     for job in jobs:
-        lines = [job.cause_text or "", job.next_action or ""]
+        lines = [job.cause_text or "", _to_do(job.next_action)]
+        if job.parked and job.not_before > now and job.state not in FINAL:
+            lines.append(f"again in {age(job.not_before - now)}")
         if job.overdue:
             lines.insert(0, "overdue")
         rows.add_row(
@@ -143,8 +157,14 @@ def page(detail: dict[str, Any]) -> RenderableType:
     for name, value in (
         ("job", f"{detail['id']} (revision {detail['revision']})"),
         ("state", detail["state"]),
+        ("received", f"{detail['created_at'][:19].replace('T', ' ')} UTC, {detail['priority']}"),
+        ("confirmed", detail["confirmed_at"] and f"{detail['confirmed_at'][:19].replace('T', ' ')} UTC"),
         ("cause", f"{cause['text']} [{cause['code']}]" if cause else None),
         ("next action", detail["next_action"]),
+        (
+            "again at",
+            detail["again_at"] and f"{detail['again_at'][:19].replace('T', ' ')} UTC, or on `carpus jobs retry`",
+        ),
         ("worked on by", detail["being_worked_on_by"]),
         ("film", detail["instance"]["SOPInstanceUID"]),
         ("study", detail["instance"]["StudyInstanceUID"]),
@@ -155,9 +175,10 @@ def page(detail: dict[str, Any]) -> RenderableType:
     timeline = Table(box=None, pad_edge=False, title="timeline", title_justify="left")
     for column in ("at (UTC)", "event", "ms", "text", "process"):
         timeline.add_column(column, justify="right" if column == "ms" else "left", overflow="fold")
+    days = {event["at"][:10] for event in detail["timeline"]}
     for event in detail["timeline"]:
         milliseconds = "" if event["milliseconds"] is None else f"{event['milliseconds']:.0f}"
-        at = event["at"][11:23]
+        at = event["at"][11:23] if len(days) == 1 else event["at"][:19].replace("T", " ")
         timeline.add_row(at, event["event"], milliseconds, Text(event["text"]), event["process"] or "")
     results = Table(box=None, pad_edge=False, title="results", title_justify="left")
     for column in ("kind", "destination", "state", "status", "SOPInstanceUID"):

@@ -22,6 +22,8 @@ from service.queue.turns import next_turn
 from service.rows import appended, changed
 from service.tables import (
     AmendedJob,
+    Breaker,
+    BreakerState,
     Instance,
     Job,
     JobEvent,
@@ -131,7 +133,7 @@ class Jobs(Sendings):
     def retry(self, job_id: int) -> State:
         """Send a FAILED or CANCELLED job back to the step it left, or start a waiting one now; return its state.
 
-        What a destination refused is offered to it again.
+        What a destination refused is offered to it again, and one that is left alone is called at once.
         """
         now = self.now()
         with self._write() as session:
@@ -139,9 +141,13 @@ class Jobs(Sendings):
             if job.state in (State.FAILED, State.CANCELLED):
                 job.state, job.resume_state = job.resume_state or State.RECEIVED, None
             elif job.state in (*FINAL, State.DELIVERED):
-                raise UnknownJob(f"job {job_id} is {job.state}; there is nothing to retry")
+                raise UnknownJob(
+                    f"job {job_id} is {job.state}; there is nothing to retry",
+                    next_action=f"`carpus jobs requeue {job_id}` reads its film once more",
+                )
             refused = ResultObject.job_id == job_id, ResultObject.state == ResultState.REFUSED
             session.execute(update(ResultObject).where(*refused).values(state=ResultState.BUILT, updated_at=now))
+            session.execute(update(Breaker).where(Breaker.state == BreakerState.OPEN).values(probe_at=now))
             self._note(session, job_id, "retry", f"asked for; goes on from {job.state}")
             self._write_row(session, job_id, None, self._entered(State(job.state), now) | _NO_CAUSE)
             return State(job.state)

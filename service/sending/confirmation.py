@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 
 from service import tracing, uids
 from service.queue.jobs import Jobs
-from service.tables import Commitment, CommitmentState, Instance, Job, ResultObject, ResultState, State
+from service.rows import appended, changed
+from service.tables import Commitment, CommitmentState, Instance, Job, JobEvent, ResultObject, ResultState, State
 
 CLAIM: Final = dt.timedelta(minutes=2)  # how long whoever took objects to confirm them may work before another one does
 BATCH: Final = 200  # objects asked about at once
@@ -154,8 +155,9 @@ class Confirmations(Jobs):
                 .where(ResultObject.id.in_([each.id for each in objects]), ResultObject.state == ResultState.ACCEPTED)
                 .values(transaction_uid=transaction_uid, confirm_after=due_at)
             )
-            for job_id in sorted({each.job_id for each in objects}):
-                self._note(session, job_id, "commitment-asked", f"of {destination}, transaction {transaction_uid}")
+            text = f"of {destination}, transaction {transaction_uid}"
+            jobs = sorted({each.job_id for each in objects})
+            appended(session, JobEvent, [self._event(job_id, "commitment-asked", text, None) for job_id in jobs])
         return transaction_uid
 
     def withdraw(self, transaction_uid: str, why: str) -> None:
@@ -283,9 +285,11 @@ class Confirmations(Jobs):
         for row in rows:
             row.state, row.confirmed_at, row.confirmed_by = ResultState.CONFIRMED, now, way
             row.failure_reason = None
-        for job_id in sorted({row.job_id for row in rows}):
-            kinds = ", ".join(row.kind for row in rows if row.job_id == job_id)
-            self._note(session, job_id, "object-confirmed", f"{kinds}: {text}")
+        kinds: dict[int, list[str]] = {}
+        for row in rows:
+            kinds.setdefault(row.job_id, []).append(row.kind)
+        said = [self._event(job, "object-confirmed", f"{', '.join(kinds[job])}: {text}", None) for job in sorted(kinds)]
+        appended(session, JobEvent, said)
         return len(rows)
 
     def _trace(self, session: Session, rows: Sequence[ResultObject], way: Way, now: dt.datetime) -> None:
@@ -367,7 +371,7 @@ class Confirmations(Jobs):
                 values |= self._entered(State.CONFIRMED, now) | dict.fromkeys(
                     ("cause_code", "cause_text", "next_action")
                 )
-            session.execute(update(Job).where(Job.id == job.id).values(**values))
+            changed(session, Job, {"id": job.id}, values)
 
     def _settle(self, session: Session, transaction_uid: str, state: CommitmentState, detail: str) -> None:
         session.execute(

@@ -328,6 +328,31 @@ def test_the_way_in_is_tried_in_the_name_of_each_peer(place: Place) -> None:
     assert "carpus serve" in down["C-ECHO as PACS"].next_action
 
 
+def test_the_way_in_over_tls_alone_is_tried_too(place: Place, tmp_path: Path) -> None:
+    ours = certificates.ours()
+    running = start(tmp_path / "tls", dicom_tls=ours, peers=(Peer(ae_title="PACS"),))
+    own = ours.model_copy(update={"port": running.tls_port, "only": True})
+    settings = place._settings(1).model_copy(update={"dicom_tls": own})
+    jobs = Jobs(place.engine)
+    with running.server:
+        found = {each.name: each for each in entrance.look(settings, jobs)}
+    assert found["address"].text == f"CARPUS listens on 127.0.0.1:{running.tls_port} over TLS"
+    assert found["listener, TLS"].verdict == Verdict.GOOD, found["listener, TLS"]
+    assert "admits PACS by its own certificate" in found["listener, TLS"].text
+    assert not any(name.startswith("C-ECHO") for name in found)
+    down = entrance.secured(settings)
+    assert down.verdict == Verdict.FAILED
+    assert f"uses port {running.tls_port}" in down.next_action
+    other = start(tmp_path / "other", dicom_tls=certificates.ours("OTHER"), peers=(Peer(ae_title="PACS"),))
+    unnamed = certificates.ours("OTHER").model_copy(update={"port": other.tls_port, "only": True})
+    with other.server:
+        nameless = entrance.secured(settings.model_copy(update={"dicom_tls": unnamed}))
+    assert nameless.verdict == Verdict.WARNING
+    assert "dicom_tls.certificate made with the name CARPUS" in nameless.next_action
+    for each in (running, other):
+        each.jobs.engine.dispose()
+
+
 def test_the_machine_is_judged_by_its_limits(place: Place) -> None:
     settings = place._settings(1)
     assert machine.disk(settings).verdict in (Verdict.GOOD, Verdict.WARNING)

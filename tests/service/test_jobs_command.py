@@ -18,6 +18,7 @@ from service.errors import Retryable
 from service.queue.breakers import Breakers
 from service.queue.jobs import Jobs, State
 from service.settings import BreakerSettings
+from service.tables import BreakerState
 from tests.service.test_jobs import advanced, film
 
 Run = Callable[..., str]
@@ -212,4 +213,36 @@ def test_a_destination_left_alone_is_named_with_its_cause(run: Run, jobs: Jobs) 
             "next_action": "check that the PACS runs",
         },
     }
-    assert "check that the PACS runs" in run("queues")
+    said = " ".join(run("queues").split())
+    assert "-> check that the PACS runs" in said
+    assert "tried again by itself, next at 20" in said
+    probe_at = Breakers(jobs, BreakerSettings()).all()[0].probe_at
+    assert run("retry", str(failed(jobs, 1)))
+    (alone,) = Breakers(jobs, BreakerSettings()).all()
+    assert alone.state == BreakerState.OPEN
+    assert alone.probe_at < probe_at  # a person who has mended the PACS does not wait for minutes
+
+
+def test_a_job_that_waits_says_until_when_and_one_of_several_days_names_them(run: Run, jobs: Jobs) -> None:
+    job_id = receive(jobs, 1, State.PREPARED, State.INFERRED)
+    claim = jobs.claim(job_id, State.INFERRED)
+    assert claim is not None
+    assert json.loads(run("show", str(job_id), "--json"))["again_at"] is None
+    jobs.retry_later(claim, "peer-unreachable", "PACS does not answer", dt.timedelta(hours=2), "check that it runs")
+    said = " ".join(run("list").split())
+    assert "-> check that it runs again in 2.0 h" in said
+    detail = json.loads(run("show", str(job_id), "--json"))
+    page = run("show", str(job_id))
+    again = dt.datetime.fromisoformat(detail["again_at"])
+    assert f"{again:%Y-%m-%d %H:%M:%S} UTC" in page
+    received = dt.datetime.fromisoformat(detail["created_at"])
+    assert f"{received:%Y-%m-%d %H:%M:%S} UTC, routine" in page
+    tomorrow = Jobs(jobs.engine, process="test", clock=lambda: received + dt.timedelta(days=1))
+    tomorrow.note(job_id, "looked at", "by a person")
+    assert f"{received + dt.timedelta(days=1):%Y-%m-%d}" in run("show", str(job_id))
+
+
+def test_what_is_confirmed_is_not_retried_and_the_answer_names_what_reads_it_again(run: Run, jobs: Jobs) -> None:
+    done = receive(jobs, 1, State.PREPARED, State.INFERRED, State.DELIVERED, State.CONFIRMED)
+    said = run("retry", str(done), status=1)
+    assert f"job {done} is CONFIRMED; there is nothing to retry; `carpus jobs requeue {done}` reads its film" in said
