@@ -70,17 +70,17 @@ def _held(regressor: Regressor, cases: Sequence[Case]) -> Inside:
     return {pair.patient: float(value) for pair, value in zip(pairs, inside, strict=True)}
 
 
-def _summary(cases: Sequence[Case], inside: Inside) -> dict[str, Any]:
-    """Errors of all cases, of each sex and of each three years of age, and the coverage of the intervals."""
+def _summary(cases: Sequence[Case], inside: Inside, coverage: str) -> dict[str, Any]:
+    """Errors of all cases, of each sex and of each three years of age, and under the name `coverage` that of the intervals."""
     groups: dict[str, list[Case]] = {"all": list(cases)}
     for case in cases:
         groups.setdefault("girls" if case.sex == "F" else "boys", []).append(case)
         start = int(case.reference_months // 36) * 3
         groups.setdefault(f"{start} to {start + 3} years", []).append(case)
-    return {name: _errors(group, inside) for name, group in sorted(groups.items()) if len(group) >= 10}
+    return {name: _errors(group, inside, coverage) for name, group in sorted(groups.items()) if len(group) >= 10}
 
 
-def _errors(cases: Sequence[Case], inside: Inside) -> dict[str, Any]:
+def _errors(cases: Sequence[Case], inside: Inside, coverage: str) -> dict[str, Any]:
     errors = compare([c.predicted_months for c in cases], [c.reference_months for c in cases], tolerance=12)
     held = np.array([inside[case.identifier] for case in cases if case.predicted_months is not None])
     return {
@@ -92,8 +92,13 @@ def _errors(cases: Sequence[Case], inside: Inside) -> dict[str, Any]:
         "correlation": round(errors.correlation, 4),
         "bias_months": round(errors.bland_altman.bias, 3),
         "limits_of_agreement_months": [round(errors.bland_altman.low, 2), round(errors.bland_altman.high, 2)],
-        "coverage_of_90_percent_intervals": estimate(held, lambda rows: float(rows.mean())).to_dict(),
+        coverage: estimate(held, lambda rows: float(rows.mean())).to_dict(),
     }
+
+
+def _coverage(part: str) -> str:
+    """Name the coverage of a part: whole films are served with the widths of a bundle, not with those beside the weights."""
+    return "coverage_of_90_percent_intervals" if "thumbnails" in part else "coverage_by_widths_of_thumbnails_not_served"
 
 
 def _by_year(cases: Sequence[Case]) -> list[dict[str, Any]]:
@@ -170,7 +175,7 @@ def main() -> None:
         parts[f"{folder} films"], took = films_of(regressor, options.data, folder)
         durations += took
     inside = {name: across if name in made_from else _held(regressor, cases) for name, cases in parts.items()}
-    summaries = {name: _summary(cases, inside[name]) for name, cases in parts.items()}
+    summaries = {name: _summary(cases, inside[name], _coverage(name)) for name, cases in parts.items()}
     result = {
         "problem": "regression",
         "method": regressor.name,
