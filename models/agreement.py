@@ -7,10 +7,12 @@ the bundle names; the other ages are those of readings by weights that never saw
 band, those that lie beside the weights of a method brought to these films by a factor for each sex and for films cropped to the
 hand or not; their coverage is measured across folds by patient. The alarm is to be rare where a film is read well: the threshold is the
 spread that 95 % of the films stay below whose default method lies within a year and a half of the reference. What it then finds of
-the gross errors is measured, not chosen. The remark on stages that lie apart is set the same way.
+the gross errors is measured, not chosen. The remark on stages that lie apart is set the same way. How the end of growth is read
+(`late_end`) is measured on the films given at least the age that the youngest reading of a nearly mature hand was given.
 """
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,13 +29,15 @@ from models.reading import Reading, Stage
 from models.regions import RUS, Sex
 from models.regression.predict import INTERVALS_FILE
 from models.regression.predict import intervals_of as intervals_beside
-from models.scoring import FINE, Scoring
+from models.scoring import FINE, LateEnd, Scoring
 from models.standards import STANDARDS, harmony
 from models.standards.stages import named_stage
 
 GOOD_YEARS: Final = 1.5  # a film is read well when the default method lies within so much of the reference
 GROSS_YEARS: Final = 2.0
 QUIET: Final = 0.95  # share of the films read well that the alarm leaves alone
+ENDING_YEARS: Final[Mapping[Sex, float]] = {"F": 15.0, "M": 16.0}  # bone ages from which on growth is nearly over
+BOTH: Final[tuple[Sex, Sex]] = ("F", "M")
 BY_STAGES: Final = tuple(standard.name for standard in STANDARDS)
 
 
@@ -91,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     error = _column(films, default) - truth
     well = np.isfinite(discord) & (np.abs(error) <= GOOD_YEARS)
     values["discord_threshold"] = round(float(np.quantile(discord[well], QUIET, method="higher")), 2)
+    late = {sex: found for sex in BOTH if (found := late_end(sex, _column(films, FINE), truth, sexes)) is not None}
+    values["late_end"] = {sex: dataclasses.asdict(found) for sex, found in late.items()}
     gross = np.isfinite(discord) & (np.abs(error) > GROSS_YEARS)
     options.bundle.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     report = {
@@ -101,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "intervals_kept": list(options.keep),
         "coverage_of_90_percent_intervals": results,
         "alarm": alarm,
+        "end_of_growth": values["late_end"],
         "discord": {
             "threshold": values["discord_threshold"],
             "median": round(float(np.nanmedian(discord)), 3),
@@ -230,6 +237,17 @@ def discords(
             value = harmony.discord({bone: stage.probabilities for bone, stage in own.items()}, years, sex)
             found[index] = np.nan if value is None else value
     return found
+
+
+def late_end(sex: Sex, years: NDArray[np.float64], truth: NDArray[np.float64], sexes: Sequence[Sex]) -> LateEnd | None:
+    """Return how the end of growth is read: of all films given at least the age that a nearly mature hand was given. None without one."""
+    own = np.array([one == sex for one in sexes]) & np.isfinite(years)
+    ended = own & (truth >= ENDING_YEARS[sex])
+    if not ended.any():
+        return None
+    start = round(float(np.floor(10 * years[ended].min()) / 10), 1)
+    given = own & (years >= start)
+    return LateEnd(start, int(given.sum()), round(float((truth - years > 1)[given].mean()), 2))
 
 
 def spreads(films: Sequence[Mapping[str, float | None]]) -> NDArray[np.float64]:

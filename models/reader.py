@@ -26,7 +26,7 @@ from models.reading import (
     Verdict,
 )
 from models.regions import SEGMENTED, Sex
-from models.scoring import SEXES, WEIGHTING, Intervals, Scoring, agreement
+from models.scoring import SEXES, WEIGHTING, Intervals, LateEnd, Scoring, agreement
 from models.standards import STANDARDS, Weighting, harmony
 
 # Side of a joint's region, pixels of the film, below which its stage is a guess: on six films of `fullres` made smaller step by
@@ -120,6 +120,7 @@ class Reader:
     calibration: SiteCalibration | None = None
     discord_threshold: float | None = None
     hand_prior: harmony.HandPrior | None = None
+    late_end: Mapping[Sex, LateEnd] = field(default_factory=dict)
     newness: Newness | None = None
 
     @property
@@ -132,6 +133,7 @@ class Reader:
             self.calibration,
             self.discord_threshold,
             self.hand_prior,
+            self.late_end,
         )
 
     def read(self, image: Image, sex: Sex | None, chronological_age: float | None = None) -> Reading:

@@ -8,7 +8,8 @@ terms of its parts. A hospital's own bundle is the same file anywhere on disk, g
 import hashlib
 import importlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,8 @@ from models.calibration import SiteCalibration
 from models.metrics.conformal import Intervals
 from models.reader import Reader
 from models.reading import Bundle
-from models.scoring import BY_STAGES, Scoring
+from models.regions import Sex
+from models.scoring import BY_STAGES, LateEnd, Scoring
 from models.standards import Classic, Top2, TopN, Weighting
 from models.standards.harmony import HandPrior
 from models.weights import Metadata
@@ -28,7 +30,7 @@ THRESHOLDS: Final = ("agreement_threshold_years", "discord_threshold")
 KEYS: Final = frozenset(
     {
         "format_version", "name", "version", "intended_use", *weights.PROBLEMS, "weighting", "hand_prior", "default_method",
-        "intervals", "site_calibration", *THRESHOLDS,
+        "late_end", "intervals", "site_calibration", *THRESHOLDS,
     }
 )  # fmt: skip
 # Where each problem's predictor lives; imported only when a bundle has weights for it.
@@ -70,6 +72,7 @@ class Description:
     intended_use: str
     calibration: SiteCalibration | None = None
     discord_threshold: float | None = None
+    late_end: Mapping[Sex, LateEnd] = field(default_factory=dict)
     hand_prior: HandPrior | None = None
     parts: tuple[tuple[str, Path, Metadata], ...] = ()
     absent: tuple[str, ...] = ()
@@ -84,6 +87,7 @@ class Description:
             self.calibration,
             self.discord_threshold,
             self.hand_prior,
+            self.late_end,
         )
 
     @property
@@ -148,6 +152,7 @@ def describe(bundle: str = "default", *, folder: Path = FOLDER) -> Description:
         calibration=calibration,
         discord_threshold=values.get("discord_threshold"),
         hand_prior=hand_prior,
+        late_end=_late_end(values, path),
         parts=tuple(parts),
         absent=tuple(absent),
     )
@@ -208,6 +213,7 @@ def load(bundle: str = "default", *, folder: Path = FOLDER, default_method: str 
         calibration=description.calibration,
         discord_threshold=description.discord_threshold,
         hand_prior=description.hand_prior,
+        late_end=description.late_end,
         newness=next((one for one in built["regression"] if hasattr(one, "novelty")), None),
         absences={
             problem: f"bundle {description.name} {description.version} holds no weights for {problem}"
@@ -257,6 +263,18 @@ def _intervals(values: dict[str, Any], path: Path) -> Intervals | None:
         return Intervals.from_dict(values["intervals"]) if values.get("intervals") else None
     except (KeyError, TypeError, ValueError) as error:
         raise BundleRefused(f"bundle {path}: intervals: {type(error).__name__}: {error}") from error
+
+
+def _late_end(values: dict[str, Any], path: Path) -> dict[Sex, LateEnd]:
+    sexes: tuple[Sex, Sex] = ("F", "M")
+    try:
+        given = dict(values.get("late_end") or {})
+        found = {sex: LateEnd(**given.pop(sex)) for sex in sexes if sex in given}
+    except (TypeError, ValueError) as error:
+        raise BundleRefused(f"bundle {path}: late_end: {error}") from error
+    if given:
+        raise BundleRefused(f"bundle {path}: late_end: {', '.join(given)} is no sex; F and M are")
+    return found
 
 
 def check_method(name: str | None, description: Description) -> None:

@@ -6,7 +6,7 @@ bone age differs from the first one by the correction and by nothing else.
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
 from typing import Final, Protocol
 
@@ -21,6 +21,7 @@ SEXES: Final[tuple[Sex, ...]] = ("F", "M")
 WEIGHTING: Final = TopN()
 BY_STAGES: Final = tuple(standard.name for standard in STANDARDS)
 APART: Final = "stages-apart"  # code of the remark that the stages of a hand do not go together
+LATE: Final = "near-mature"  # code of the remark that the bundle reads the end of growth too late
 FINE: Final = "RUS-CHN"  # the standard whose labels a Stage carries
 
 
@@ -35,6 +36,30 @@ class Intervals(Protocol):
         self, method: str, sex: Sex, bone_age_years: float, share: float | None = None
     ) -> tuple[float, float] | None:
         """Return the interval around a bone age in years, or None where it was not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class LateEnd:
+    """How a bundle reads hands of one sex near the end of growth, measured on films it was not tuned on.
+
+    Parameters
+    ----------
+    from_years
+        The age by RUS-CHN from which on this was measured: the lowest that a nearly mature hand was given.
+    films
+        How many films were given that age or a higher one.
+    too_young
+        The share of them read more than a year too young, 0 to 1.
+    """
+
+    from_years: float
+    films: int
+    too_young: float
+
+    def __post_init__(self) -> None:
+        """Refuse what is no age, number of films or share."""
+        if not (0 < self.from_years < 30 and self.films >= 1 and 0 <= self.too_young <= 1):
+            raise ValueError(f"late_end: {self}: an age to 30 years, films from 1 and a share of 0 to 1 are expected")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +78,8 @@ class Scoring:
         How far apart the stages of a hand may lie (`standards.harmony.discord`) before the Reading remarks on it.
     hand_prior
         What each bone's stage is told by the other bones; None leaves the stages as they were graded.
+    late_end
+        Of each sex how the end of growth is read; a Reading that reaches it says so.
     """
 
     weighting: Weighting = WEIGHTING
@@ -61,6 +88,7 @@ class Scoring:
     calibration: SiteCalibration | None = None
     discord_threshold: float | None = None
     hand_prior: harmony.HandPrior | None = None
+    late_end: Mapping[Sex, LateEnd] = field(default_factory=dict)
 
     def parameters(self) -> dict[str, str]:
         """Return in words what decides the bone ages beside the weights; a report states it, so that it can be read again."""
@@ -120,10 +148,26 @@ class Scoring:
         )
 
     def remarked(self, verdict: Verdict, stages: Mapping[str, Stage], results: Sequence[MethodResult]) -> Verdict:
-        """Return the verdict with a remark where the stages of the hand lie further apart than hands do, and without a former one."""
-        kept = tuple(reason for reason in verdict.reasons if reason.code != APART)
-        found = self.apart(stages, results)
-        return Verdict(verdict.accepted, kept if found is None else (*kept, found))
+        """Return the verdict with what is to be remarked on the stages: that they do not go together, or that growth nearly ends.
+
+        Remarks of a former look at the stages are left out.
+        """
+        kept = tuple(reason for reason in verdict.reasons if reason.code not in (APART, LATE))
+        found = (self.apart(stages, results), self.nearly_mature(results))
+        return Verdict(verdict.accepted, (*kept, *(reason for reason in found if reason is not None)))
+
+    def nearly_mature(self, results: Sequence[MethodResult]) -> Reason | None:
+        """Return the remark that the bundle reads hands of this age too young, on the first curve on which it does, or None."""
+        for result in results:
+            end = self.late_end.get(result.sex)
+            years = result.uncalibrated_years or result.bone_age_years
+            if result.name == FINE and end is not None and years is not None and years >= end.from_years:
+                return Reason(
+                    LATE,
+                    f"of {end.films} {'girls' if result.sex == 'F' else 'boys'} given {end.from_years:g} years or more by {FINE}, "
+                    f"{end.too_young:.0%} were read more than a year too young; compare the whole-hand regression",
+                )
+        return None
 
     def apart(self, stages: Mapping[str, Stage], results: Sequence[MethodResult]) -> Reason | None:
         """Return the remark that the stages of the hand do not go together on any curve read, or None."""

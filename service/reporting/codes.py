@@ -281,6 +281,9 @@ REASONS: Final = {
     "unsupported-transfer-syntax": _private("TRANSFERSYNTAX", "Pixel encoding not supported", "不支持的像素编码"),
     "not-outlined": _private("NOTOUTLINED", "Radius or ulna not outlined", "桡骨或尺骨未能勾画"),
     "stages-apart": _private("STAGESAPART", "The stages of the hand do not go together", "各骨分期互不协调"),
+    "near-mature": _private(
+        "NEARMATURE", "Growth nearly ends: stages may be read too young", "近成熟：按分期的骨龄可能偏低"
+    ),
     "unlike-training": _private("UNLIKETRAINING", "The film is unlike those learned from", "影像与训练所用影像差异大"),
     "multi-frame": _private("MULTIFRAME", "More than one frame", "多帧影像"),
 }

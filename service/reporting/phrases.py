@@ -144,6 +144,12 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[Callable[[str], str], ...]], ...]] 
         "各骨分期相差{}个标准差，通常不超过{}；偏离最大：{}",
         (str, str, _bones),
     ),
+    (
+        r"of (\d+) (girls|boys) given ([\d.]+) years or more by (.+), (\d+)% were read more than a year too young; "
+        r"compare the whole-hand regression",
+        "{}名{}判读为{}岁及以上（{}）者中，{}%被低估一岁以上；请对照整片回归法",
+        (str, lambda word: "女童" if word == "girls" else "男童", str, str, str),
+    ),
     # headers and pixels
     (r"the instance holds no pixel data", "文件不含像素数据", ()),
     (r"the instance holds no image: (.+) is missing", "文件不含影像：缺{}", (str,)),

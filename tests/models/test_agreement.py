@@ -38,6 +38,16 @@ def test_grossly_wrong_films_do_not_move_the_threshold_and_are_what_it_finds() -
     assert figures["correlation_of_spread_and_error"] == pytest.approx(1.0)
 
 
+def test_how_the_end_of_growth_is_read_is_measured_from_the_lowest_age_given_to_a_hand_near_it() -> None:
+    years = np.array([13.0, 13.67, 14.5, 14.0, 15.5, np.nan, 14.9])
+    truth = np.array([13.5, 14.9, 14.0, 16.0, 15.0, 17.0, 16.0])
+    sexes = ["F", "F", "F", "F", "F", "F", "M"]
+    # Girls of 15 and more: given 14.0 and 15.5. At 14.0 or more lie three, one of them read two years too young.
+    assert agreement.late_end("F", years, truth, sexes) == agreement.LateEnd(14.0, 3, 0.33)
+    assert agreement.late_end("M", years, truth, sexes) == agreement.LateEnd(14.9, 1, 1.0)
+    assert agreement.late_end("F", years, np.full(7, 10.0), sexes) is None
+
+
 def _chances(row: dict[str, Any], rng: np.random.Generator) -> NDArray[np.float64]:
     """The stages of a hand read a year off, more or less."""
     ages, mean, _ = harmony.usual(row["sex"])

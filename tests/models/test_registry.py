@@ -6,6 +6,7 @@ import torch
 
 from models import registry, weights
 from models.registry import BundleRefused
+from models.scoring import LateEnd
 from models.standards import Classic, Top2, TopN
 from models.standards.harmony import HandPrior
 from models.weights import FREE_TERMS, RSNA_TERMS, Metadata, WeightsRefused
@@ -126,6 +127,12 @@ def test_a_prior_of_the_hand_is_read_and_one_outside_its_limits_refused(shelf: P
         ({"hand_prioor": {"weight": 1}}, r"key hand_prioor: known are .*hand_prior"),
         ({"intervals": {"coverage": 0.9}}, r"intervals: KeyError: 'bands'"),
         ({"agreement_threshold_years": "2"}, r"agreement_threshold_years is '2'; a number above 0 is expected"),
+        ({"late_end": {"F": {"from_years": 13.0, "films": 19, "too_young": 1.4}}}, r"late_end: .*a share of 0 to 1"),
+        (
+            {"late_end": {"O": {"from_years": 13.0, "films": 19, "too_young": 0.4}}},
+            r"late_end: O is no sex; F and M are",
+        ),
+        ({"late_end": {"M": {"from": 13.0}}}, r"late_end: .*'from'"),
         ({"discord_threshold": -1}, r"discord_threshold is -1; a number above 0 is expected"),
     ],
 )
@@ -134,6 +141,13 @@ def test_a_rule_that_cannot_be_followed_refuses_the_bundle(shelf: Path, changed:
     (shelf / "site.json").write_text(json.dumps(values))
     with pytest.raises(BundleRefused, match=said):
         registry.check_runnable(registry.describe("site", folder=shelf))
+
+
+def test_how_the_end_of_growth_is_read_reaches_the_rules(shelf: Path) -> None:
+    values = json.loads((shelf / "site.json").read_text())
+    ends = {"M": {"from_years": 14.8, "films": 28, "too_young": 0.21}}
+    (shelf / "site.json").write_text(json.dumps({**values, "late_end": ends}))
+    assert registry.describe("site", folder=shelf).scoring.late_end == {"M": LateEnd(14.8, 28, 0.21)}
 
 
 def test_a_sites_default_method_must_be_one_of_the_bundle(shelf: Path) -> None:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from models import standards
-from models.reading import BoneScore, Mask, MethodResult, Reading, Region, Stage, Verdict
+from models.reading import BoneScore, Mask, MethodResult, Reading, Reason, Region, Stage, Verdict
 from models.regions import RUS
-from models.scoring import APART, Scoring
+from models.scoring import APART, LATE, LateEnd, Scoring
 from models.standards import harmony
 from models.standards.stages import named_stage
 from tests.service import readings
@@ -156,6 +156,23 @@ def test_stages_that_no_hand_shows_together_are_remarked_on_and_a_correction_tak
     assert "usual are up to 2" in loud.reasons[0].text
     assert scoring.remarked(loud, _staged(usual), scoring.by_stages(_staged(usual), ("F",))).reasons == ()
     assert Scoring().apart(broken, scoring.by_stages(broken, ("F",))) is None
+
+
+def test_near_the_end_of_growth_the_reading_says_how_its_bundle_reads_such_hands() -> None:
+    scoring = Scoring(late_end={"F": LateEnd(13.4, 19, 0.42)})
+
+    def said(*results: MethodResult) -> list[str]:
+        return [reason.text for reason in scoring.remarked(Verdict(True, (Reason(LATE, "old"),)), {}, results).reasons]
+
+    girl = MethodResult("RUS-CHN", "F", 13.4)
+    assert said(girl) == [
+        "of 19 girls given 13.4 years or more by RUS-CHN, 42% were read more than a year too young; compare the whole-hand regression"
+    ]
+    younger, by_another = dataclasses.replace(girl, bone_age_years=13.3), dataclasses.replace(girl, name="TW3")
+    boy, mature = dataclasses.replace(girl, sex="M"), dataclasses.replace(girl, bone_age_years=None, qualifier="mature")
+    assert said(younger, by_another, boy, mature) == []
+    assert len(said(dataclasses.replace(girl, bone_age_years=13.0, uncalibrated_years=13.5))) == 1
+    assert len(said(boy, girl)) == 1  # sex unknown: on either curve
 
 
 def test_the_prior_of_the_hand_moves_a_bone_that_contradicts_the_others_and_says_so_in_the_parameters() -> None:

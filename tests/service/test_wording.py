@@ -55,6 +55,7 @@ def test_every_reason_that_is_given_has_its_code_its_words_and_its_advice() -> N
         "order",
         "not-outlined",
         "stages-apart",
+        "near-mature",
         "unlike-training",
     }  # on films that are read
     assert {code for code in found - remarks if codes.canonical(code) not in wording.ADVICE} == set()
