@@ -31,8 +31,10 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The whole way through real sockets with the memory of every process; then the Reader alone, each step on an otherwise idle machine.
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.end_to_end
+	$(BIN)/python -m benchmarks.reader --films 40
 
 # Break everything that can break while films come in; FILMS and SEEDS for a shorter run. What is kept is not run again; hours in full.
 FILMS ?= 1000

@@ -201,7 +201,7 @@ def _row(folder: Path, steps: int, earlier: int | None, films: Mapping[int, Phan
     row: dict[str, Any] = {
         "architecture": segmenter.metadata.architecture,
         "films": len(films),
-        "parameters": sum(p.numel() for p in segmenter.net.parameters()),
+        "parameters": segmenter.parameters,
         "crop": segmenter.size,
         "batch": trained["batch"],
         "rate": trained["rate"],

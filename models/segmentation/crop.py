@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import gaussian_filter
 from torch.nn import functional
 
 from models.reading import Box
@@ -91,10 +91,13 @@ def cut(pixels: Array, crop: Crop, size: int) -> tuple[Array, NDArray[np.bool_]]
     ratio = crop.side / size
     if ratio > 1.2:
         patch = gaussian_filter(patch, 0.42 * ratio, truncate=2.5)  # as fine as the crop can hold, against aliasing
-    sampled = map_coordinates(patch, (points[1] - y1, points[0] - x1), order=1, mode="nearest", output=np.float32)
+    places = (points - np.array([x1, y1])[:, None, None] + 0.5) * 2 / np.array([x2 - x1, y2 - y1])[:, None, None] - 1
+    grid = torch.from_numpy(places.astype(np.float32)).permute(1, 2, 0)[None]
+    film = torch.from_numpy(np.ascontiguousarray(patch, dtype=np.float32))[None, None]
+    sampled = functional.grid_sample(film, grid, mode="bilinear", padding_mode="border", align_corners=False)[0, 0]
     inside = (points[0] >= -0.5) & (points[0] <= pixels.shape[1] - 0.5) & (points[1] >= -0.5)
     inside &= points[1] <= pixels.shape[0] - 0.5
-    return sampled, inside
+    return sampled.numpy(), inside
 
 
 def normalise(sampled: Array, inside: NDArray[np.bool_]) -> Array:
@@ -106,16 +109,18 @@ def normalise(sampled: Array, inside: NDArray[np.bool_]) -> Array:
     return np.where(inside, scaled, np.float32(0)).astype(np.float32)
 
 
-def put_back(values: Array, crop: Crop, rows: int, columns: int) -> tuple[Array, slice, slice]:
+def put_back(values: Array, crop: Crop, rows: slice | int, columns: slice | int) -> tuple[Array, slice, slice]:
     """Sample a crop's values at the film's pixels inside it; return them with the rows and columns they cover.
 
-    `values` is (channels, size, size); outside of the crop the result is its background, 0.
+    `values` is (channels, size, size); outside of the crop the result is its background, 0. `rows` and `columns` are those of
+    the film, or the part of them that is wanted.
     """
+    rows, columns = (part if isinstance(part, slice) else slice(0, part) for part in (rows, columns))
     corners = crop.film_points(2).reshape(2, -1)
     reach = corners - crop.centre[:, None]
     corners = crop.centre[:, None] + 2 * reach  # `film_points(2)` lies half way to the corners
-    x1, y1 = np.maximum(np.floor(corners.min(1)).astype(int), 0)
-    x2, y2 = np.minimum(np.ceil(corners.max(1)).astype(int) + 1, (columns, rows))
+    x1, y1 = np.maximum(np.floor(corners.min(1)).astype(int), (columns.start, rows.start))
+    x2, y2 = np.minimum(np.ceil(corners.max(1)).astype(int) + 1, (columns.stop, rows.stop))
     if x1 >= x2 or y1 >= y2:
         return np.zeros((values.shape[0], 0, 0), np.float32), slice(0, 0), slice(0, 0)
     # Where the film's pixels lie in the crop, in the -1 to 1 of `grid_sample`; torch does this five times as fast as scipy.
@@ -128,7 +133,32 @@ def put_back(values: Array, crop: Crop, rows: int, columns: int) -> tuple[Array,
     return placed.numpy(), slice(int(y1), int(y2)), slice(int(x1), int(x2))
 
 
-def join(values: Array, crops: Sequence[Crop], rows: int, columns: int) -> tuple[Array, slice, slice]:
+def reached(values: Array, crops: Sequence[Crop], least: float, rows: int, columns: int) -> tuple[slice, slice] | None:
+    """Return the part of the film outside of which no crop has a value above `least`; None where there is none.
+
+    `values` is (crops, channels, size, size).
+    """
+    places = []
+    for own, crop in zip(values, crops, strict=True):
+        y, x = np.nonzero(own.max(axis=0) > least)
+        if len(y):
+            size = own.shape[-1]
+            edges = np.array(
+                [[x.min(), x.max() + 1, x.min(), x.max() + 1], [y.min(), y.min(), y.max() + 1, y.max() + 1]]
+            )
+            away = 1.0 * np.array(
+                [[-1, 1, -1, 1], [-1, -1, 1, 1]]
+            )  # a pixel more: values are interpolated between pixels
+            places.append(crop.centre[:, None] + crop.side * crop.matrix @ ((edges + away) / size - 0.5))
+    if not places:
+        return None
+    corners = np.concatenate(places, axis=1)
+    x1, y1 = np.maximum(np.floor(corners.min(1)).astype(int), 0)
+    x2, y2 = np.minimum(np.ceil(corners.max(1)).astype(int) + 1, (columns, rows))
+    return (slice(int(y1), int(y2)), slice(int(x1), int(x2))) if x1 < x2 and y1 < y2 else None
+
+
+def join(values: Array, crops: Sequence[Crop], rows: slice | int, columns: slice | int) -> tuple[Array, slice, slice]:
     """Put several crops' values back; where they overlap, the result is their mean.
 
     `values` is (crops, channels, size, size); what is returned is as in `put_back`, for the part of the film all of them cover.
@@ -138,6 +168,7 @@ def join(values: Array, crops: Sequence[Crop], rows: int, columns: int) -> tuple
     # One channel more says how much of a crop a pixel has: bilinear sampling fades at its border.
     shares = np.ones((1, *values.shape[2:]), np.float32)
     placed = [put_back(np.concatenate((v, shares)), crop, rows, columns) for v, crop in zip(values, crops, strict=True)]
+    placed = [part for part in placed if part[0].size] or placed[:1]
     downs, acrosses = [part[1] for part in placed], [part[2] for part in placed]
     rows_seen = slice(min(down.start for down in downs), max(down.stop for down in downs))
     columns_seen = slice(min(across.start for across in acrosses), max(across.stop for across in acrosses))

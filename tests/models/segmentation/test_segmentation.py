@@ -18,13 +18,13 @@ from models.segmentation import table
 from models.segmentation.average import average
 from models.segmentation.batches import prepare
 from models.segmentation.compare import area_under_curve, common, gained, rows
-from models.segmentation.crop import Crop, crop_of, cut, join, normalise, put_back
+from models.segmentation.crop import Crop, crop_of, cut, join, normalise, put_back, reached
 from models.segmentation.data import MARGIN, Crops
 from models.segmentation.evaluate import hausdorff_95
 from models.segmentation.losses import LOSSES, compound, total
 from models.segmentation.network import ARCHITECTURES, CLASSES, CLASSICAL, build, layout
 from models.segmentation.outlined import make_outlined
-from models.segmentation.predict import Segmenter, tidied
+from models.segmentation.predict import Segmenter, folded, tidied
 from models.weights import FREE_TERMS, Metadata
 
 BOXES = {
@@ -233,6 +233,39 @@ def test_crops_that_overlap_are_joined_to_their_mean_and_the_others_stay_as_they
     expected, *place = put_back(values[0], left, 160, 160)
     assert [down, across] == place
     assert np.array_equal(alone, expected)
+
+
+def test_only_the_part_of_the_film_where_a_bone_can_be_is_computed() -> None:
+    rng = np.random.default_rng(3)
+    crop = Crop(np.array([83.0, 70.0]), np.array([[0.8, -0.6], [0.6, 0.8]]), 90.0)
+    crops = [crop, crop.moved(5.0, 1.08, 0.0, 0.0)]
+    values = np.zeros((2, 2, 32, 32), np.float32)
+    values[:, :, 10:24, 12:20] = rng.random((2, 2, 14, 8), np.float32)
+    where = reached(values, crops, 0.33, 150, 160)
+    assert where is not None
+    whole, part = np.zeros((2, 150, 160)), np.zeros((2, 150, 160))
+    for film, (found, down, across) in ((whole, join(values, crops, 150, 160)), (part, join(values, crops, *where))):
+        film[:, down, across] = found
+    assert (whole > 0.33).any()
+    assert np.array_equal(whole * (whole > 0.33), part * (part > 0.33))
+    assert (part != 0).sum() <= (whole != 0).sum()
+    assert (where[0].stop - where[0].start) * (where[1].stop - where[1].start) < 0.5 * 150 * 160
+    assert reached(values, crops, 1.0, 150, 160) is None
+    assert reached(values, crops, 0.33, 10, 10) is None  # it lies off such a film
+
+
+def test_folded_into_its_convolutions_a_network_says_the_same() -> None:
+    torch.manual_seed(0)
+    net = build("unet", {"widths": [4, 8, 12]}).train()
+    with torch.no_grad():
+        for _ in range(3):
+            net(3 * torch.randn(4, 1, 32, 32))  # statistics that are not those of a new network
+    x = torch.randn(2, 1, 32, 32)
+    with torch.inference_mode():
+        before = net.eval()(x)
+        faster = folded(net)
+        assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in faster.modules())
+        assert torch.allclose(faster(x), before, atol=1e-4)
 
 
 def test_a_bone_keeps_its_shaft_and_its_epiphysis_and_loses_specks_and_holes() -> None:
