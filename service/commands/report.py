@@ -47,7 +47,7 @@ def report(
     from service.profiles import named
 
     profile = named(settings.load(config), name)
-    film, wrapped_sex, wrapped_age = _source(path)
+    film, wrapped_sex, wrapped_age = _source(path, sex or "")
     image, reading = films.read_film(
         films.load_reader(bundle),
         path,
@@ -63,8 +63,8 @@ def report(
         raise SystemExit(3)
 
 
-def _source(path: Path) -> "tuple[Source, str, float | None]":
-    """Return the film's header, with its sex and its age in years as far as it states them."""
+def _source(path: Path, sex: str) -> "tuple[Source, str, float | None]":
+    """Return the film's header, with its sex and its age in years as far as it states them; a picture is wrapped with `sex`."""
     from io import BytesIO
 
     from pydicom import dcmread
@@ -85,7 +85,7 @@ def _source(path: Path) -> "tuple[Source, str, float | None]":
     except pixels.UnreadablePixels as error:
         raise InvalidInstance(f"{path}: {error}", code=error.code) from error
     stream = BytesIO()
-    wrap(image, Patient(), study=path.name).save_as(stream, enforce_file_format=True)
+    wrap(image, Patient(PatientSex=sex.upper()), study=path.name).save_as(stream, enforce_file_format=True)
     stream.seek(0)
     return source.normalise(dcmread(stream)), "", None
 

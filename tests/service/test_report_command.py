@@ -78,6 +78,7 @@ def test_a_picture_is_wrapped_and_the_given_sex_age_and_language_hold(
     assert (asked["sex"], asked["age"]) == ("M", 9.5)
     assert "SEG.dcm  not written: no bone was outlined" in done.output
     assert dcmread(tmp_path / "out" / "SR.dcm").SeriesDescription.startswith("骨龄报告")
+    assert dcmread(tmp_path / "out" / "SR.dcm").PatientSex == asked["sex"]  # beside the curve, not "unknown"
 
 
 def test_a_film_that_must_not_be_read_ends_with_3_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
