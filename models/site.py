@@ -5,6 +5,7 @@ The bundle is a copy of the one calibrated; it names the same weights, by a path
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from models.calibration import CalibrationRefused, Line, Pair, SignOff, SiteCali
 from models.datasets import archive, splits
 from models.evaluation import cases
 from models.metrics.conformal import Intervals
+from models.regions import Sex
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +77,18 @@ def calibrate(table: Path, bundle: str, *, readings: Path | None = None, methods
 def write(path: Path, result: Result, *, name: str, signed_by: str, note: str = "") -> None:
     """Write the site bundle.
 
+    A site whose films ask for no line still gets the intervals they gave: a bundle may have none of its own.
+
     Raises
     ------
     CalibrationRefused
-        When there is nothing to sign: no method and sex was calibrated.
+        When there is nothing to sign: no method and sex was calibrated, and none had films enough for intervals of its own.
     """
-    if not result.lines:
+    films = Counter[tuple[str, Sex]]()
+    for made in result.intervals:
+        for band in made.bands:
+            films[band.method, band.sex] += band.n
+    if not result.lines and max(films.values(), default=0) < calibration.MINIMUM:
         reasons = "; ".join(why for row in result.figures.values() for why in row.get("left_alone", {}).values())
         raise CalibrationRefused(f"no method and sex was calibrated: {reasons}")
     source = result.bundle.path

@@ -1,9 +1,10 @@
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models import calibration
+from models import calibration, registry, site
 from models.calibration import CalibrationRefused, Line, Pair, SignOff, SiteCalibration, fit, measure
 from models.metrics.conformal import Band, Intervals
 from models.reading import MethodResult
@@ -129,3 +130,18 @@ def test_an_interval_of_the_bundle_comes_before_one_that_the_method_brings() -> 
     bundle = Intervals(0.9, (Band("net", "F", 0, 20, 1.0, 100),))
     assert Scoring(intervals=bundle).complete(brought, None).interval_years == (9.0, 11.0)
     assert Scoring(intervals=Intervals(0.9, ())).complete(brought, None).interval_years == (8.0, 12.0)
+
+
+def test_a_site_that_asks_for_no_line_gets_its_intervals_signed(tmp_path: Path) -> None:
+    def result(films: int) -> site.Result:
+        bands = tuple(Band("RUS-CHN", "F", low, high, 1.5, films // 2) for low, high in ((0, 10), (10, 20)))
+        return site.Result((), (Intervals(0.9, bands),), {}, films, "0" * 64, registry.describe("phantom"))
+
+    with pytest.raises(calibration.CalibrationRefused, match="no method and sex was calibrated"):
+        site.write(tmp_path / "few.json", result(18), name="Example", signed_by="TEST^Reader")
+    site.write(tmp_path / "site.json", result(20), name="Example", signed_by="TEST^Reader")
+    made = registry.describe(str(tmp_path / "site.json"))
+    girl = made.scoring.complete(MethodResult("RUS-CHN", "F", 9.0), None)
+    assert (girl.bone_age_years, girl.interval_years, girl.uncalibrated_years) == (9.0, (7.5, 10.5), None)
+    assert made.calibration is not None
+    assert made.calibration.sign_off.name == "TEST^Reader"
