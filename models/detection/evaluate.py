@@ -359,8 +359,8 @@ def main() -> None:
     if args.parts and args.out.exists():  # what was measured before of the same weights stays
         before = json.loads(args.out.read_text(encoding="utf-8"))
         if before["weights_sha256"] == results["weights_sha256"]:
-            again = {f"command of {name}": results["command"] for name in args.parts}
-            results = {**before, **again, "commit": results["commit"]}
+            again = {f"{fact} of {name}": results[fact] for name in args.parts for fact in ("command", "commit")}
+            results = {**before, **again}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for name, part in parts:  # written after each, so that an interrupted run keeps what it measured
         results[name] = part(detector, args)

@@ -82,6 +82,11 @@ def parser() -> argparse.ArgumentParser:
 
 def sources(options: argparse.Namespace) -> Sources:
     """Draw or read the phantoms, read the annotated films, and split them."""
+    if options.data and not (options.data / "thumbnails").is_dir():
+        raise runs.RunRefused(
+            f"--data {options.data} holds no folder thumbnails, so it is not that of the RSNA films; "
+            "your own annotated films are given with --annotations"
+        )
     drawn = phantoms.films(options.phantoms, options.seed, options.phantom_cache)
     hands = sum(film.hand for film in drawn)
     data = [f"{hands} phantoms and {len(drawn) - hands} phantom pictures of chest, foot and nothing"] if drawn else []
