@@ -185,10 +185,10 @@ class FakePacs(AbstractContextManager["FakePacs"]):
             threading.Thread(target=self._report, args=(association, *asked), daemon=True).start()
 
     def _report(self, association: Any, transaction_uid: str, references: list[commitment.Reference]) -> None:
-        if self.commits == "same":
-            commitment.report_on(association, transaction_uid, *self._truth(references))
-        elif self.commits == "another":
-            with suppress(Retryable):  # a report that is refused is the end of it, as with many a PACS
+        with suppress(Retryable):  # a report that is refused or not answered is the end of it, as with many a PACS
+            if self.commits == "same":
+                commitment.report_on(association, transaction_uid, *self._truth(references))
+            elif self.commits == "another":
                 self._report_anew(transaction_uid, references)
 
     def _find(self, event: Any) -> Iterator[tuple[int, Dataset]]:

@@ -18,6 +18,7 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, build_context
 from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import A_RELEASE, P_DATA
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import time
 from pynetdicom.status import code_to_category
 from pynetdicom.transport import AssociationSocket
@@ -350,11 +351,27 @@ def associate(
         if secure and secure.faults:
             raise explain(secure.faults[0], f"{address.ae_title} at {address.host}:{address.port}")
         raise _no_association(peer, address, calling_ae_title, requested)
+    _leaves_in_silence(peer)
     try:
         yield peer
     finally:
         if peer.is_established:
             peer.release()
+
+
+def _leaves_in_silence(peer: Any) -> None:
+    """Send no data behind our own A-RELEASE-RQ (PS3.8 7.2): to answer a report that comes as we leave would end pynetdicom's thread."""
+    send, one, leaving = peer.dul.send_pdu, threading.Lock(), threading.Event()
+
+    def send_pdu(primitive: Any) -> None:
+        with one:
+            if leaving.is_set() and isinstance(primitive, P_DATA):
+                return
+            if isinstance(primitive, A_RELEASE):
+                leaving.set()
+            send(primitive)
+
+    peer.dul.send_pdu = send_pdu
 
 
 def _no_association(peer: Any, address: Address, calling_ae_title: str, requested: Sequence[Any]) -> CarpusError:

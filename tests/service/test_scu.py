@@ -19,6 +19,7 @@ from pydicom.uid import (
 )
 from pynetdicom import AE, evt
 from pynetdicom.dsutils import decode
+from pynetdicom.pdu_primitives import A_ABORT, A_RELEASE, P_DATA
 from pynetdicom.sop_class import Verification
 
 from service.errors import Permanent, Retryable
@@ -265,3 +266,13 @@ def test_who_closes_the_gate_knows_whether_the_other_thread_has_passed() -> None
     gate.clear()
     assert not gate.wait(0.01)
     assert association._is_paused is True
+
+
+def test_no_data_is_sent_behind_our_own_request_to_release() -> None:
+    sent: list[Any] = []
+    peer = SimpleNamespace(dul=SimpleNamespace(send_pdu=sent.append))
+    scu._leaves_in_silence(peer)
+    before, leaving, late, end = P_DATA(), A_RELEASE(), P_DATA(), A_ABORT()
+    for primitive in (before, leaving, late, end):
+        peer.dul.send_pdu(primitive)
+    assert sent == [before, leaving, end]

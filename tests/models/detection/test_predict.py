@@ -324,7 +324,7 @@ def test_both_ends_of_a_long_film_are_looked_at_and_of_no_other() -> None:
         assert np.allclose(middles, (first, last))
         corner = transforms.apply(nearer.ends(shape, 96)[0], np.array([[-0.5, -0.5]]))[0]
         assert corner.min() == pytest.approx(
-            -0.5 if shape == (150, 300) else -33.0
+            -8.0 if shape == (150, 300) else -33.0
         )  # the view reaches past a narrow film
 
 
