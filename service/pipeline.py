@@ -188,12 +188,13 @@ class Pipeline:
         self.jobs.advance(claim, State.INFERRED, text, timings_ms=timings, **outcome, **fields)
 
     def _build(self, claim: Claim, destination: Destination, work: "_Work", breakers: Breakers) -> None:
-        """Write every result of a destination to the store and record it; a later attempt finds them there.
+        """Write every result of a destination to the store and record it; a later attempt finds them there, or makes them anew.
 
         What the destination has accepted already is not built again: it would be a second object of the same film.
         """
         rows = self._rows(destination, claim.job)
-        if claim.job.attempts > 1 and rows and all(self.stores.results.path(row.name).exists() for row in rows):
+        left = [row for row in rows if row.state in TO_SEND]
+        if claim.job.attempts > 1 and left and all(self.stores.results.holds(row.name, row.sha256) for row in left):
             return
         _, profile = Profiles(self.jobs.engine, self.settings).of(destination)
         rejected = claim.job.outcome == "rejection"

@@ -163,6 +163,13 @@ class Store:
         """Return the bytes of a stored file."""
         return self.path(name).read_bytes()
 
+    def holds(self, name: str, sha256: str) -> bool:
+        """Say whether a stored file is there with the bytes that were written."""
+        try:
+            return hashlib.sha256(self.read(name)).hexdigest() == sha256
+        except OSError:  # gone, or a part of the disk that cannot be read any more
+            return False
+
     def remove(self, name: str) -> None:
         """Remove a stored file; one that is gone already is no error."""
         path = self.path(name)

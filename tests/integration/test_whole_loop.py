@@ -95,12 +95,21 @@ def traced_to_the_end(installation: Installation, collector: Collector, film: Da
         assert str(value) not in repr(collector.spans)
 
 
+def until_confirmed(installation: Installation, job_id: int) -> None:
+    """Wait for the storage commitment of a rejected film's report: REJECTED is final, its proof comes a little later."""
+    end = time.monotonic() + 60
+    while installation.jobs.get(job_id).confirmed_at is None:
+        assert time.monotonic() < end, installation.jobs.timeline(job_id)
+        time.sleep(0.05)
+
+
 def test_a_chest_film_ends_rejected_with_its_reason_in_the_pacs_and_in_carpus_jobs(carpus: Installation) -> None:
     film = wrap(draw_other("chest", 3), CHILD, study="chest")
     send(carpus, film)
     wait_for(carpus.jobs, [film], State.REJECTED, 120)
     assert "SR" in [ds.Modality for ds in returned(carpus, film)]
     job_id = carpus.jobs.find(film.SOPInstanceUID)[0].id
+    until_confirmed(carpus, job_id)
     detail = json.loads(jobs_command(carpus, "show", str(job_id), "--json"))
     assert detail["state"] == "REJECTED"
     assert detail["cause"]["code"] == "not-a-hand"

@@ -1,6 +1,7 @@
 """The three steps on real files and a real database, with a reader that returns a known Reading."""
 
 import dataclasses
+import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -250,6 +251,33 @@ def test_a_delivery_repeated_sends_only_what_was_not_accepted_and_the_same_bytes
     assert house.pacs.kinds == ["SEG"]
     second = {row.kind: (row.SOPInstanceUID, row.sha256) for row in house.jobs.results(job_id)}
     assert second == {kind: row[:2] for kind, row in first.items()}
+
+
+@pytest.mark.parametrize("harm", ["damaged", "cut short", "gone"])
+def test_a_result_that_the_disk_did_not_keep_is_made_anew_and_never_sent_damaged(house: House, harm: str) -> None:
+    job_id = house.receive(hand())
+    house.step(job_id)
+    house.step(job_id)
+    house.pacs.answer = lambda _ds: Retryable("full", code="status-a700")
+    claim = house.jobs.claim(job_id, State.INFERRED)
+    assert claim is not None
+    with pytest.raises(Retryable) as failed:
+        house.pipeline.deliver(claim)
+    house.jobs.retry_later(claim, "status-a700", str(failed.value), dt.timedelta(minutes=1))
+    for row in house.jobs.results(job_id):
+        path = house.stores.results.path(row.name)
+        if harm == "gone":
+            path.unlink()
+        else:
+            whole = bytearray(path.read_bytes())
+            whole[-9] ^= 1
+            path.write_bytes(whole if harm == "damaged" else whole[:-40])
+    house.clock.pass_seconds(3600)
+    house.pacs.answer = lambda _ds: None
+    assert house.run(job_id) == State.DELIVERED
+    rows = house.jobs.results(job_id)
+    assert sorted(house.pacs.kinds) == ["OT", "PR", "SEG", "SR"]
+    assert all(house.stores.results.holds(row.name, row.sha256) for row in rows)
 
 
 def test_one_destination_that_refuses_does_not_keep_the_others_waiting(tmp_path: Path, engine: Engine) -> None:
