@@ -25,7 +25,7 @@ from service import db, log
 from service.demo import run as demo
 from service.demo.pacs import BuiltInPacs
 from service.queue.jobs import Jobs
-from service.sending.scu import Address
+from service.sending.requestor import Address
 from service.settings import load
 from service.tables import Job
 from service.wrap import Patient, wrap

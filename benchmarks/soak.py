@@ -33,7 +33,7 @@ from benchmarks.chaos.pacs import Pacs
 from models.engine import git_commit
 from service import log
 from service.errors import CarpusError
-from service.sending import scu
+from service.sending import requestor, scu
 from service.tables import Job
 
 SAMPLE_SECONDS = 60.0
@@ -133,7 +133,7 @@ def run(seconds: float, rate: float, *, kinds: Sequence[str], clean: bool, recor
 
 def _send(house: houses.House, films: Sequence[load.Film]) -> int:
     """Store one batch over one association, again until it is taken; return how often that failed."""
-    address = scu.Address("CARPUS", "127.0.0.1", house.settings.scp_port)
+    address = requestor.Address("CARPUS", "127.0.0.1", house.settings.scp_port)
     failures, waiting = 0, [film.path for film in films]
     while waiting:
         try:

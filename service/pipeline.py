@@ -33,7 +33,7 @@ from service.reporting.history import Prior
 from service.reporting.results import ResultContext
 from service.result_profile import ResultKind, ResultProfile
 from service.routing import Outcome, route
-from service.sending import scu
+from service.sending import requestor, scu
 from service.sending.negotiation import Negotiation, Plan, Probe, plan
 from service.settings import Destination, PriorSettings, Settings
 from service.storage import Stores
@@ -52,7 +52,7 @@ class Send(Protocol):
 
     def __call__(
         self,
-        address: scu.Address,
+        address: requestor.Address,
         instances: Sequence[Any],
         *,
         calling_ae_title: str,
@@ -91,7 +91,7 @@ class Pipeline:
     software_version: str = "0.1.0"
     send: Send = scu.store
     probe: Probe = scu.accepted_classes
-    archive: Callable[[scu.Address, str, PriorSettings], priors.Sought] = priors.archive
+    archive: Callable[[requestor.Address, str, PriorSettings], priors.Sought] = priors.archive
     load_reader: Callable[[], Reader] | None = None
 
     def prepare(self, claim: Claim) -> None:
@@ -224,7 +224,9 @@ class Pipeline:
         kept = self.jobs.priors(job.id, destination.name)
         if kept is not None:
             return priors.from_stored(kept)
-        sought = self.archive(scu.address_of(destination, self.settings), self.settings.ae_title, destination.priors)
+        sought = self.archive(
+            requestor.address_of(destination, self.settings), self.settings.ae_title, destination.priors
+        )
         found = priors.find(sought, work.film(), reading, destination.priors, reader=self.load_reader)
         self.jobs.record_priors(job.id, destination.name, priors.to_stored(found.priors), found.note)
         return found.priors
@@ -295,7 +297,7 @@ class Pipeline:
 
         try:
             sent = self.send(
-                scu.address_of(destination, self.settings),
+                requestor.address_of(destination, self.settings),
                 [self.stores.results.path(row.name) for row in waiting],
                 calling_ae_title=self.settings.ae_title,
                 timeout_seconds=destination.timeout_seconds,

@@ -23,8 +23,8 @@ from service.reporting import codes
 from service.reporting.history import DAYS_PER_YEAR, Prior, Remark, parse_date, study_date
 from service.reporting.source import Source, shown
 from service.routing import route
+from service.sending.requestor import Address
 from service.sending.retrieval import Archive, Found
-from service.sending.scu import Address
 from service.settings import PriorSettings
 
 METHODS: Final = {concept.value: name for name, concept in codes.METHODS.items()}

@@ -11,8 +11,8 @@ from pynetdicom import AE, evt
 
 from service.conformance import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from service.sending import query
+from service.sending.requestor import Address
 from service.sending.retrieval import GET, MOVE, NATIVE, REPORTS
-from service.sending.scu import Address
 
 
 class FakeArchive(AbstractContextManager["FakeArchive"]):

@@ -15,7 +15,7 @@ from service.conformance import STORAGE_CLASSES, TRANSFER_SYNTAXES, VERIFICATION
 from service.demo.stand_in_pacs import RESULT_CLASSES
 from service.errors import Retryable
 from service.sending import commitment, query
-from service.sending.scu import Address
+from service.sending.requestor import Address
 
 Behaviour = Callable[[Any], int]
 

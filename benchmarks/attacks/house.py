@@ -17,7 +17,7 @@ from argon2 import PasswordHasher
 from benchmarks.fuzz.receiver import Scp
 from service import db
 from service.demo.run import free_ports
-from service.sending import scu
+from service.sending import requestor, scu
 from service.settings import load
 from service.trust.accounts import Accounts, Role
 from service.trust.tls import ClientTls
@@ -58,7 +58,7 @@ class House:
 
     def tls_echo(self, way: ClientTls, *, calling: str = "PACS") -> float:
         """Return how long a C-ECHO over TLS takes (s)."""
-        address = scu.Address("CARPUS", "127.0.0.1", self.scp.tls_port, way)
+        address = requestor.Address("CARPUS", "127.0.0.1", self.scp.tls_port, way)
         return scu.echo(address, calling_ae_title=calling, timeout_seconds=10) / 1000
 
     @contextmanager

@@ -14,7 +14,7 @@ from benchmarks.attacks.dicom import Succeeded
 from benchmarks.attacks.house import PASSWORD, House
 from models import phantom
 from service import db
-from service.sending import scu
+from service.sending import requestor, scu
 from service.settings import load
 from service.wrap import Patient, wrap
 from tests.raw_peer import RawPeer
@@ -66,7 +66,7 @@ def hostile_names(house: House) -> str:
     film: Dataset = wrap(drawn, Patient(HOSTILE, HOSTILE[:60], "F"), kind="CR")
     film.StudyDescription = film.AccessionNumber = HOSTILE[:16]
     film.StationName = HOSTILE[:16]
-    (sent,) = scu.store(scu.Address("CARPUS", "127.0.0.1", house.scp.port), [film], calling_ae_title="PACS")
+    (sent,) = scu.store(requestor.Address("CARPUS", "127.0.0.1", house.scp.port), [film], calling_ae_title="PACS")
     if not sent.accepted:
         raise Succeeded(f"the film was refused: {sent.error}")  # it is a legal name, and the child is to be read
     seen = 0

@@ -11,7 +11,7 @@ from service.checkup.finding import Finding, Verdict, failed, good
 from service.errors import CarpusError, Permanent
 from service.queue.jobs import Jobs
 from service.sending import scu
-from service.sending.scu import Address
+from service.sending.requestor import Address
 from service.settings import Settings
 from service.tables import Instance
 from service.trust.tls import ClientTls

@@ -21,7 +21,7 @@ from service.conformance import RESULT_CLASSES
 from service.errors import CarpusError
 from service.queue.jobs import Jobs
 from service.result_profile import ResultKind, ResultProfile
-from service.sending import commitment, query, scu
+from service.sending import commitment, query, requestor, scu
 from service.sending.confirmer import record_of, taker
 from service.sending.negotiation import plan
 from service.settings import Destination, Settings
@@ -76,8 +76,8 @@ class Exit:
         return f"to {self.destination.name}"
 
     @property
-    def _address(self) -> scu.Address:
-        return scu.address_of(self.destination, self.settings)
+    def _address(self) -> requestor.Address:
+        return requestor.address_of(self.destination, self.settings)
 
     @property
     def _calling(self) -> str:
@@ -165,7 +165,7 @@ class Exit:
     def accepted(self) -> set[tuple[UID, UID]]:
         """Return the (SOP class, transfer syntax) pairs of our results that the PACS accepts."""
         wanted = [(uid, syntax) for kind in self.profile.objects for uid in self._classes(kind) for syntax in SYNTAXES]
-        with scu.associate(
+        with requestor.associate(
             self._address, wanted, calling_ae_title=self._calling, timeout_seconds=self._seconds
         ) as peer:
             return {(UID(each.abstract_syntax), UID(each.transfer_syntax[0])) for each in peer.accepted_contexts}

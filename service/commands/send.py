@@ -13,7 +13,8 @@ from service.errors import CarpusError, Permanent
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    from service.sending.scu import Address, Sent
+    from service.sending.requestor import Address
+    from service.sending.scu import Sent
     from service.trust.tls import ClientTls
     from service.wrap import Patient
 
@@ -185,6 +186,6 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _address(to: tuple[str, int], called: str, tls: "ClientTls | None") -> "Address":
-    from service.sending.scu import Address
+    from service.sending.requestor import Address
 
     return Address(called, *to, tls)

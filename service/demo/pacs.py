@@ -20,7 +20,8 @@ from pydicom.dataset import Dataset
 
 from service.demo.stand_in_pacs import StandInPacs
 from service.errors import Permanent, Retryable
-from service.sending.scu import Address, store
+from service.sending.requestor import Address
+from service.sending.scu import store
 
 AE_TITLE = "DEMOPACS"
 ROUTE = """

@@ -33,7 +33,7 @@ from service.demo.pacs import BuiltInPacs, DemoPacs, OrthancPacs, find_orthanc, 
 from service.errors import Permanent
 from service.queue.jobs import Jobs
 from service.reporting import sr_html
-from service.sending.scu import Address
+from service.sending.requestor import Address
 from service.settings import load
 from service.tables import Job, State
 from service.wrap import Patient, wrap

@@ -17,8 +17,8 @@ from service.errors import CarpusError, Permanent, Retryable
 from service.log import get_logger, whereabouts
 from service.sending import commitment
 from service.sending.commitment import INVALID_ARGUMENT, PROCESSING_FAILURE, SUCCESS, Report
+from service.sending.requestor import Address, address_of
 from service.sending.safekeeping import ANSWER_AFTER, NO_SUCH_INSTANCE, Safekeeping
-from service.sending.scu import Address, address_of
 from service.settings import Settings
 from service.storage import Stores
 from service.tables import Commitment

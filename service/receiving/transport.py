@@ -21,6 +21,7 @@ from pydicom.uid import UID
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.transport import AssociationSocket
 
+from service.associations import Gate
 from service.conformance import Status
 from service.log import get_logger
 from service.receiving.c_store import MAXIMUM_COMMAND_BYTES, SHORTEST_PDU_BYTES, StoreRequest, file_head, response
@@ -28,7 +29,6 @@ from service.receiving.incoming import COMMAND, FRAGMENT_HEADER, LAST, P_DATA, P
 from service.receiving.memory import Lender
 from service.receiving.offer import Offer
 from service.receiving.places import INSTANCES_UNDER_WAY, Places
-from service.sending.scu import Gate
 
 # 128 presentation contexts of 15 transfer syntaxes each make 140 kB (PS3.8 9.3.2).
 MAXIMUM_REQUEST_BYTES: Final = 512 * 1024

@@ -18,7 +18,8 @@ from pynetdicom.sop_class import StorageCommitmentPushModel  # type: ignore[attr
 
 from service.errors import CarpusError, Permanent, Retryable
 from service.log import get_logger
-from service.sending.scu import Address, associate, status_of
+from service.sending.requestor import Address, associate
+from service.sending.scu import status_of
 
 PUSH_MODEL: Final = UID(StorageCommitmentPushModel)
 WELL_KNOWN_INSTANCE: Final = UID("1.2.840.10008.1.20.1.1")  # PS3.4 J.3.2: the instance every request and report names

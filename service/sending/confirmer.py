@@ -13,7 +13,7 @@ from typing import Final
 from service.errors import CarpusError, Permanent, Retryable
 from service.log import get_logger
 from service.queue.jobs import Jobs
-from service.sending import commitment, query, scu
+from service.sending import commitment, query, requestor
 from service.sending.commitment import INVALID_ARGUMENT, NOT_AUTHORISED, PROCESSING_FAILURE, SUCCESS, Report
 from service.sending.confirmation import BATCH, Confirmations, Failure, Unproved
 from service.settings import Destination, Settings
@@ -149,7 +149,7 @@ class Confirmer:
         transaction_uid = self._record.ask(destination.name, objects, due_at)
         try:
             commitment.request(
-                scu.address_of(destination, self._settings),
+                requestor.address_of(destination, self._settings),
                 [(each.SOPClassUID, each.SOPInstanceUID) for each in objects],
                 transaction_uid,
                 calling_ae_title=self._settings.ae_title,
@@ -179,7 +179,7 @@ class Confirmer:
     def _read_back(self, destination: Destination, objects: Sequence[Unproved]) -> None:
         series = dict.fromkeys((each.StudyInstanceUID, each.SeriesInstanceUID) for each in objects)
         present = query.instances(
-            scu.address_of(destination, self._settings),
+            requestor.address_of(destination, self._settings),
             series,
             calling_ae_title=self._settings.ae_title,
             timeout_seconds=destination.timeout_seconds,

@@ -19,7 +19,7 @@ from service.errors import Permanent
 from service.ledger import utc_now
 from service.log import get_logger
 from service.result_profile import ResultKind, ResultProfile
-from service.sending import scu
+from service.sending import requestor, scu
 from service.settings import Destination, Settings
 from service.tables import Negotiated
 
@@ -35,7 +35,7 @@ class Probe(Protocol):
     """Asks a peer which SOP classes it accepts; `scu.accepted_classes` is the one that uses DICOM."""
 
     def __call__(
-        self, address: scu.Address, sop_classes: Sequence[UID], *, calling_ae_title: str, timeout_seconds: float
+        self, address: requestor.Address, sop_classes: Sequence[UID], *, calling_ae_title: str, timeout_seconds: float
     ) -> frozenset[str]:
         """Return the UIDs of the accepted ones; empty when the peer accepts none."""
 
@@ -93,7 +93,7 @@ class Negotiation:
     def ask(self, destination: Destination) -> frozenset[str]:
         """Ask a destination now and remember the answer, unless it is that nothing is accepted."""
         accepted = self._probe(
-            scu.address_of(destination, self._settings),
+            requestor.address_of(destination, self._settings),
             EVERY_CLASS,
             calling_ae_title=self._settings.ae_title,
             timeout_seconds=destination.timeout_seconds,

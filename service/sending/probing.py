@@ -6,7 +6,7 @@ from typing import Any
 from service.errors import CarpusError, Permanent, Retryable
 from service.queue.breakers import Breakers
 from service.queue.jobs import Jobs, State
-from service.sending import scu
+from service.sending import requestor, scu
 from service.settings import Settings
 
 
@@ -31,7 +31,7 @@ class Prober:
         destination = self._destinations.get(name)
         if destination is None:
             return None  # no longer in the configuration: nothing will be sent there, and nothing is held back for it
-        address = scu.address_of(destination, self._settings)
+        address = requestor.address_of(destination, self._settings)
         try:
             self._echo(address, calling_ae_title=self._settings.ae_title, timeout_seconds=destination.timeout_seconds)
         except Retryable as error:

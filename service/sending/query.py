@@ -14,7 +14,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
 )
 
 from service.errors import CarpusError, Permanent, Retryable
-from service.sending.scu import Address, associate
+from service.sending.requestor import Address, associate
 
 STUDY_ROOT_FIND: Final = UID(StudyRootQueryRetrieveInformationModelFind)
 STUDY_ROOT_MOVE: Final = UID(StudyRootQueryRetrieveInformationModelMove)

@@ -29,7 +29,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # made at impo
 from service.conformance import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from service.errors import Permanent, Retryable
 from service.sending import query
-from service.sending.scu import Address, associate
+from service.sending.requestor import Address, associate
 from service.settings import PriorSettings
 
 GET: Final = UID(StudyRootQueryRetrieveInformationModelGet)

@@ -4,11 +4,8 @@ What a peer answers is sorted by what helps: `Retryable` when the same call may 
 change a setting or an object first. Nothing counts as stored without a response that says so on an unbroken association.
 """
 
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,16 +13,12 @@ from typing import Any, Final
 from pydicom import Dataset, dcmread
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, _config, build_context
-from pynetdicom.association import Association
-from pynetdicom.pdu_primitives import A_RELEASE, P_DATA
+from pynetdicom import _config
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # made at import time
 from pynetdicom.status import code_to_category
-from pynetdicom.transport import AssociationSocket
 
 from service.errors import CarpusError, Permanent, Retryable
-from service.settings import Destination, Settings
-from service.trust.tls import ClientTls, explain
+from service.sending.requestor import Address, associate
 
 _config.STORE_SEND_CHUNKED_DATASET = True  # a file is sent as it lies there, not decoded and encoded again
 
@@ -58,103 +51,6 @@ PERMANENT_RANGES: Final = (
 DUPLICATE_INSTANCE: Final = (
     0x0111  # PS3.7 C.5.7; our UIDs are derived from the content, so it keeps exactly this object
 )
-
-# PS3.8 table 9-21 by (source, diagnostic): what an administrator has to change.
-REJECTIONS: Final[dict[tuple[int, int], tuple[str, str]]] = {
-    (1, 2): (
-        "application-context-refused",
-        "the peer is not a DICOM storage service: correct the destination's host and port",
-    ),
-    (1, 3): ("calling-ae-refused", "in the PACS, register our AE title {calling} with the address of this machine"),
-    (1, 7): (
-        "called-ae-refused",
-        "correct the destination's ae_title: the PACS at {host}:{port} is not called {called}",
-    ),
-    (2, 2): ("protocol-version-refused", "the peer speaks another version of the upper layer protocol"),
-}
-PERMANENT_REJECTION: Final = 1
-
-
-def _close_socket(self: Any) -> None:
-    """Close also a socket that was never connected: pynetdicom 3.0.4 leaks one descriptor with each refused connection."""
-    if self.socket is not None:
-        with suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)
-        self.socket.close()
-
-
-AssociationSocket._shutdown_socket = _close_socket  # type: ignore[method-assign]  # the repair above
-
-
-class Gate(threading.Event):
-    """Where the thread of an association is held while another sends a request and waits for the response.
-
-    In pynetdicom 3.0.4 that thread says "no longer held" some moments after it has passed: a sender that closes the gate in
-    between believes it held, and loses the response to it ("Received unexpected C-STORE service message", then a time-out). Here
-    passing and saying so are one step. And a sender waits without end for the thread to say that it is held: it was seen held with
-    the word taken back, and confirmations stood still for good. So the gate itself knows whom it holds (`holds`), and that counts.
-    """
-
-    def __init__(self, association: Any) -> None:
-        super().__init__()
-        self._association = association
-        self._one = threading.Lock()
-        self.holds = False
-        self.set()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the gate is open, and pass."""
-        while True:
-            with self._one:
-                self.holds = not self.is_set()
-                if not self.holds:
-                    self._association._is_paused = False
-                    return True
-            if not super().wait(timeout):
-                return False
-
-    def clear(self) -> None:
-        """Close the gate: who has not passed by now will not."""
-        with self._one:
-            super().clear()
-
-
-def _with_gate(make: Callable[..., None]) -> Callable[..., None]:
-    def made(self: Any, *arguments: Any, **options: Any) -> None:
-        make(self, *arguments, **options)
-        self._reactor_checkpoint = Gate(self)
-
-    return made
-
-
-def _is_held(self: Any) -> bool:
-    """Whether the association's own thread takes nothing from the queues now: as it says, as its gate knows, or because it has ended."""
-    ended = self.ident is not None and not self.is_alive()
-    return bool(self.__dict__["_is_paused"] or self._reactor_checkpoint.holds or ended)
-
-
-def _say_held(self: Any, held: bool) -> None:
-    self.__dict__["_is_paused"] = held
-
-
-Association.__init__ = _with_gate(Association.__init__)  # type: ignore[method-assign]  # the repair above
-Association._is_paused = property(_is_held, _say_held)  # type: ignore[assignment]  # the same
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a peer is, what it is called and how it is spoken to."""
-
-    ae_title: str
-    host: str
-    port: int
-    tls: ClientTls | None = None  # None: plain DICOM
-
-
-def address_of(destination: Destination, settings: Settings) -> Address:
-    """Return the address of a destination as the settings describe it."""
-    tls = ClientTls.of(destination.tls, settings.dicom_tls)
-    return Address(destination.ae_title, destination.host, destination.port, tls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,102 +203,6 @@ def _contexts(items: Sequence[_Item]) -> list[tuple[UID, UID]]:
             next_action="send the films in smaller groups",
         )
     return list(pairs)
-
-
-@contextmanager
-def associate(
-    address: Address,
-    contexts: Sequence[tuple[UID, UID]],
-    *,
-    calling_ae_title: str,
-    timeout_seconds: float = 30,
-    maximum_pdu_size: int = 131_072,
-    **options: Any,
-) -> Iterator[Any]:
-    """Hold an association for the block, plain or over TLS as the address says; released at the end.
-
-    Parameters
-    ----------
-    contexts
-        (abstract syntax, transfer syntax) of each presentation context to propose.
-    options
-        Go to pynetdicom's `AE.associate`: `ext_neg`, `evt_handlers`.
-
-    Raises
-    ------
-    Retryable, Permanent
-        When no association came about, with the cause and what to change.
-    """
-    ae = AE(ae_title=calling_ae_title)
-    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout_seconds
-    ae.maximum_pdu_size = maximum_pdu_size
-    requested = [build_context(sop_class, syntax) for sop_class, syntax in contexts]
-    secure = address.tls.context() if address.tls else None
-    peer = ae.associate(
-        address.host,
-        address.port,
-        contexts=requested,
-        ae_title=address.ae_title,
-        max_pdu=maximum_pdu_size,
-        tls_args=(secure, address.host) if secure else None,
-        **options,
-    )
-    if not peer.is_established:
-        if secure and secure.faults:
-            raise explain(secure.faults[0], f"{address.ae_title} at {address.host}:{address.port}")
-        raise _no_association(peer, address, calling_ae_title, requested)
-    _leaves_in_silence(peer)
-    try:
-        yield peer
-    finally:
-        if peer.is_established:
-            peer.release()
-
-
-def _leaves_in_silence(peer: Any) -> None:
-    """Send no data behind our own A-RELEASE-RQ (PS3.8 7.2): to answer a report that comes as we leave would end pynetdicom's thread."""
-    send, one, leaving = peer.dul.send_pdu, threading.Lock(), threading.Event()
-
-    def send_pdu(primitive: Any) -> None:
-        with one:
-            if leaving.is_set() and isinstance(primitive, P_DATA):
-                return
-            if isinstance(primitive, A_RELEASE):
-                leaving.set()
-            send(primitive)
-
-    peer.dul.send_pdu = send_pdu
-
-
-def _no_association(peer: Any, address: Address, calling_ae_title: str, requested: Sequence[Any]) -> CarpusError:
-    where = f"{address.ae_title} at {address.host}:{address.port}"
-    if peer.is_rejected:
-        answer = peer.acceptor.primitive
-        code, action = REJECTIONS.get((answer.result_source, answer.diagnostic), ("association-rejected", ""))
-        text = f"{where} rejected the association: {answer.reason_str}"
-        if answer.result == PERMANENT_REJECTION:
-            action = action or "ask the PACS administrator for its log of this association"
-            names = {
-                "calling": calling_ae_title,
-                "called": address.ae_title,
-                "host": address.host,
-                "port": address.port,
-            }
-            return Permanent(text, code=code, next_action=action.format(**names))
-        return Retryable(text, code=code, next_action="none: the PACS asked to be called again")
-    if peer.acceptor.primitive is not None and not peer.accepted_contexts:
-        # pynetdicom aborts by itself when not one context was accepted.
-        classes = sorted({UID(context.abstract_syntax).name for context in requested})
-        return Permanent(
-            f"{where} accepted none of: {', '.join(classes)}",
-            code="sop-class-refused",
-            next_action=f"in the PACS, allow these SOP classes for our AE title: {', '.join(classes)}",
-        )
-    return Retryable(
-        f"{where} does not answer, or closed the connection before the association",
-        code="peer-unreachable",
-        next_action="check that the PACS runs, the destination's host and port, and whether it wants TLS",
-    )
 
 
 def _store_one(peer: Any, item: _Item, address: Address) -> tuple[int | None, CarpusError | None]:

@@ -23,7 +23,8 @@ from service import db, supervisor
 from service.demo.stand_in_pacs import StandInPacs
 from service.metrics import heartbeat_ages
 from service.queue.jobs import Jobs, State
-from service.sending.scu import Address, store
+from service.sending.requestor import Address
+from service.sending.scu import store
 from service.wrap import Patient, wrap
 from tests.integration.serving import ROOT, free_ports
 from tests.integration.test_serve import wait_for

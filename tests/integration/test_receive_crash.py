@@ -16,7 +16,7 @@ from pydicom import dcmread
 from service import db
 from service.errors import CarpusError
 from service.queue.jobs import Jobs
-from service.sending import scu
+from service.sending import requestor, scu
 from service.storage import Stores
 from tests import raw_peer
 from tests.factories import instance
@@ -74,7 +74,7 @@ def test_kill_9_under_load_loses_nothing_acknowledged_and_leaves_no_orphan(tmp_p
             ds = instance(seed=sender, number=number)
             with suppress(CarpusError, OSError):  # the other side is dead now and then
                 (sent,) = scu.store(
-                    scu.Address("CARPUS", "127.0.0.1", scp.port), [ds], calling_ae_title="PACS", timeout_seconds=5
+                    requestor.Address("CARPUS", "127.0.0.1", scp.port), [ds], calling_ae_title="PACS", timeout_seconds=5
                 )
                 if sent.status == 0x0000:
                     acknowledged[ds.SOPInstanceUID] = ds.PixelData

@@ -11,7 +11,8 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from service.queue.jobs import Jobs, State
-from service.sending.scu import Address, store
+from service.sending.requestor import Address
+from service.sending.scu import store
 from tests.integration.serving import Installation, serving
 from tests.service.test_pipeline import hand
 

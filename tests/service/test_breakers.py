@@ -7,7 +7,7 @@ from service.errors import CarpusError, Permanent, Postponed, Retryable
 from service.queue.breakers import Breakers
 from service.queue.jobs import Jobs, State
 from service.sending.probing import Prober
-from service.sending.scu import Address
+from service.sending.requestor import Address
 from service.settings import BreakerSettings, Destination, Settings
 from tests.service.test_jobs import Clock, advanced, received
 

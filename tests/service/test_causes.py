@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from service.errors import CarpusError, Permanent, Postponed, Retryable
 from service.queue.causes import POISON_AFTER, POLICIES, Kind, decide, policy_of
-from service.sending import scu
+from service.sending import requestor, scu
 from service.settings import RetrySettings
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -31,7 +31,7 @@ def test_every_cause_that_needs_a_person_says_what_to_do() -> None:
 
 def test_the_table_and_the_statuses_of_the_sender_agree() -> None:
     for status in [*range(0x0100, 0x0220), *range(0xA000, 0xD000, 0x55)]:
-        refusal = scu._refusal(status, ComprehensiveSRStorage, scu.Address("PACS", "h", 104))
+        refusal = scu._refusal(status, ComprehensiveSRStorage, requestor.Address("PACS", "h", 104))
         if refusal is not None:
             kind = Kind.PERMANENT if isinstance(refusal, Permanent) else Kind.TRANSIENT
             assert policy_of(refusal).kind is kind, f"0x{status:04X}"
@@ -40,8 +40,8 @@ def test_the_table_and_the_statuses_of_the_sender_agree() -> None:
 
 
 def test_every_code_of_an_association_that_failed_has_its_row() -> None:
-    text = (SOURCES / "scu.py").read_text(encoding="utf-8")
-    codes = set(re.findall(r'code="([a-z-]+)"', text)) | {code for code, _ in scu.REJECTIONS.values()}
+    text = "".join((SOURCES / name).read_text(encoding="utf-8") for name in ("requestor.py", "scu.py"))
+    codes = set(re.findall(r'code="([a-z-]+)"', text)) | {code for code, _ in requestor.REJECTIONS.values()}
     assert {code for code in codes if code not in POLICIES and not code.startswith("tls-")} == set()
 
 

@@ -28,7 +28,7 @@ from service.ledger import utc_now
 from service.queue.jobs import Jobs
 from service.receiving.scp import StorageServer
 from service.result_profile import ResultProfile
-from service.sending.scu import Address
+from service.sending.requestor import Address
 from service.settings import (
     ConfirmationSettings,
     Destination,

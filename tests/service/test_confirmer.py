@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from models.reading import Reason, Verdict
 from service.queue.jobs import Jobs, ResultState, State
 from service.receiving.scp import StorageServer
-from service.sending import scu
+from service.sending import requestor, scu
 from service.sending.commitment import NOT_AUTHORISED, Report
 from service.sending.confirmation import BATCH, Confirmations, Failure
 from service.sending.confirmer import Confirmer, record_of, taker
@@ -50,7 +50,7 @@ class Ward:
         # The listener has the clock of this machine: it waits for nothing that a test would have to hurry.
         server = StorageServer(self.settings, self.house.stores, Jobs(engine, process="scp"), port=0)
         self.listener = stack.enter_context(server)
-        self.pacs.reports_to = scu.Address("CARPUS", "127.0.0.1", server.port)
+        self.pacs.reports_to = requestor.Address("CARPUS", "127.0.0.1", server.port)
         object.__setattr__(self.house.pipeline, "send", scu.store)
         self.destination = destination
         self.record: Confirmations = record_of(self.settings, self.jobs)
@@ -377,7 +377,7 @@ def test_a_job_with_two_destinations_is_confirmed_when_both_have_proved(ward: Ca
 def test_we_commit_to_what_we_keep_and_to_nothing_else(ward: Callable[..., Ward]) -> None:
     place = ward(commits="no")
     film = instance(kind="CR")
-    address = scu.Address("CARPUS", "127.0.0.1", place.listener.port)
+    address = requestor.Address("CARPUS", "127.0.0.1", place.listener.port)
     assert scu.store(address, [film], calling_ae_title="STRANGER")[0].accepted
     from service.sending import commitment
 
@@ -427,7 +427,7 @@ def test_we_commit_to_what_we_keep_and_to_nothing_else(ward: Callable[..., Ward]
 def test_our_report_goes_to_the_peer_s_own_port_and_is_repeated_until_it_is_taken(ward: Callable[..., Ward]) -> None:
     place = ward(commits="no")
     film = instance(kind="CR")
-    address = scu.Address("CARPUS", "127.0.0.1", place.listener.port)
+    address = requestor.Address("CARPUS", "127.0.0.1", place.listener.port)
     scu.store(address, [film], calling_ae_title="PACS")
     commitments = place.listener.commitments
     record = commitments._record

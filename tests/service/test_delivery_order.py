@@ -12,7 +12,8 @@ from models.reading import Reason, Verdict
 from service.errors import Permanent, Postponed, Retryable
 from service.queue.jobs import ResultState, State
 from service.queue.steps import Steps
-from service.sending.scu import Address, Sent
+from service.sending.requestor import Address
+from service.sending.scu import Sent
 from service.settings import Destination, Settings
 from tests.factories import instance
 from tests.service.test_pipeline import PACS, House

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from service.demo.pacs import OrthancPacs
-from service.sending.scu import Address
+from service.sending.requestor import Address
 
 
 def test_orthanc_finds_its_files_when_the_demo_is_given_a_relative_folder(

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from service import log, priors
 from service.errors import CarpusError
 from service.sending import dicomweb
-from service.sending.scu import Address
+from service.sending.requestor import Address
 from service.settings import DicomWebSettings, PriorSettings
 from tests import certificates
 from tests.fake_dicomweb import BOUNDARY, Answer, FakeDicomWeb, Spoil

@@ -4,7 +4,8 @@ import pytest
 from pydicom.uid import ComputedRadiographyImageStorage
 
 from service.errors import Permanent, Retryable
-from service.sending.scu import Address, Sent, store
+from service.sending.requestor import Address
+from service.sending.scu import Sent, store
 from tests import fake_pacs
 from tests.factories import instance
 from tests.fake_pacs import FakePacs, SilentPort

@@ -23,7 +23,8 @@ from service.pipeline import Pipeline
 from service.queue.jobs import DuplicateInstance, Jobs, ReceivedInstance, ResultState, State
 from service.reporting import codes
 from service.sending.negotiation import EVERY_CLASS
-from service.sending.scu import Address, Sent
+from service.sending.requestor import Address
+from service.sending.scu import Sent
 from service.settings import Destination, Settings
 from service.storage import Stores
 from service.trust.pseudonyms import Pseudonyms

@@ -23,7 +23,7 @@ from service.reporting.amendment import Amendment, Predecessor
 from service.reporting.history import Prior, study_date, velocities
 from service.reporting.results import ResultContext
 from service.reporting.source import Source
-from service.sending import scu
+from service.sending import requestor
 from service.sending.retrieval import GET, MOVE
 from service.settings import Destination, PriorSettings
 from service.wrap import Patient
@@ -210,7 +210,7 @@ def test_an_archive_without_the_service_leaves_no_priors_and_a_note(service: str
 
 def test_an_archive_that_is_away_leaves_no_priors_and_a_note() -> None:
     (port,) = free_ports(1)
-    address = scu.Address("ARCHIVE", "127.0.0.1", port)
+    address = requestor.Address("ARCHIVE", "127.0.0.1", port)
     found = priors.find(priors.archive(address, "CARPUS", ASK), header(film()), readings.reading(), ASK)
     assert found == priors.Lookup((), found.note)
     assert found.note.startswith("peer-unreachable: ")

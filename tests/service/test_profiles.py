@@ -17,7 +17,7 @@ from service.queue.jobs import ResultState, State
 from service.reporting import result_set, results
 from service.reporting.results import ResultContext
 from service.result_profile import BUILT_IN, SERIES, ResultKind, ResultProfile
-from service.sending import scu
+from service.sending import requestor, scu
 from service.sending.negotiation import EVERY_CLASS, Negotiation, plan
 from service.settings import Destination, Settings
 from service.tables import ProfileChoice
@@ -36,8 +36,8 @@ def house(tmp_path: Path, engine: Engine) -> House:
     return House(tmp_path, engine)
 
 
-def address(pacs: DicomPacs) -> scu.Address:
-    return scu.Address("PACS", "127.0.0.1", pacs.port)
+def address(pacs: DicomPacs) -> requestor.Address:
+    return requestor.Address("PACS", "127.0.0.1", pacs.port)
 
 
 @pytest.mark.parametrize(

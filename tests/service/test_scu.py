@@ -22,9 +22,11 @@ from pynetdicom.dsutils import decode
 from pynetdicom.pdu_primitives import A_ABORT, A_RELEASE, P_DATA
 from pynetdicom.sop_class import Verification
 
+from service import associations
 from service.errors import Permanent, Retryable
-from service.sending import scu
-from service.sending.scu import Address, echo, failure, store
+from service.sending import requestor
+from service.sending.requestor import Address
+from service.sending.scu import echo, failure, store
 from tests.factories import instance
 
 Handler = Callable[[Any], Any]
@@ -237,7 +239,7 @@ def test_an_association_aborted_half_way_is_never_a_success(pacs: Callable[..., 
 
 def test_a_release_does_not_wait_for_ever_for_a_thread_that_its_gate_holds(pacs: Callable[..., Address]) -> None:
     contexts = [(Verification, ImplicitVRLittleEndian)]
-    with scu.associate(pacs(), contexts, calling_ae_title="CARPUS", timeout_seconds=5) as peer:
+    with requestor.associate(pacs(), contexts, calling_ae_title="CARPUS", timeout_seconds=5) as peer:
         peer._reactor_checkpoint.clear()
         end = time.monotonic() + 20
         while not peer._reactor_checkpoint.holds and time.monotonic() < end:
@@ -259,7 +261,7 @@ def test_each_answer_is_told_before_the_next_instance_goes_out(pacs: Callable[..
 
 def test_who_closes_the_gate_knows_whether_the_other_thread_has_passed() -> None:
     association = SimpleNamespace(_is_paused=True)
-    gate = scu.Gate(association)
+    gate = associations.Gate(association)
     assert gate.wait(0)
     assert association._is_paused is False  # with the library's event it would say "held" here, and take the response
     association._is_paused = True
@@ -271,7 +273,7 @@ def test_who_closes_the_gate_knows_whether_the_other_thread_has_passed() -> None
 def test_no_data_is_sent_behind_our_own_request_to_release() -> None:
     sent: list[Any] = []
     peer = SimpleNamespace(dul=SimpleNamespace(send_pdu=sent.append))
-    scu._leaves_in_silence(peer)
+    associations.leave_in_silence(peer)
     before, leaving, late, end = P_DATA(), A_RELEASE(), P_DATA(), A_ABORT()
     for primitive in (before, leaving, late, end):
         peer.dul.send_pdu(primitive)

@@ -22,7 +22,7 @@ from service.__main__ import cli
 from service.conformance import CERTIFICATE_UNKNOWN, TLS_WANTED
 from service.errors import InvalidConfiguration, Permanent, Retryable
 from service.receiving.places import MAXIMUM_PENDING, Places
-from service.sending import scu
+from service.sending import requestor, scu
 from service.settings import Destination, DestinationTls, DicomTls, Limits, Peer, Settings
 from service.trust import certificates, tls
 from service.trust.tls import ClientTls, ServerTls
@@ -42,7 +42,7 @@ def scp(tmp_path: Path) -> Iterator[Running]:
 
 
 def echo(running: Running, way: ClientTls | None, *, calling: str = "PACS", port: int | None = None) -> float:
-    address = scu.Address("CARPUS", "127.0.0.1", port or running.tls_port, way)
+    address = requestor.Address("CARPUS", "127.0.0.1", port or running.tls_port, way)
     return scu.echo(address, calling_ae_title=calling, timeout_seconds=5)
 
 
@@ -59,7 +59,7 @@ def logged(logs: list[Any], event: str, times: int = 1) -> list[Any]:
 
 def test_a_peer_with_its_certificate_is_echoed_and_stores(scp: Running) -> None:
     assert echo(scp, theirs()) > 0
-    address = scu.Address("CARPUS", "127.0.0.1", scp.tls_port, theirs())
+    address = requestor.Address("CARPUS", "127.0.0.1", scp.tls_port, theirs())
     films = [instance(seed=seed, rows=900, columns=700) for seed in range(3)]  # 1.2 MB: many records, many PDUs
     with capture_logs() as logs:
         sent = scu.store(address, films, calling_ae_title="PACS", timeout_seconds=10)
@@ -325,16 +325,16 @@ def test_a_destination_takes_from_our_own_settings_what_it_leaves_out() -> None:
     settings = Settings(
         dicom_tls=ours(), destinations=(Destination(**here, tls=DestinationTls(certificate_names=("PACS",))),)
     )
-    address = scu.address_of(settings.destinations[0], settings)
+    address = requestor.address_of(settings.destinations[0], settings)
     assert address.tls == ClientTls(
         folder() / "authority.pem", folder() / "CARPUS.pem", folder() / "CARPUS.key", ("PACS",)
     )
-    assert scu.address_of(Destination(**here), settings).tls is None
+    assert requestor.address_of(Destination(**here), settings).tls is None
 
 
 def test_a_peer_that_never_answers_the_handshake_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        address = scu.Address("PACS", "127.0.0.1", mute.getsockname()[1], theirs())
+        address = requestor.Address("PACS", "127.0.0.1", mute.getsockname()[1], theirs())
         with pytest.raises(Retryable) as late:
             scu.echo(address, calling_ae_title="CARPUS", timeout_seconds=0.5)
     assert late.value.code == "tls-handshake-late"

@@ -20,7 +20,7 @@ from service import tracing
 from service.errors import InvalidConfiguration, Retryable
 from service.queue.jobs import State
 from service.queue.steps import Steps
-from service.sending import scu
+from service.sending import requestor, scu
 from service.settings import Settings, TracingSettings
 from tests.collector import collecting
 from tests.service.test_confirmer import Ward, wait_for
@@ -52,7 +52,7 @@ def ward(tmp_path: Path, engine: Engine) -> Iterator[Ward]:
 
 
 def receive(ward: Ward, film: Dataset) -> int:
-    sent = scu.store(scu.Address("CARPUS", "127.0.0.1", ward.listener.port), [film], calling_ae_title="PACS")
+    sent = scu.store(requestor.Address("CARPUS", "127.0.0.1", ward.listener.port), [film], calling_ae_title="PACS")
     assert sent[0].accepted
     return int(ward.jobs.find(film.SOPInstanceUID)[0].id)
 

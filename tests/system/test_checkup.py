@@ -14,7 +14,7 @@ from service.demo.run import free_ports
 from service.queue.jobs import Jobs
 from service.receiving.scp import StorageServer
 from service.result_profile import ResultProfile
-from service.sending.scu import Address
+from service.sending.requestor import Address
 from service.settings import Destination, Limits, Peer, Settings
 from service.storage import Stores
 from tests.service.test_checkup import made

@@ -11,7 +11,7 @@ import pydicom.uid as uids
 import pytest
 
 from service.errors import CarpusError, Permanent
-from service.sending import scu
+from service.sending import requestor, scu
 from service.wrap import Kind, save
 from tests.certificates import folder, ours, theirs
 from tests.factories import CHINESE_CHILD, instance
@@ -150,7 +150,7 @@ def test_dcmtk_receives_over_tls_from_us(tmp_path: Path) -> None:
     process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 20
-        address = scu.Address("PACS", "127.0.0.1", port, theirs("CARPUS"))
+        address = requestor.Address("PACS", "127.0.0.1", port, theirs("CARPUS"))
         while True:
             try:
                 scu.echo(address, calling_ae_title="CARPUS", timeout_seconds=5)
@@ -161,7 +161,9 @@ def test_dcmtk_receives_over_tls_from_us(tmp_path: Path) -> None:
         (sent,) = scu.store(address, [instance()], calling_ae_title="CARPUS", timeout_seconds=10)
         assert sent.status == 0
         with pytest.raises(Permanent) as refused:
-            scu.echo(scu.Address("PACS", "127.0.0.1", port, theirs(None)), calling_ae_title="CARPUS", timeout_seconds=5)
+            scu.echo(
+                requestor.Address("PACS", "127.0.0.1", port, theirs(None)), calling_ae_title="CARPUS", timeout_seconds=5
+            )
         assert refused.value.code in ("tls-certificate-wanted", "tls-suites")
     finally:
         process.terminate()

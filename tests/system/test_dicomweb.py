@@ -11,7 +11,8 @@ import pytest
 
 from service import priors
 from service.demo.pacs import find_orthanc, stop, wait_until
-from service.sending.scu import Address, store
+from service.sending.requestor import Address
+from service.sending.scu import store
 from service.settings import DicomWebSettings, PriorSettings
 from tests.integration.serving import free_ports
 from tests.service import readings

@@ -14,7 +14,7 @@ import pytest
 
 from service.demo.pacs import find_orthanc
 from service.errors import CarpusError
-from service.sending import scu
+from service.sending import requestor, scu
 from service.settings import DicomTls, Peer
 from service.trust import certificates
 from service.trust.tls import ClientTls
@@ -31,7 +31,7 @@ class Orthanc:
     """A running Orthanc that speaks TLS alone, and the Carpus it sends to."""
 
     http_port: int
-    address: scu.Address
+    address: requestor.Address
     carpus: Running
 
     def post(self, path: str, body: Any) -> Any:
@@ -76,7 +76,7 @@ def orthanc(tmp_path: Path) -> Iterator[Orthanc]:
     log = (tmp_path / "orthanc.log").open("wb")
     process = subprocess.Popen([str(program), str(config)], stdout=log, stderr=log)
     way = ClientTls(tls / "authority.pem", tls / "CARPUS.pem", tls / "CARPUS.key", names=("ORTHANC",))
-    found = Orthanc(http_port, scu.Address("ORTHANC", "127.0.0.1", dicom_port, way), carpus)
+    found = Orthanc(http_port, requestor.Address("ORTHANC", "127.0.0.1", dicom_port, way), carpus)
     try:
         with carpus.server:
             _wait(found, process, tmp_path / "orthanc.log")
@@ -116,8 +116,8 @@ def test_a_film_goes_to_orthanc_and_comes_from_it_over_tls(orthanc: Orthanc) -> 
 
 
 def test_neither_side_talks_without_tls_or_a_certificate(orthanc: Orthanc) -> None:
-    plain = scu.Address("ORTHANC", orthanc.address.host, orthanc.address.port)
-    bare = scu.Address(
+    plain = requestor.Address("ORTHANC", orthanc.address.host, orthanc.address.port)
+    bare = requestor.Address(
         "ORTHANC",
         orthanc.address.host,
         orthanc.address.port,

@@ -17,7 +17,7 @@ from service import db
 from service.demo.pacs import find_orthanc, stop, wait_until
 from service.queue.jobs import State
 from service.sending import scu
-from service.sending.scu import Address
+from service.sending.requestor import Address
 from service.settings import Destination, PriorSettings, Settings
 from tests.factories import instance
 from tests.integration.serving import free_ports
