@@ -82,11 +82,6 @@ def parser() -> argparse.ArgumentParser:
 
 def sources(options: argparse.Namespace) -> Sources:
     """Draw or read the phantoms, read the annotated films, and split them."""
-    if options.data and not (options.data / "thumbnails").is_dir():
-        raise runs.RunRefused(
-            f"--data {options.data} holds no folder thumbnails, so it is not that of the RSNA films; "
-            "your own annotated films are given with --annotations"
-        )
     drawn = phantoms.films(options.phantoms, options.seed, options.phantom_cache)
     hands = sum(film.hand for film in drawn)
     data = [f"{hands} phantoms and {len(drawn) - hands} phantom pictures of chest, foot and nothing"] if drawn else []
@@ -111,17 +106,27 @@ def sources(options: argparse.Namespace) -> Sources:
     return Sources(drawn, parts["train"], checking, tuple(data), " ".join(digests))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Train and write the weights folder."""
-    options = parser().parse_args(argv)
-    runs.limit_threads(options)
-    kept_options = runs.keep(options)
-    engine.seed_everything(options.seed)
-    way = LEARNING[options.architecture]
+def _check(options: argparse.Namespace, way: type[Learning]) -> None:
+    """Refuse what no run can begin with, before anything is kept of it."""
+    if options.data and not (options.data / "thumbnails").is_dir():
+        raise RunRefused(
+            f"--data {options.data} holds no folder thumbnails, so it is not that of the RSNA films; "
+            "your own annotated films are given with --annotations"
+        )
     if options.annotations and not way.from_films:
         raise RunRefused(f"{options.architecture} does not learn from boxes of films: --annotations is for the others")
     if options.annotations and not (options.terms and options.source):
         raise RunRefused("--annotations are films of your own: --terms and --source say under which terms and whose")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train and write the weights folder."""
+    options = parser().parse_args(argv)
+    runs.limit_threads(options)
+    way = LEARNING[options.architecture]
+    _check(options, way)
+    kept_options = runs.keep(options)
+    engine.seed_everything(options.seed)
     found = sources(options) if way.from_films else Sources((), (), (), ())
     device = engine.choose_device(options.device)
     learning = way(options, found, device)

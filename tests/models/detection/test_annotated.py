@@ -96,6 +96,8 @@ def test_a_run_on_own_boxes_asks_for_terms_and_passes_those_of_its_start_on(fold
         main([*options, "--out", str(folder / "refused")])
     with pytest.raises(RunRefused, match="closer does not learn from boxes"):
         main([*options, "--architecture", "closer", "--out", str(folder / "other")])
+    assert not (folder / "refused").exists()
+    assert not (folder / "other").exists()
     own = ["--terms", "internal", "--source", "films of ours"]
     main([*options, *own, "--out", str(folder / "run")])
     first = weights.Metadata.read(folder / "run" / "weights")

@@ -99,3 +99,4 @@ def test_a_look_for_casts_completes_a_detector_and_leaves_the_rest_of_it_as_it_w
 def test_a_folder_that_is_not_that_of_the_rsna_films_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
     with pytest.raises(RunRefused, match=r"holds no folder thumbnails.*--annotations"):
         main(["--data", str(tmp_path), "--out", str(tmp_path / "run"), "--phantoms", "100000"])
+    assert not (tmp_path / "run").exists()
