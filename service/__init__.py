@@ -11,6 +11,7 @@
    keeps the processes of `carpus serve` alive.
 6. `auditing` states who sent, who saw and what left; `retention` removes both copies by age and disk use.
 
-`queue` is the system of record for every step; `trust` holds keys, certificates and accounts. `__main__` is the `carpus` command,
+`queue` is the system of record for every step; `trust` holds keys, certificates and accounts; `associations` repairs those of
+pynetdicom for `receiving` and `sending`. `__main__` is the `carpus` command,
 `commands` its subcommands, the only place that wires objects together.
 """
