@@ -17,11 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from models import registry
-from models.datasets import archive
+from models.datasets import archive, documents
 from models.detection.predict import Detector
 from models.engine import Progress
 from models.image import Image
-from models.pixels import UnreadablePixels
 from models.regions import REGION_FEATURES
 from models.regression import boost, data
 from models.regression.appearance import thumbnail
@@ -110,10 +109,7 @@ def _archive(folder: Path) -> Iterator[_Film]:
     for film in archive.read(folder, needs=("bone_age_years",)):
         if film.sex is None or film.bone_age_years is None:
             continue
-        try:
-            image = film.load()
-        except UnreadablePixels:
-            continue
+        image = documents.load_film(film.path)
         age = float("nan") if film.chronological_age_years is None else film.chronological_age_years
         yield _Film(film.file, film.part, image, int(film.sex == "M"), film.bone_age_years, age)
 

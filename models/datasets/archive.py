@@ -5,14 +5,15 @@ is its own patient where it is missing), `bone_age_years`, `chronological_age_ye
 Every row is checked before anything is read; other columns are left alone.
 """
 
-import csv
 import hashlib
+import os.path
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from models import pixels
+from models.datasets.documents import is_film, rows
 from models.datasets.faults import BadData
 from models.datasets.splits import PARTS
 from models.image import Image
@@ -62,22 +63,11 @@ def read(table: Path, *, needs: Sequence[str] = ()) -> list[Film]:
         a patient with two sexes.
     """
     path = table / TABLE if table.is_dir() else table
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            columns = rows.fieldnames or []
-            for name in ("file", "sex", *needs):
-                if name not in columns:
-                    raise BadData(path, 1, ",".join(columns), f"the table has no column {name}")
-            films = [_film(path, rows.line_num, row, needs) for row in rows]
-    except OSError as error:
-        raise BadData(path, None, error.strerror, "the table cannot be read") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadData(path, None, str(error), "the table is no CSV in UTF-8") from error
+    films = {line: _film(path, line, row, needs) for line, row in rows(path, ("file", "sex", *needs))}
     if not films:
         raise BadData(path, None, "no rows", "the table names no film")
     _consistent(path, films)
-    return films
+    return list(films.values())
 
 
 def _film(table: Path, line: int, row: Mapping[str, str | None], needs: Sequence[str]) -> Film:
@@ -89,7 +79,7 @@ def _film(table: Path, line: int, row: Mapping[str, str | None], needs: Sequence
     if sex not in _SEXES:
         raise BadData(table, line, values["sex"], "sex is F, M, O or empty")
     path = table.parent / values["file"]
-    if not values["file"] or not path.is_file() or Path(values["file"]).is_absolute():
+    if not values["file"] or not is_film(path) or Path(values["file"]).is_absolute():
         raise BadData(table, line, values["file"], "there is no such file in the table's folder")
     stages = {bone: values[f"stage_{bone}"] for bone in RUS if values.get(f"stage_{bone}")}
     for bone, label in stages.items():
@@ -121,12 +111,13 @@ def _age(table: Path, line: int, values: Mapping[str, str], column: str) -> floa
     return years
 
 
-def _consistent(table: Path, films: Sequence[Film]) -> None:
+def _consistent(table: Path, films: Mapping[int, Film]) -> None:
     sexes: dict[str, Sex | None] = {}
     seen: set[str] = set()
-    for line, film in enumerate(films, 2):
-        if film.file in seen:
+    for line, film in films.items():
+        place = os.path.normpath(film.path)
+        if place in seen:
             raise BadData(table, line, film.file, "the film is listed twice")
-        seen.add(film.file)
+        seen.add(place)
         if sexes.setdefault(film.patient, film.sex) != film.sex:
             raise BadData(table, line, film.patient, f"one patient with the sexes {sexes[film.patient]} and {film.sex}")

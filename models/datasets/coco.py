@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.datasets.documents import number, read_json, same_size
+from models.datasets.documents import is_film, number, read_json, same_size
 from models.datasets.faults import BadData
 from models.reading import Box
 from models.regions import REGIONS
@@ -71,6 +71,8 @@ def read(
             raise BadData(path, line, entry.get("category_id"), "is the id of no category of this file")
         if label not in labels:
             raise BadData(path, line, label, f"is not one of the labels {', '.join(labels)}")
+        if label in (name for name, _ in boxes[entry["image_id"]]):
+            raise BadData(path, line, label, "has a box already; a film has one of each region")
         boxes[entry["image_id"]].append((label, reader.box(entry.get("bbox"), label, film, line)))
         for points in reader.outlines(entry.get("segmentation", []), label, film, line):
             outlines[entry["image_id"]].append((label, points))
@@ -98,6 +100,8 @@ class _Reader:
         for entry in entries:
             if "id" not in entry or "name" not in entry:
                 raise BadData(self.path, self.line('"categories"', 0), entry, "a category has an id and a name")
+            if entry["id"] in names:
+                raise BadData(self.path, self.line('"categories"', 0), entry["id"], "is the id of two categories")
             names[entry["id"]] = str(entry["name"])
         return names
 
@@ -114,11 +118,13 @@ class _Reader:
                 if named.is_absolute() or ".." in named.parts
                 else [folder / named, folder / named.name]
             )
-            image = next((film for film in places if film.is_file()), None)
+            image = next((film for film in places if is_film(film)), None)
             if image is None:
                 raise BadData(self.path, line, entry["file_name"], f"the film is not in {folder}")
             if entry["id"] in films:
                 raise BadData(self.path, line, entry["id"], "is the id of two films")
+            if any(image == other for other, _, _ in films.values()):
+                raise BadData(self.path, line, entry["file_name"], "is there twice, with two ids")
             rows, columns = (round(number(self.path, line, entry[side], side, 1)) for side in ("height", "width"))
             same_size(self.path, line, image, rows, columns)
             films[entry["id"]] = (image, rows, columns)
@@ -126,8 +132,8 @@ class _Reader:
 
     def box(self, value: object, label: str, film: tuple[Path, int, int], line: int) -> Box:
         try:
-            x, y, width, height = (float(number) for number in value)  # type: ignore[attr-defined]  # whatever the file holds
-        except (TypeError, ValueError):
+            x, y, width, height = (float(number) for number in (value if isinstance(value, list) else ()))
+        except (TypeError, ValueError, OverflowError):
             raise BadData(self.path, line, value, f"the box of {label} is x, y, width, height") from None
         self._on_film(np.array([[x, y], [x + width, y + height]]), f"the box of {label}", film, line)
         if width <= 0 or height <= 0:
@@ -141,7 +147,7 @@ class _Reader:
         for polygon in value:
             try:
                 points = np.array(polygon, dtype=np.float64).reshape(-1, 2)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 points = np.empty((0, 2))
             if len(points) < 3:
                 raise BadData(self.path, line, len(points), f"the outline of {label} needs at least three points x, y")

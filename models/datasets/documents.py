@@ -10,7 +10,9 @@ from typing import Any
 
 import PIL.Image
 
+from models import pixels
 from models.datasets.faults import BadData
+from models.image import Image
 
 
 def read_text(path: Path) -> str:
@@ -31,6 +33,26 @@ def read_json(path: Path) -> tuple[str, Any]:
         return text, json.loads(text)
     except json.JSONDecodeError as error:
         raise BadData(path, error.lineno, path.name, f"is not JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise BadData(path, None, path.name, "is nested too deeply for an annotation") from error
+    except ValueError as error:
+        raise BadData(path, None, path.name, f"holds a number that is none: {error}") from error
+
+
+def is_film(path: Path) -> bool:
+    """Tell whether there is such a file; a name that no file can have names none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def load_film(path: Path) -> Image:
+    """Return the pixels of a film that is to be learned from; one that cannot be read is refused."""
+    try:
+        return pixels.load(path)
+    except pixels.UnreadablePixels as error:
+        raise BadData(path, None, error.code, error.text) from error
 
 
 def files_of(folder: Path, suffix: str) -> list[Path]:
@@ -45,11 +67,16 @@ def files_of(folder: Path, suffix: str) -> list[Path]:
 def rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the rows of a CSV table that has these columns, each with its line; what a short row lacks is empty."""
     table = csv.DictReader(io.StringIO(read_text(path)), restval="")
-    missing = [name for name in columns if name not in (table.fieldnames or ())]
-    if missing:
-        raise BadData(path, 1, ",".join(table.fieldnames or ()), f"lacks the columns {', '.join(missing)}")
-    for row in table:
-        yield table.line_num, row
+    try:
+        missing = [name for name in columns if name not in (table.fieldnames or ())]
+        if missing:
+            header = ",".join(table.fieldnames or ())
+            hint = "; columns are separated by commas" if ";" in header or "\t" in header else ""
+            raise BadData(path, 1, header, f"lacks the columns {', '.join(missing)}{hint}")
+        for row in table:
+            yield table.line_num, row
+    except csv.Error as error:
+        raise BadData(path, table.line_num + 1, str(error), "the table is no CSV") from error
 
 
 def number(path: Path, line: int, value: object, name: str, low: float = -math.inf, high: float = math.inf) -> float:
@@ -58,6 +85,8 @@ def number(path: Path, line: int, value: object, name: str, low: float = -math.i
         found = float(value)  # type: ignore[arg-type]  # whatever the file holds
     except (TypeError, ValueError):
         raise BadData(path, line, value, f"{name} is not a number") from None
+    except OverflowError:
+        raise BadData(path, line, value, f"{name} is outside of {low:g} to {high:g}") from None
     if not math.isfinite(found) or not low <= found <= high:
         raise BadData(path, line, value, f"{name} is outside of {low:g} to {high:g}")
     return found

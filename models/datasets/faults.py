@@ -1,6 +1,9 @@
 """The one error of bad training data."""
 
 from pathlib import Path
+from typing import Final
+
+SHOWN: Final = 160  # characters of a value; a file that is wrong as a whole can hold megabytes in one
 
 
 class BadData(ValueError):
@@ -20,7 +23,10 @@ class BadData(ValueError):
 
     def __init__(self, path: Path, line: int | None, value: object, reason: str) -> None:
         where = f"{path}:{line}" if line is not None else str(path)
-        super().__init__(f"{where}: {value!r}: {reason}")
+        shown = repr(value)
+        if len(shown) > SHOWN:
+            shown = f"{shown[:SHOWN]}…"
+        super().__init__(f"{where}: {shown}: {reason}")
         self.path = path
         self.line = line
         self.value = value

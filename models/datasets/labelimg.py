@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.parsers import expat
 
-from models.datasets.documents import files_of, number, same_size
+from models.datasets.documents import files_of, is_film, number, same_size
 from models.datasets.faults import BadData
 from models.reading import Box
 from models.regions import REGIONS
@@ -29,7 +29,8 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.tags: list[str] = []
-        self.found: list[tuple[str, str, int]] = []  # path of tags, text, line
+        self.values: dict[str, tuple[str, int]] = {}  # by path of tags: text, line
+        self.objects: list[dict[str, tuple[str, int]]] = []  # each by tag: text, line; "object" is its own line
         self._text = ""
         self._line = 0
         self.parser = expat.ParserCreate()
@@ -41,14 +42,21 @@ class _Reader:
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
         self.tags.append(tag)
         self._text, self._line = "", self.parser.CurrentLineNumber
-        if tag == "object":
-            self.found.append(("object", "", self._line))
+        if self.tags[1:] == ["object"]:
+            self.objects.append({"object": ("", self._line)})
 
     def _data(self, text: str) -> None:
         self._text += text
 
     def _end(self, tag: str) -> None:
-        self.found.append(("/".join(self.tags[1:]), self._text.strip(), self._line))
+        found = (self._text.strip(), self._line)
+        if self.tags[1:-1] in (
+            ["object"],
+            ["object", "bndbox"],
+        ):  # VOC knows parts of objects too, with names and boxes
+            self.objects[-1][tag] = found
+        elif self.tags[1:2] != ["object"]:
+            self.values["/".join(self.tags[1:])] = found
         self.tags.pop()
         self._text = ""
 
@@ -70,7 +78,7 @@ def read(path: Path, *, labels: Collection[str] = REGIONS, images: Path | None =
     Raises
     ------
     BadData
-        Malformed XML, an unknown label or one given twice, a coordinate that is not a number, a box outside the film or
+        Malformed XML, an unknown label, one that is missing or given twice, a coordinate that is not a number, a box outside the film or
         without area, a film that is missing or of another size: each with file, line and value.
     """
     reader = _Reader(path)
@@ -80,30 +88,26 @@ def read(path: Path, *, labels: Collection[str] = REGIONS, images: Path | None =
         raise BadData(path, None, path.name, f"cannot be read: {error.strerror}") from error
     except expat.ExpatError as error:
         raise BadData(path, error.lineno, path.name, f"is not XML: {expat.ErrorString(error.code)}") from error
-    values: dict[str, tuple[str, int]] = {}
-    objects: list[dict[str, tuple[str, int]]] = []
-    for tags, text, line in reader.found:
-        if tags == "object" and not text and (not objects or "name" in objects[-1]):
-            objects.append({"line": ("", line)})
-        elif tags.startswith("object/"):
-            objects[-1][tags.rsplit("/", 1)[1]] = (text, line)
-        else:
-            values[tags] = (text, line)
-    objects = [entry for entry in objects if len(entry) > 1]
+    except (LookupError, ValueError) as error:
+        if isinstance(error, BadData):
+            raise
+        line = reader.parser.CurrentLineNumber
+        raise BadData(path, line, path.name, f"is not in UTF-8, the encoding it should have: {error}") from error
+    values = reader.values
     name, line = values.get("filename", ("", 1))
     image = (images or path.parent) / Path(name).name
-    if not name or not image.is_file():
+    if not name or not is_film(image):
         raise BadData(path, line, name, f"the film is not in {image.parent}")
     columns, rows = (_whole(path, values, f"size/{side}", 1) for side in ("width", "height"))
     same_size(path, values["size/width"][1], image, rows, columns)
     found: list[tuple[str, Box]] = []
-    for entry in objects:
-        label, line = entry.get("name", ("", entry["line"][1]))
+    for entry in reader.objects:
+        label, line = entry.get("name", entry["object"])
         if label not in labels:
             raise BadData(path, line, label, f"is not one of the labels {', '.join(labels)}")
         if label in (name for name, _ in found):
             raise BadData(path, line, label, "has a box already; a film has one of each region")
-        x1, y1, x2, y2 = (_whole(path, entry, side, entry["line"][1]) for side in _COORDINATES)
+        x1, y1, x2, y2 = (_whole(path, entry, side, entry["object"][1]) for side in _COORDINATES)
         if not (1 <= x1 < x2 <= columns and 1 <= y1 < y2 <= rows):
             line = entry["xmin"][1]
             raise BadData(

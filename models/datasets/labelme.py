@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.draw import polygon2mask
 
-from models.datasets.documents import files_of, number, read_json, same_size
+from models.datasets.documents import files_of, is_film, number, read_json, same_size
 from models.datasets.faults import BadData
 from models.regions import SEGMENTED
 
@@ -59,7 +59,7 @@ def read(
     if not isinstance(document["shapes"], list):
         raise BadData(path, _line(text, '"shapes"', 0), document["shapes"], "shapes is to be a list")
     folder, named = images or path.parent, Path(str(document["imagePath"]).replace("\\", "/"))
-    image = next((film for film in (folder / named, folder / named.name) if film.is_file()), None)
+    image = next((film for film in (folder / named, folder / named.name) if is_film(film)), None)
     if image is None:
         raise BadData(path, _line(text, r'"imagePath"', 0), document["imagePath"], f"the film is not in {folder}")
     rows, columns = (

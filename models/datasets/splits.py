@@ -10,7 +10,7 @@ import argparse
 import csv
 import hashlib
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -90,20 +90,30 @@ def load(path: Path, *, held_out: Collection[str] = ()) -> dict[str, str]:
         another part than test.
     """
     division: dict[str, str] = {}
-    table = csv.reader(io.StringIO(read_text(path)))
-    header = next(table, [])
+    lines = _lines(path)
+    _, header = next(lines, (1, []))
     if header != ["id", "part"]:
         raise BadData(path, 1, ",".join(header), "a split file begins with id,part")
-    for row in table:
+    for line, row in lines:
         if len(row) != 2 or row[1] not in PARTS:
-            raise BadData(path, table.line_num, ",".join(row), f"a line is id,part with a part of {', '.join(PARTS)}")
+            raise BadData(path, line, ",".join(row), f"a line is id,part with a part of {', '.join(PARTS)}")
         patient, part = row
         if patient in division:
-            raise BadData(path, table.line_num, patient, f"is listed twice, first as {division[patient]}")
+            raise BadData(path, line, patient, f"is listed twice, first as {division[patient]}")
         if patient in held_out and part != "test":
-            raise BadData(path, table.line_num, patient, f"is held out and may not be in {part}")
+            raise BadData(path, line, patient, f"is held out and may not be in {part}")
         division[patient] = part
     return division
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of a table with their lines."""
+    table = csv.reader(io.StringIO(read_text(path)))
+    try:
+        for row in table:
+            yield table.line_num, row
+    except csv.Error as error:
+        raise BadData(path, table.line_num + 1, str(error), "the table is no CSV") from error
 
 
 def members(division: Mapping[str, str], part: str) -> Sequence[str]:
@@ -117,13 +127,18 @@ def annotated(folder: Path) -> list[str]:
     Raises
     ------
     BadData
-        When the folder holds no annotation file.
+        When the folder holds no annotation file, or one whose list of films is none.
     """
     names = {path.stem for path in folder.glob("*.xml")}
     for path in sorted(folder.glob("*.json")):
         document = read_json(path)[1]
         listed = document.get("images") if isinstance(document, dict) else None
-        names |= {Path(str(image.get("file_name"))).stem for image in listed} if listed else {path.stem}
+        for image in listed if isinstance(listed, list) else [listed] if listed else ():
+            if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
+                raise BadData(path, None, image, "a film of a COCO file is to have a file_name")
+            names.add(Path(image["file_name"].replace("\\", "/")).stem)
+        if not listed:
+            names.add(path.stem)
     if not names:
         raise BadData(folder, None, folder.name, "the folder holds no .xml and no .json file")
     return sorted(names)
@@ -148,24 +163,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(argv)
     try:
-        path, division, digest_of_it = _divide(options)
+        path, division, digest_of_it, alone = _divide(options)
     except (BadData, ValueError, OSError) as error:
         parser.error(str(error))
+    if options.patients and alone:
+        films = f"{len(alone)} film{'s' * (len(alone) > 1)} without a patient in {options.patients.name}"
+        count = "count as patients of their" if len(alone) > 1 else "counts as a patient of its"
+        print(f"{films} {count} own: {', '.join(alone[:10])}{', …' * (len(alone) > 10)}")  # noqa: T201
     counts = ", ".join(f"{len(members(division, part))} {part}" for part in PARTS)
     print(f"{path}: {counts}; sha256 {digest_of_it}")  # noqa: T201  # what the command is for
 
 
-def _divide(options: argparse.Namespace) -> tuple[Path, dict[str, str], str]:
-    """Divide the films of the folder and save the split; return its path, what it says and its hash."""
+def _patients(path: Path) -> dict[str, str]:
+    """Return the patient of each film by the film's name without folder and ending, as annotations name it."""
+    patients: dict[str, str] = {}
+    for line, row in rows(path, ("file", "patient")):
+        film = Path(row["file"].replace("\\", "/")).stem
+        if patients.setdefault(film, row["patient"]) != row["patient"]:
+            reason = f"an annotation of {film} may be of this patient's film or of another's: give the files names of their own"
+            raise BadData(path, line, row["file"], reason)
+    return patients
+
+
+def _divide(options: argparse.Namespace) -> tuple[Path, dict[str, str], str, list[str]]:
+    """Divide the films of the folder and save the split; return its path, what it says, its hash and films without a patient."""
     path = options.folder / FILE
     if path.exists():
         raise BadData(path, None, path.name, "is there already; whoever learned by it would be judged by another one")
-    known = rows(options.patients, ("file", "patient")) if options.patients else ()
-    patients = {Path(row["file"]).stem: row["patient"] for _, row in known}
+    films, patients = annotated(options.folder), _patients(options.patients) if options.patients else {}
     shares = {"train": 1 - options.validation - options.test, "validation": options.validation, "test": options.test}
-    division = of_films(annotated(options.folder), patients, shares, options.seed)
-    digest_of_it = save(path, division)
-    return path, division, digest_of_it
+    division = of_films(films, patients, shares, options.seed)
+    return path, division, save(path, division), [film for film in films if not patients.get(film)]
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from typing import Final
 
 import numpy as np
 
-from models import pixels, transforms
+from models import transforms
 from models.datasets import coco, labelimg, splits
+from models.datasets.documents import load_film
 from models.datasets.faults import BadData
 from models.detection.conventions import CHANNELS
 from models.detection.data import Film
@@ -64,7 +65,7 @@ def read(place: Path) -> Annotated:
 
 def _film(image: Path, rows: int, columns: int, boxes: dict[str, Box], middle: float) -> Film:
     """Return one film; `middle` is where the middle of pixel 0 lies from its edge, in the boxes' coordinates."""
-    loaded = pixels.load(image)
+    loaded = load_film(image)
     if (loaded.rows, loaded.columns) != (rows, columns):
         raise BadData(
             image, None, f"{loaded.columns} x {loaded.rows}", f"the boxes were drawn on {columns} x {rows} pixels"

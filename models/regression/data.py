@@ -78,7 +78,7 @@ def divided(root: Path) -> tuple[Thumbnails, NDArray[np.str_]]:
     kept = [
         (place, film) for place, film in enumerate(rows) if film.sex is not None and film.bone_age_years is not None
     ]
-    pixels = [_bytes(thumbnail(film.load().pixels)) for _, film in kept]
+    pixels = [_bytes(thumbnail(documents.load_film(film.path).pixels)) for _, film in kept]
     if not kept:
         raise RunRefused(f"{root / archive.TABLE} has no film with a sex and a bone age")
     films = Thumbnails(

@@ -9,12 +9,12 @@ that cut the crops. The outlines end at their crop: what lies outside of it coun
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from models import pixels
 from models.datasets import documents, labelme, splits
 from models.datasets.faults import BadData
 from models.reading import Box
@@ -36,10 +36,19 @@ def read_boxes(path: Path) -> dict[str, dict[str, Box]]:
         for line, text in enumerate(documents.read_text(path).splitlines(), 1):
             try:
                 reading = json.loads(text)
-                regions = {region["name"]: tuple(region["box"]) for region in reading.get("regions", ())}
-                boxes[Path(reading["file"]).stem] = regions
-            except (ValueError, KeyError, TypeError) as error:
+                film = Path(reading["file"])
+                regions: dict[str, Box] = {}
+                for region in reading.get("regions", ()):
+                    x1, y1, x2, y2 = region["box"]
+                    regions[region["name"]] = (x1, y1, x2, y2)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise BadData(path, line, text[:40], "is no reading of `carpus read FOLDER --json`") from error
+            if film.stem in boxes:
+                reason = (
+                    f"an outline of {film.stem} may be of this film or of another: give the files names of their own"
+                )
+                raise BadData(path, line, str(film), reason)
+            boxes[film.stem] = regions
         return boxes
     for line, row in documents.rows(path, ("file", "label", "x1", "y1", "x2", "y2")):
         x1, y1, x2, y2 = (documents.number(path, line, row[corner], corner) for corner in ("x1", "y1", "x2", "y2"))
@@ -74,7 +83,7 @@ def make_outlined(folder: Path, outlines: Path, images: Path, part: str, places:
     """Fill a cache with the films of one part of a folder of outlines; returns their number."""
     rows = []
     for name, outline, boxes in outlined(outlines, images, part, places):
-        crop, film = crop_of(boxes), pixels.load(outline.image)
+        crop, film = crop_of(boxes), documents.load_film(outline.image)
         if crop is None:
             raise BadData(places or outlines / "boxes.csv", None, name, "radius and ulna have the same box")
         if (film.rows, film.columns) != (outline.rows, outline.columns):
@@ -92,7 +101,7 @@ def make_outlined(folder: Path, outlines: Path, images: Path, part: str, places:
     return len(rows)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Make a cache."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the cache, outside the tree")
@@ -102,8 +111,11 @@ def main() -> None:
         "--readings", type=Path, help="JSON lines of `carpus read FOLDER`: the boxes, instead of boxes.csv"
     )
     parser.add_argument("--part", choices=splits.PARTS, default="train", help="part of their split.csv")
-    options = parser.parse_args()
-    made = make_outlined(options.out, options.outlines, options.images, options.part, options.readings)
+    options = parser.parse_args(argv)
+    try:
+        made = make_outlined(options.out, options.outlines, options.images, options.part, options.readings)
+    except BadData as error:
+        parser.error(str(error))
     print(f"{made} films")  # noqa: T201 - a script
 
 

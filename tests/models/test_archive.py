@@ -55,7 +55,7 @@ def test_a_film_listed_twice_and_a_patient_of_two_sexes_are_refused(folder: Path
 
 
 def test_a_use_that_needs_bone_ages_says_so(folder: Path) -> None:
-    with pytest.raises(BadData, match="no column bone_age_years"):
+    with pytest.raises(BadData, match="lacks the columns bone_age_years"):
         archive.read(_table(folder, "a.png,F", columns="file,sex"), needs=("bone_age_years",))
     with pytest.raises(BadData, match="bone_age_years is empty"):
         archive.read(_table(folder, "a.png,F,P1,,,"), needs=("bone_age_years",))
@@ -80,3 +80,22 @@ def test_all_films_of_a_patient_fall_into_one_part_and_a_tenth_into_each_measuri
     assert shares["train"] == pytest.approx(0.8, abs=0.05)
     assert shares["validation"] == pytest.approx(0.1, abs=0.04)
     assert shares["test"] == pytest.approx(0.1, abs=0.04)
+
+
+def test_a_table_in_another_encoding_is_refused_with_its_line(folder: Path) -> None:
+    (folder / archive.TABLE).write_bytes("file,sex,patient\na.png,F,P1\nb.png,F,Jürgen\n".encode("latin-1"))
+    with pytest.raises(BadData, match=r"films\.csv:3: '0xfc': this byte is not UTF-8"):
+        archive.read(folder)
+
+
+def test_a_table_with_semicolons_is_told_what_separates_columns(folder: Path) -> None:
+    (folder / archive.TABLE).write_text("file;sex\na.png;F\n")
+    with pytest.raises(BadData, match=r"films\.csv:1: 'file;sex': .*lacks the columns file, sex; .*commas"):
+        archive.read(folder)
+
+
+def test_a_name_that_no_file_can_have_and_a_second_way_to_write_a_name_are_refused(folder: Path) -> None:
+    with pytest.raises(BadData, match=r"films\.csv:2: .*there is no such file"):
+        archive.read(_table(folder, f"{'x' * 300},F", columns="file,sex"))
+    with pytest.raises(BadData, match=r"films\.csv:4: './a.png': the film is listed twice"):
+        archive.read(_table(folder, "", "a.png,F", "./a.png,F", columns="file,sex"))

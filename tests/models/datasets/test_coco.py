@@ -88,3 +88,28 @@ def test_what_is_not_json_is_named_by_its_line(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="is not JSON") as caught:
         coco.read(path)
     assert caught.value.line == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda content: content["annotations"].append(content["annotations"][0]), "'radius': has a box already"),
+        (lambda content: content["images"].append({**content["images"][0], "id": 5}), "'a.png': is there twice"),
+        (
+            lambda content: content["categories"].append({"id": 1, "name": "ulna"}),
+            "1: is the id of two categories",
+        ),
+        (spoil("bbox", "1234"), "'1234': the box of radius is x, y, width, height"),
+        (spoil("bbox", [1, 1, 10**400, 3]), "the box of radius is x, y, width, height"),
+        (spoil("segmentation", [[1, 2, 3, 10**400, 5, 6]]), "0: the outline of radius needs at least three points"),
+        (spoil("height", 10**400, "images"), "height is outside of"),
+        (spoil("file_name", "x" * 300, "images"), "the film is not in"),
+    ],
+)
+def test_what_is_there_twice_or_no_machine_holds_is_refused(
+    tmp_path: Path, change: Callable[[Document], None], reason: str
+) -> None:
+    content = document()
+    change(content)
+    with pytest.raises(BadData, match=rf"films\.json:\d+: .*{reason}"):
+        coco.read(written(tmp_path, content))

@@ -274,3 +274,95 @@ def test_a_cache_of_phantoms_gives_back_what_was_drawn(tmp_path: Path) -> None:
     table.write_text(table.read_text().replace("x1,", "left,"))
     with pytest.raises(BadData, match=r"boxes\.csv:1: .*lacks the columns x1"):
         cache.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("xml", "line", "value"),
+    [
+        ('<?xml version="1.0" encoding="gbk"?>\n<annotation/>', 1, "a.xml"),
+        ('<?xml version="1.0" encoding="klingon"?>\n<annotation/>', 1, "a.xml"),
+        (f"<annotation>\n<filename>{'x' * 300}.png</filename>\n</annotation>", 2, f"{'x' * 300}.png"),
+        # A box without a name, before one that has a name: it was left out without a word.
+        (
+            "<annotation><filename>a.png</filename><size><width>30</width><height>20</height></size>\n"
+            "<object><bndbox><xmin>1</xmin><ymin>3</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>\n"
+            f"{BOX.format(label='ulna', x1=1, x2=30)}</annotation>",
+            2,
+            "",
+        ),
+    ],
+)
+def test_a_labelimg_file_of_an_unknown_encoding_a_long_name_or_a_box_without_a_name_is_refused(
+    tmp_path: Path, xml: str, line: int, value: str
+) -> None:
+    _voc(tmp_path).write_text(xml)
+    with pytest.raises(BadData, match=rf"a\.xml:{line}: ") as refused:
+        labelimg.read(tmp_path / "a.xml")
+    assert refused.value.value == value
+
+
+def test_the_parts_of_a_labelimg_object_do_not_take_the_place_of_its_own_name_and_box(tmp_path: Path) -> None:
+    path = _voc(tmp_path)
+    part = "<part><name>tip</name><bndbox><xmin>9</xmin><ymin>9</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></part>"
+    path.write_text(path.read_text().replace("</object>", f"{part}</object>"))
+    assert dict(labelimg.read(path).boxes) == {"ulna": (0.0, 2.0, 29.0, 8.0), "radius": (1.0, 2.0, 7.0, 8.0)}
+
+
+@pytest.mark.parametrize("read", [labelme.read, coco.read])
+@pytest.mark.parametrize(("text", "reason"), [("[" * 100_000, "nested"), ('{"shapes": ' + "1" * 5000 + "}", "digits")])
+def test_json_that_python_cannot_hold_is_refused_by_name(
+    tmp_path: Path, read: Callable[[Path], object], text: str, reason: str
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(BadData, match=rf"a\.json: .*{reason}"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [({"imageHeight": 10**400}, 10**400), ({"imagePath": "x" * 300}, "x" * 300), ({"imagePath": "a\0.png"}, "a\0.png")],
+)
+def test_a_labelme_number_or_name_that_no_machine_holds_is_refused_in_a_short_line(
+    tmp_path: Path, change: dict[str, object], value: object
+) -> None:
+    path = _labelme(tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}, indent=1))
+    with pytest.raises(BadData, match=r"a\.json:\d+: ") as refused:
+        labelme.read(path)
+    assert refused.value.value == value
+    assert len(str(refused.value)) < 250 + 2 * len(str(tmp_path))
+
+
+@pytest.mark.parametrize("images", ['"abc"', "[3]", "[{}]", '[{"file_name": 3}]'])
+def test_a_list_of_films_that_is_none_is_refused_before_a_split_is_made(tmp_path: Path, images: str) -> None:
+    (tmp_path / "films.json").write_text(f'{{"images": {images}}}')
+    with pytest.raises(BadData, match=r"films\.json: .*file_name"):
+        splits.annotated(tmp_path)
+
+
+@pytest.mark.parametrize("cell", ["a" * 200_000, '"a\n'])
+def test_a_split_that_is_no_table_is_refused_by_name(tmp_path: Path, cell: str) -> None:
+    (tmp_path / "split.csv").write_text(f"id,part\n{cell},train\n")
+    with pytest.raises(BadData, match=r"split\.csv"):
+        splits.load(tmp_path / "split.csv")
+
+
+def test_two_films_of_one_name_and_two_patients_are_refused_before_they_are_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "film1.xml").write_text("<annotation/>")
+    table = tmp_path / "films.csv"
+    table.write_text("file,patient\nstudy1/film1.dcm,P1\nstudy2/film1.dcm,P2\n")
+    with pytest.raises(SystemExit):
+        splits.main([str(tmp_path), "--patients", str(table)])
+    assert "films.csv:3: 'study2/film1.dcm': " in capsys.readouterr().err
+    assert not (tmp_path / "split.csv").exists()
+
+
+def test_a_film_that_the_table_of_patients_lacks_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for film in ("film1", "film2"):
+        (tmp_path / f"{film}.xml").write_text("<annotation/>")
+    (tmp_path / "films.csv").write_text("file,patient\nfilm1.dcm,P1\n")
+    splits.main([str(tmp_path), "--patients", str(tmp_path / "films.csv")])
+    assert "1 film without a patient in films.csv counts as a patient of its own: film2" in capsys.readouterr().out

@@ -14,7 +14,7 @@ from models.image import Image
 from models.metrics.overlap import mask_overlap
 from models.phantom import draw
 from models.runs import RunRefused
-from models.segmentation import table
+from models.segmentation import outlined, table
 from models.segmentation.average import average
 from models.segmentation.batches import prepare
 from models.segmentation.compare import area_under_curve, common, gained, rows
@@ -427,3 +427,20 @@ def test_two_runs_are_averaged_and_the_stricter_terms_stay(tmp_path: Path) -> No
     torch.testing.assert_close(tensors[key], (states[0][key] + states[1][key]) / 2, atol=1e-3, rtol=1e-3)
     with pytest.raises(ValueError, match="give the bound one second"):
         average(tmp_path / "two", tmp_path / "one", tmp_path / "wrong")
+
+
+def test_readings_of_two_films_of_one_name_or_without_a_box_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readings = tmp_path / "readings.jsonl"
+    one = {"file": "study1/a.png", "regions": [{"name": "radius", "box": [1, 2, 3, 4]}]}
+    readings.write_text("\n".join(json.dumps(row) for row in (one, {**one, "file": "study2/a.png"})))
+    with pytest.raises(BadData, match=r"readings\.jsonl:2: 'study2/a.png': "):
+        outlined.read_boxes(readings)
+    for text in ("[]", json.dumps({**one, "regions": [{"name": "radius", "box": [1, 2]}]}), "[" * 100_000):
+        readings.write_text(text)
+        with pytest.raises(BadData, match=r"readings\.jsonl:1: "):
+            outlined.read_boxes(readings)
+    with pytest.raises(SystemExit):  # the command answers with one line
+        outlined.main([f"--{name}={tmp_path}" for name in ("out", "outlines", "images")])
+    assert "split.csv" in capsys.readouterr().err
