@@ -28,6 +28,7 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
     SecondaryCaptureImageStorage,
 )
+from pydicom.valuerep import DSfloat
 
 from models.image import Image
 
@@ -179,10 +180,10 @@ def _describe_acquisition(
         if laterality:
             ds.Laterality = laterality
         if spacing_mm is not None:
-            ds.NominalScannedPixelSpacing = list(spacing_mm)
+            ds.NominalScannedPixelSpacing = _decimals(spacing_mm)
         return
     if spacing_mm is not None:
-        ds.ImagerPixelSpacing = list(spacing_mm)
+        ds.ImagerPixelSpacing = _decimals(spacing_mm)
     ds.BurnedInAnnotation = "NO"
     ds.LossyImageCompression = "00"
     ds.KVP = "50"
@@ -209,6 +210,11 @@ def _describe_acquisition(
     else:
         region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = "38866009", "SCT", "Body Part"
     ds.AnatomicRegionSequence = Sequence([region])
+
+
+def _decimals(spacing_mm: tuple[float, float]) -> list[DSfloat]:
+    """Return a spacing in at most 16 characters each (PS3.5 6.2, DS), as close as they allow."""
+    return [DSfloat(value, auto_format=True) for value in spacing_mm]
 
 
 def _set_pixels(ds: Dataset, picture: Image | NDArray[Any], photometric: Photometric, bits_stored: int) -> None:

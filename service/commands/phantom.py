@@ -1,8 +1,9 @@
 """`carpus phantom`: synthetic hand radiographs with exact annotations, to try, to train and to test with."""
 
 import csv
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from models.phantom import Phantom
 
 ANNOTATIONS = ("voc", "labelme", "csv")
+TAKEN: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)  # when drawn films say they were taken
 
 
 def _annotations(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
@@ -63,7 +65,7 @@ def phantom(
         if form == "png":
             written.save_png(path, film)
         else:
-            _save_dicom(path, film, index)
+            _save_dicom(path, film, index, (age, sex, cast, rows, columns))
         if "voc" in annotations:
             path.with_suffix(".xml").write_text(written.voc(path.name, film), encoding="utf-8")
         if "labelme" in annotations:
@@ -83,7 +85,8 @@ def _write(path: Path, columns: tuple[str, ...], rows: list[dict[str, str]]) -> 
         table.writerows(rows)
 
 
-def _save_dicom(path: Path, film: "Phantom", seed: int) -> None:
+def _save_dicom(path: Path, film: "Phantom", seed: int, drawn_by: tuple[object, ...]) -> None:
+    """Write one film: other options than before are another instance, the same ones the same file on every day."""
     from service.wrap import Patient, save, wrap
 
     patient = Patient(PatientName=f"TEST^PHANTOM {seed}", PatientID=f"PHANTOM-{seed}", PatientSex=film.sex)
@@ -94,8 +97,9 @@ def _save_dicom(path: Path, film: "Phantom", seed: int) -> None:
         if film.image.photometric_interpretation == "MONOCHROME1"
         else "MONOCHROME2",
         bits_stored=film.image.bits_stored,
-        study=seed,
+        study=(seed, *drawn_by),
         laterality=film.laterality,
         spacing_mm=film.image.pixel_spacing_mm,
+        at=TAKEN,
     )
     save(ds, path)

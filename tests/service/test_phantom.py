@@ -59,6 +59,17 @@ def test_dicom_films_say_what_they_are_and_show_the_same_film(tmp_path: Path) ->
     seen = pixels.load(path).pixels
     assert np.corrcoef(seen.ravel(), truth.image.pixels.ravel())[0, 1] > 0.99
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert truth.image.pixel_spacing_mm is not None
+    assert [float(value) for value in ds.ImagerPixelSpacing] == pytest.approx(truth.image.pixel_spacing_mm, rel=1e-12)
+    assert max(len(str(value)) for value in ds.ImagerPixelSpacing) <= 16  # PS3.5 6.2: DS
+
+
+def test_a_dicom_film_is_the_same_file_again_and_other_options_are_another_instance(tmp_path: Path) -> None:
+    name = "phantom-00000000.dcm"
+    for folder, age in (("a", "9"), ("b", "9"), ("c", "12")):
+        _run(str(tmp_path / folder), "--number", "1", "--format", "dicom", "--annotations", "", "--age", age)
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert dcmread(tmp_path / "a" / name).SOPInstanceUID != dcmread(tmp_path / "c" / name).SOPInstanceUID
 
 
 def test_the_same_seed_writes_the_same_bytes_and_an_unknown_format_is_refused(tmp_path: Path) -> None:
