@@ -144,9 +144,9 @@ class Progress:
             return
         self._last = now
         rate = (step - self._first_step) / max(now - self._start, 1e-9)
-        left = (self.total - step) / rate if rate > 0 else math.nan
+        pace = f"{rate:.2f} steps/s  {(self.total - step) / rate / 60:.1f} min left  " if rate > 0 else ""
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        sys.stderr.write(f"{step:>7}/{self.total}  {rate:.2f} steps/s  {left / 60:.1f} min left  {shown}\n")
+        sys.stderr.write(f"{step:>7}/{self.total}  {pace}{shown}\n")
         sys.stderr.flush()
         if self.journal is not None:
             with self.journal.open("a", encoding="utf-8") as file:

@@ -157,7 +157,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the split file of a folder of annotated films; one that is there already is kept."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of the annotations")
-    parser.add_argument("--patients", type=Path, help="table with the columns file and patient")
+    parser.add_argument(
+        "--patients", type=Path, help="table with the columns file and patient; a film without one is its own"
+    )
     parser.add_argument("--validation", type=float, default=0.1, help="share of the patients")
     parser.add_argument("--test", type=float, default=0.1, help="share of the patients")
     parser.add_argument("--seed", type=int, default=1)
@@ -177,9 +179,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _patients(path: Path) -> dict[str, str]:
     """Return the patient of each film by the film's name without folder and ending, as annotations name it."""
     patients: dict[str, str] = {}
-    for line, row in rows(path, ("file", "patient")):
+    for line, row in rows(path, ("file",)):
         film = Path(row["file"].replace("\\", "/")).stem
-        if patients.setdefault(film, row["patient"]) != row["patient"]:
+        patient = row.get("patient", "")
+        if patients.setdefault(film, patient) != patient:
             reason = f"an annotation of {film} may be of this patient's film or of another's: give the files names of their own"
             raise BadData(path, line, row["file"], reason)
     return patients

@@ -23,7 +23,7 @@ from models.segmentation.crop import crop_of
 from models.segmentation.data import keep
 
 # What may be outlined beside radius and ulna; it is not learnt from.
-BONES: Final = (*REGIONS, *CARPALS, "pisiform")
+BONES: Final = (*REGIONS, *CARPALS, "pisiform", "sesamoid")
 
 
 def read_boxes(path: Path) -> dict[str, dict[str, Box]]:

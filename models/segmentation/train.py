@@ -86,24 +86,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train, look at the validation films now and then, keep the best."""
     options = parser().parse_args(argv)
     runs.limit_threads(options)
-    kept_options = runs.keep(options)
     device = choose_device(options.device)
     mixing = options.precision == "bf16"
     seed_everything(options.seed)
 
-    source = drawn_for(options.data, options.out)
-    train, held = Crops.open(source / "train"), Crops.open(source / "validation")
-    films = min(options.films or len(train.films), len(train.films))
+    # What can be refused is looked at before anything is kept of the run, and before films are drawn for minutes.
     real = Crops.open(options.outlines) if options.outlines else None
     real_held = Crops.open(options.outlines_validation) if options.outlines_validation else None
-
     hyperparameters: dict[str, Any] = {"widths": options.widths} if options.architecture == "unet" else {}
     hyperparameters |= {"size": options.size} if options.architecture in (*CLASSICAL, "segresnet-vae") else {}
     net = build(options.architecture, hyperparameters)
     net = net.to(device, memory_format=layout(net))  # type: ignore[call-overload]
     if options.start:
         tensors, _ = weights.load(options.start, problem="segmentation", architectures=(options.architecture,))
-        net.load_state_dict(tensors)
+        try:
+            net.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise runs.RunRefused(
+                f"--start {options.start} does not fit a {options.architecture} {hyperparameters or 'of this kind'}: {error}"
+            ) from error
+    kept_options = runs.keep(options)
+    source = drawn_for(options.data, options.out)
+    train, held = Crops.open(source / "train"), Crops.open(source / "validation")
+    films = min(options.films or len(train.films), len(train.films))
 
     def look(model: nn.Module) -> dict[str, float]:
         values = measure(model, held, device, size=options.size, mixing=mixing)

@@ -366,3 +366,9 @@ def test_a_film_that_the_table_of_patients_lacks_is_named(tmp_path: Path, capsys
     (tmp_path / "films.csv").write_text("file,patient\nfilm1.dcm,P1\n")
     splits.main([str(tmp_path), "--patients", str(tmp_path / "films.csv")])
     assert "1 film without a patient in films.csv counts as a patient of its own: film2" in capsys.readouterr().out
+    (tmp_path / "split.csv").unlink()
+    (tmp_path / "films.csv").write_text("file,sex\nfilm1.dcm,F\n")  # as `carpus phantom` writes it
+    splits.main([str(tmp_path), "--patients", str(tmp_path / "films.csv")])
+    assert (
+        "2 films without a patient in films.csv count as patients of their own: film1, film2" in capsys.readouterr().out
+    )

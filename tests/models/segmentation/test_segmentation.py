@@ -14,7 +14,7 @@ from models.image import Image
 from models.metrics.overlap import mask_overlap
 from models.phantom import draw
 from models.runs import RunRefused
-from models.segmentation import outlined, table
+from models.segmentation import outlined, table, train
 from models.segmentation.average import average
 from models.segmentation.batches import prepare
 from models.segmentation.compare import area_under_curve, common, gained, rows
@@ -25,7 +25,7 @@ from models.segmentation.losses import LOSSES, compound, total
 from models.segmentation.network import ARCHITECTURES, CLASSES, CLASSICAL, build, layout
 from models.segmentation.outlined import make_outlined
 from models.segmentation.predict import Segmenter, folded, tidied
-from models.weights import FREE_TERMS, Metadata
+from models.weights import FREE_TERMS, Metadata, WeightsRefused
 
 BOXES = {
     "ulna": (80.0, 90.0, 120.0, 130.0),
@@ -444,3 +444,21 @@ def test_readings_of_two_films_of_one_name_or_without_a_box_are_refused(
     with pytest.raises(SystemExit):  # the command answers with one line
         outlined.main([f"--{name}={tmp_path}" for name in ("out", "outlines", "images")])
     assert "split.csv" in capsys.readouterr().err
+
+
+def test_every_outline_of_a_phantom_may_lie_among_outlines_to_learn_from() -> None:
+    grown = draw(5000, age_years=14, rows=300, columns=240)  # the sesamoid is there
+    assert "sesamoid" in grown.masks
+    assert set(grown.masks) <= set(outlined.BONES)
+
+
+@pytest.mark.parametrize("refused", [("--outlines", "none"), ("--start", "none"), ("--widths", "4", "8")])
+def test_a_run_that_is_refused_leaves_nothing_behind_and_draws_no_films(
+    tmp_path: Path, refused: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Path("models/bundles/segmentation/unet").absolute()
+    monkeypatch.chdir(tmp_path)
+    options = [*(("--start", str(start)) if "--start" not in refused else ()), *refused]
+    with pytest.raises((BadData, RunRefused, WeightsRefused)):
+        train.main(["--data", "phantoms:2000", "--out", "run", *options])
+    assert list(tmp_path.iterdir()) == []
