@@ -140,12 +140,19 @@ def _squash(template: Template, points: NDArray[np.float64], chosen: NDArray[np.
     """Find the ratio by which the columns must be stretched for the points to fit a hand best."""
     if chosen.sum() < 12:
         return 1.0
-    costs = []
-    for logarithm in _SQUASHES:
-        plane = points * np.array([np.exp(logarithm), 1.0])
-        weights = 1 / np.maximum(template.spread[chosen], 0.01) ** 2
-        fit = Similarity.fit(template.points[chosen], plane[chosen], weights)
-        costs.append(float(np.mean(np.minimum(_deviation(template, plane, fit)[chosen], _OUTLIER) ** 2)))
+    # `Similarity.fit` and `_deviation` for all ratios at once, points as complex numbers: (mirrored or not, ratios, points).
+    spread = np.maximum(template.spread[chosen], 0.01)
+    share = 1 / spread**2 / np.sum(1 / spread**2)
+    x, y = template.points[chosen].T
+    hand = np.stack([x, -x])[:, None] + 1j * y
+    seen = np.exp(_SQUASHES)[:, None] * points[chosen, 0] + 1j * points[chosen, 1]
+    p, q = (z - (z @ share)[..., None] for z in (hand, seen))
+    turn = (np.conj(p) * q @ share) / (np.abs(p) ** 2 @ share)
+    away = np.abs(turn[..., None] * p - q)
+    mirrored = np.argmin(away**2 @ share, axis=0)
+    each = np.arange(len(_SQUASHES))
+    deviation = away[mirrored, each] / np.maximum(np.abs(turn[mirrored, each]), 1e-9)[:, None] / spread
+    costs = np.mean(np.minimum(deviation, _OUTLIER) ** 2, axis=1)
     return float(np.exp(_SQUASHES[int(np.argmin(costs))]))
 
 

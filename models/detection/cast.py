@@ -68,7 +68,7 @@ def under(net: CastNet, view: NDArray[np.float32], places: Array) -> frozenset[s
     """
     with torch.inference_mode():
         cells = torch.sigmoid(net(torch.from_numpy(view)[None]))[0].numpy()
-    found = [transforms.sample(cells, _at(x, y), 1)[0, 0, 0] for x, y in places]
+    found = transforms.samples(cells, np.stack([_at(x, y) for x, y in places]), 1)[:, 0, 0, 0]
     covered = frozenset(name for name, share in zip(REGIONS, found, strict=True) if share > COVERS)
     return covered if len(covered) >= FEWEST and covered & WRIST else frozenset()
 

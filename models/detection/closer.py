@@ -78,13 +78,11 @@ def look(net: Closer, pixels: NDArray[np.float32], upright: Array, middles: Arra
         (22, 2) width and height in the upright plane, in pixels of the film.
     """
     sides = CONTEXT * sizes.mean(axis=1)
-    views = []
-    for middle, side in zip(middles, sides, strict=True):
-        linear = upright * (side / SIDE)
-        matrix = np.hstack([linear, (middle - linear @ np.full(2, (SIDE - 1) / 2))[:, None]])
-        views.append(transforms.sample(pixels, matrix, SIDE)[0])
+    linear = upright * (sides / SIDE)[:, None, None]
+    corners = middles - linear @ np.full(2, (SIDE - 1) / 2)
+    views = transforms.samples(pixels, np.concatenate((linear, corners[:, :, None]), axis=2), SIDE)[:, :1]
     with torch.inference_mode():
-        batch = normalised(torch.from_numpy(np.stack(views))[:, None]).to(memory_format=torch.channels_last)
+        batch = normalised(torch.from_numpy(np.ascontiguousarray(views))).to(memory_format=torch.channels_last)
         found = net(batch, torch.arange(len(REGIONS))).double().numpy()
     shift = np.clip(found[:, :2], -FARTHEST, FARTHEST) * sides[:, None]
     grown = np.exp(np.clip(found[:, 2:], -0.7, 0.7)) * sides[:, None] / CONTEXT

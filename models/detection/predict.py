@@ -29,6 +29,7 @@ from models.detection.verdict import (
     Evidence,
     judge,
 )
+from models.folding import folded
 from models.image import Image
 from models.reading import Box, ImageFacts, Reason, Region, Verdict
 from models.regions import RADIUS, REGIONS
@@ -109,13 +110,13 @@ class Detector:
         if "closer" in metadata.hyperparameters:
             self.closer = closer.Closer(int(metadata.hyperparameters["closer"]))
             self.closer.load_state_dict({k.removeprefix(CLOSER): v for k, v in state.items() if k.startswith(CLOSER)})
-            self.closer.eval().to(memory_format=torch.channels_last)
+            folded(self.closer).to(memory_format=torch.channels_last)
         self.cast: cast.CastNet | None = None
         if "cast" in metadata.hyperparameters:
             self.cast = cast.CastNet(int(metadata.hyperparameters["cast"]))
             self.cast.load_state_dict({k.removeprefix(CAST): v for k, v in state.items() if k.startswith(CAST)})
-            self.cast.eval()
-        self.network.eval().to(memory_format=torch.channels_last)
+            folded(self.cast)
+        folded(self.network).to(memory_format=torch.channels_last)
         self.template = anatomy.Template.load()
 
     def detect(self, image: Image) -> Detection:

@@ -85,10 +85,8 @@ def _part(pixels: NDArray[np.float32], start: Array, end: Array, side: float, si
     across = np.array([-way[1], way[0]]) / max(float(np.hypot(*way)), 1e-6) * side
     middle = start + ALONG[:, None] * way
 
-    def seen(*places: float) -> Array:
-        x, y = (middle[None] + np.array(places)[:, None, None] * across).transpose(2, 0, 1)
-        levels: Array = map_coordinates(pixels, [y, x], output=np.float64, order=1, mode="nearest")
-        return sign * levels
-
-    left, right = (float(np.median(seen(*(turn * place for place in BESIDE)))) for turn in (-1.0, 1.0))
-    return min(left, right), float(np.median(seen(*ON_BONE).max(axis=0)))
+    places = np.array([*(-place for place in BESIDE), *BESIDE, *ON_BONE])
+    x, y = (middle[None] + places[:, None, None] * across).transpose(2, 0, 1)
+    seen = sign * map_coordinates(pixels, [y, x], output=np.float64, order=1, mode="nearest")
+    left, right, on_bone = np.split(seen, (len(BESIDE), 2 * len(BESIDE)))
+    return min(float(np.median(left)), float(np.median(right))), float(np.median(on_bone.max(axis=0)))

@@ -35,6 +35,8 @@ ARCHITECTURES: Final = ("fine", "small", *DEEP)
 class _Block(nn.Module):
     """Two 3 x 3 convolutions beside a shortcut."""
 
+    folds = (("first", "first_norm"), ("second", "second_norm"))
+
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from models import weights
+from models.folding import folded
 from models.grading.crops import cut, frames, shrunk
 from models.grading.network import ARCHITECTURES, Staged, build
 from models.image import Image
@@ -33,7 +34,7 @@ class Grader:
         tensors, self.metadata = weights.load(folder, problem="grading", architectures=self.architectures)
         self.net: Staged = build(self.metadata.architecture, dict(self.metadata.hyperparameters))
         self.net.load_state_dict(tensors)
-        self.net.eval().to(memory_format=torch.channels_last)
+        folded(self.net).to(memory_format=torch.channels_last)
 
     def grade(self, image: Image, regions: tuple[Region, ...], facts: ImageFacts) -> dict[str, Stage]:
         """Return the stage of every RUS bone whose region was found."""

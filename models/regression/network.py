@@ -15,6 +15,8 @@ SEXES: Final = ("F", "M")  # index of the sex input
 class Residual(nn.Module):
     """Two 3x3 convolutions with a shortcut; when it halves the map, the shortcut averages instead of skipping pixels."""
 
+    folds = (("convolution1", "norm1"), ("convolution2", "norm2"))
+
     def __init__(self, inputs: int, outputs: int, *, halve: bool) -> None:
         super().__init__()
         self.convolution1 = nn.Conv2d(inputs, outputs, 3, 2 if halve else 1, 1, bias=False)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models import weights
+from models.folding import folded
 from models.image import Image
 from models.metrics.conformal import Intervals
 from models.reading import ImageFacts, MethodResult, Novelty, Region
@@ -94,7 +95,7 @@ class Regressor:
         self.name = str(self.metadata.hyperparameters["method"])
         self.network = Ensemble(names)
         self.network.load_state_dict(state)
-        self.network.eval().to(memory_format=torch.channels_last)
+        folded(self.network).to(memory_format=torch.channels_last)
         self.intervals = intervals_of(folder)
         self.yardstick = Yardstick.of(folder)
 

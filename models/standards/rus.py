@@ -5,6 +5,7 @@ The fine stages of RUS-CHN refine those of TW3, so one grading serves all three:
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -26,6 +27,7 @@ class MissingBones(ValueError):
         self.bones = tuple(bones)
 
 
+@cache
 def fine_levels(bone: str) -> tuple[str, ...]:
     """RUS-CHN labels of a bone in order of maturity, the absent centre "0" first."""
     levels: dict[str, list[str]] = table("rus_chn")["levels"]
@@ -34,6 +36,7 @@ def fine_levels(bone: str) -> tuple[str, ...]:
     return tuple(levels[bone])
 
 
+@cache
 def letter_of(bone: str, label: str) -> str:
     """TW3 letter of a RUS-CHN label: absent is A, stage number 1 is B ... 8 is I."""
     levels = fine_levels(bone)
@@ -48,6 +51,12 @@ def labels_of(bone: str, letter: str) -> tuple[str, ...]:
     if not found:
         raise ValueError(f"{bone} has no TW3 stage {letter!r}")
     return found
+
+
+@cache
+def _letters(bone: str) -> tuple[str, ...]:
+    """TW3 letters of a bone in order of maturity, the absent centre "A" first."""
+    return tuple(dict.fromkeys(letter_of(bone, label) for label in fine_levels(bone)))
 
 
 class RusStandard:
@@ -75,8 +84,7 @@ class RusStandard:
 
     def levels(self, bone: str) -> tuple[str, ...]:
         """Return the stages this standard scores, in order, the absent centre first."""
-        fine = fine_levels(bone)
-        return fine if self.fine else tuple(dict.fromkeys(letter_of(bone, label) for label in fine))
+        return fine_levels(bone) if self.fine else _letters(bone)
 
     def level_of(self, bone: str, label: str) -> str:
         """Return this standard's own stage for a RUS-CHN label or, where it scores letters, for a letter."""

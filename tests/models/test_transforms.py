@@ -51,6 +51,27 @@ def test_a_view_shows_the_pixels_where_the_matrix_says() -> None:
     assert view[1, 3].tolist() == [0, 0, 0, 0]  # the film has three rows
 
 
+def test_many_views_at_once_are_each_what_one_look_gives() -> None:
+    film = np.random.default_rng(3).random((30, 40), np.float32)
+    looks = [
+        Similarity(scale, turn, (12.0, 9.0), mirrored=scale > 1).matrix for scale, turn in ((0.5, 0.1), (1.7, -2.0))
+    ]
+    together = transforms.samples(film, np.stack(looks), 16)
+    assert together.shape == (2, 2, 16, 16)
+    for view, matrix in zip(together, looks, strict=True):
+        assert np.array_equal(view, transforms.sample(film, matrix, 16))
+    assert not np.array_equal(together[0], together[1])
+
+
+@pytest.mark.parametrize("block", [2, 3, 5])
+def test_each_shrunk_pixel_is_the_mean_of_its_block(block: int) -> None:
+    film = np.random.default_rng(block).random((40 * block + 1, 30 * block + 1), np.float32)
+    small, found = transforms.shrink(film, 40)
+    assert found == block
+    blocks = film[: 40 * block, : 30 * block].reshape(40, block, 30, block)
+    assert np.allclose(small, blocks.mean(axis=(1, 3)), rtol=1e-6)
+
+
 def test_shrinking_averages_whole_blocks_and_points_come_back() -> None:
     film = np.zeros((1300, 1000), np.float32)
     film[6:9, 3:6] = 9.0  # block (2, 1) of 3 x 3... at block side 4 it is spread

@@ -21,6 +21,20 @@ def test_the_pose_of_a_placed_template_is_found_with_its_side(mirrored: bool, si
     assert np.allclose(pose.upright.matrix, placed.matrix, atol=1e-6)
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("squash", [0.75, 1.35])
+def test_a_film_that_lost_its_aspect_is_fitted_as_it_was_before(squash: float, mirrored: bool) -> None:
+    placed = Similarity(800.0, 0.3, (300.0, 200.0), mirrored)
+    points = transforms.apply(placed.matrix, TEMPLATE.points) + np.random.default_rng(2).normal(
+        0, 4, TEMPLATE.points.shape
+    )
+    pose = anatomy.pose(TEMPLATE, points / np.array([squash, 1.0]), ALL)
+    assert pose is not None
+    assert pose.squash == pytest.approx(squash, rel=0.04)  # ratios are tried in steps of 5 %
+    assert pose.laterality == ("R" if mirrored else "L")
+    assert pose.fitting == 1
+
+
 def test_wrong_points_do_not_turn_the_hand() -> None:
     points = TEMPLATE.points * 1000
     points[:12] += 400  # 12 of 89 points far off

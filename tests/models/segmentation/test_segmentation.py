@@ -24,7 +24,7 @@ from models.segmentation.evaluate import hausdorff_95
 from models.segmentation.losses import LOSSES, compound, total
 from models.segmentation.network import ARCHITECTURES, CLASSES, CLASSICAL, build, layout
 from models.segmentation.outlined import make_outlined
-from models.segmentation.predict import Segmenter, folded, tidied
+from models.segmentation.predict import Segmenter, tidied
 from models.weights import FREE_TERMS, Metadata, WeightsRefused
 
 BOXES = {
@@ -252,20 +252,6 @@ def test_only_the_part_of_the_film_where_a_bone_can_be_is_computed() -> None:
     assert (where[0].stop - where[0].start) * (where[1].stop - where[1].start) < 0.5 * 150 * 160
     assert reached(values, crops, 1.0, 150, 160) is None
     assert reached(values, crops, 0.33, 10, 10) is None  # it lies off such a film
-
-
-def test_folded_into_its_convolutions_a_network_says_the_same() -> None:
-    torch.manual_seed(0)
-    net = build("unet", {"widths": [4, 8, 12]}).train()
-    with torch.no_grad():
-        for _ in range(3):
-            net(3 * torch.randn(4, 1, 32, 32))  # statistics that are not those of a new network
-    x = torch.randn(2, 1, 32, 32)
-    with torch.inference_mode():
-        before = net.eval()(x)
-        faster = folded(net)
-        assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in faster.modules())
-        assert torch.allclose(faster(x), before, atol=1e-4)
 
 
 def test_a_bone_keeps_its_shaft_and_its_epiphysis_and_loses_specks_and_holes() -> None:
