@@ -159,12 +159,21 @@ def _modality(ds: "Dataset", levels: NDArray[Any], remarks: list[str]) -> NDArra
     if levels.dtype.kind == "u" and high < 8 * levels.dtype.itemsize - 1 and int(levels.max()) >= 1 << (high + 1):
         remarks.append(f"bits above HighBit {high} were set and are ignored")
         levels = levels & ((1 << (high + 1)) - 1)
+    slope, intercept = ds.get("RescaleSlope", 1), ds.get("RescaleIntercept", 0)
     try:
-        if "ModalityLUTSequence" not in ds and ds.get("RescaleSlope", 1) == 1 and ds.get("RescaleIntercept", 0) == 0:
-            return levels  # a table of no effect makes eight bytes of each level
-        return np.asarray(apply_modality_lut(levels, ds))
+        if (
+            "ModalityLUTSequence" in ds or slope != 1 or intercept != 0
+        ):  # a table of no effect makes eight bytes of each level
+            levels = np.asarray(apply_modality_lut(levels, ds))
     except DECODER_ERRORS as error:
         raise UnreadablePixels("undecodable", f"the modality LUT cannot be applied: {first_line(error)}") from error
+    if levels.dtype.kind == "f" and not (finite := np.isfinite(levels)).all():
+        raise UnreadablePixels(
+            "undecodable",
+            f"{int((~finite).sum())} of {levels.size} grey levels are no finite number "
+            f"(RescaleSlope {slope}, RescaleIntercept {intercept})",
+        )
+    return levels
 
 
 def _spacing(ds: "Dataset", remarks: list[str]) -> tuple[float, float] | None:

@@ -306,6 +306,22 @@ def test_a_flat_film_loads_as_black_and_is_left_to_the_verdict() -> None:
     assert pixels.from_dataset(dataset(np.full((64, 48), 700, np.uint16))).pixels.max() == 0
 
 
+def test_a_film_with_a_grey_level_that_is_no_number_is_refused_and_not_called_blank() -> None:
+    levels = film().astype(np.float32)
+    levels[3, 4] = np.nan
+    ds = dataset(film())
+    del ds.PixelData
+    ds.FloatPixelData = levels.tobytes()
+    ds.BitsAllocated = 32
+    with pytest.raises(
+        pixels.UnreadablePixels, match=rf"^1 of {levels.size} grey levels are no finite number"
+    ) as refused:
+        pixels.from_dataset(ds)
+    assert refused.value.code == "undecodable"
+    with pytest.raises(pixels.UnreadablePixels, match=r"RescaleSlope nan"):
+        pixels.from_dataset(dataset(film(), RescaleSlope=float("nan"), RescaleIntercept=0.0))
+
+
 def test_a_single_bright_marker_does_not_darken_the_film() -> None:
     levels = film(640, 480, bits=8)
     levels[:2, :2] = 4095  # 4 of 307,200 pixels: fewer than the brightest thousandth
