@@ -80,8 +80,8 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def sources(options: argparse.Namespace) -> Sources:
-    """Draw or read the phantoms, read the annotated films, and split them."""
+def sources(options: argparse.Namespace, own: annotated.Annotated | None) -> Sources:
+    """Draw or read the phantoms, read the annotated films, and split them; `own` are those of `--annotations`."""
     drawn = phantoms.films(options.phantoms, options.seed, options.phantom_cache)
     hands = sum(film.hand for film in drawn)
     data = [f"{hands} phantoms and {len(drawn) - hands} phantom pictures of chest, foot and nothing"] if drawn else []
@@ -96,8 +96,7 @@ def sources(options: argparse.Namespace) -> Sources:
             f"{len(parts['train'])} annotated films of the RSNA Pediatric Bone Age Challenge at 100 x 100 pixels"
         )
         digests.append(splits.digest(options.split))
-    if options.annotations:
-        own = annotated.read(options.annotations)
+    if own is not None:
         for part, films in parts.items():
             films += own.films[part]
         data.append(f"{options.source} ({len(own.films['train'])} films with boxes)")
@@ -125,9 +124,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs.limit_threads(options)
     way = LEARNING[options.architecture]
     _check(options, way)
+    # Faults in what people annotated are told before anything is kept of the run, and before phantoms are drawn for minutes.
+    own = annotated.read(options.annotations) if options.annotations else None
     kept_options = runs.keep(options)
     engine.seed_everything(options.seed)
-    found = sources(options) if way.from_films else Sources((), (), (), ())
+    found = sources(options, own) if way.from_films else Sources((), (), (), ())
     device = engine.choose_device(options.device)
     learning = way(options, found, device)
     net = learning.net

@@ -11,6 +11,7 @@ with a mean over 224 x 224 pixels that is a rate of about 5e-4, given as `--opti
 import argparse
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,6 +121,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.architecture in CLASSICAL:
         fill_prior(net, train, films, options.size)
         _ship(options, kept_options, net, hyperparameters, films, real, {**look(net), "step": 0})
+        where = runs.weights_folder(options)
+        print(  # noqa: T201 - a training log
+            f"{options.architecture} has no network to train: the mean outline of {films} films is its prior; its weights are in {where}",
+            file=sys.stderr,
+        )
         return
     optimizer: torch.optim.Optimizer
     if options.optimizer == "adamw":

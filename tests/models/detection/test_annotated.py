@@ -122,3 +122,16 @@ def test_a_film_with_too_few_boxes_is_refused(folder: Path) -> None:
     (folder / "one.xml").write_text(voc("one", {"radius": BOX}))
     with pytest.raises(BadData, match=r"one\.png: 1: boxes; how the hand lies is seen from 3 regions"):
         annotated.read(folder)
+
+
+def test_a_fault_in_the_boxes_ends_a_run_before_anything_is_kept_or_drawn(folder: Path, tmp_path: Path) -> None:
+    (folder / "one.xml").write_text(voc("one", {"radius": BOX, "Speiche": BOX, "mp3": BOX}))
+    with pytest.raises(BadData, match=r"one\.xml:1: 'Speiche'"):
+        main([f"--annotations={folder}", "--terms=x", "--source=y", "--phantoms=1500", f"--out={tmp_path / 'run'}"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_film_with_boxes_that_cannot_be_decoded_is_refused_by_name(folder: Path) -> None:
+    (folder / "one.png").write_bytes((folder / "one.png").read_bytes()[:2000])
+    with pytest.raises(BadData, match=r"one\.png: 'undecodable': "):
+        annotated.read(folder)

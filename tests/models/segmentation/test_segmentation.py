@@ -337,7 +337,7 @@ def test_own_outlines_without_a_box_or_of_another_size_are_refused(tmp_path: Pat
         make_outlined(tmp_path / "cache", tmp_path, tmp_path, "train", readings)
 
 
-def test_a_run_goes_on_round_by_round_with_equal_steps(tmp_path: Path) -> None:
+def test_a_run_goes_on_round_by_round_with_equal_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for part, films in (("train", 6), ("validation", 2)):
         rng = np.random.default_rng(films)
         (tmp_path / "data" / part).mkdir(parents=True)
@@ -350,6 +350,7 @@ def test_a_run_goes_on_round_by_round_with_equal_steps(tmp_path: Path) -> None:
     run = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "runs"), "--size", "32", "--batch", "2"]
     table.main([*run, "--rounds", "15", "--only", "unet", "clustering"])
     table.main([*run, "--rounds", "40", "15", "--only", "unet", "clustering"])  # the first round is not trained again
+    assert "clustering has no network to train: the mean outline of 6 films is its prior" in capsys.readouterr().err
     curve = json.loads((tmp_path / "runs" / "unet" / "curve.json").read_text())["loss"]
     assert np.mean(curve[-3:]) < np.mean(curve[:3])
     _, first = weights.load(tmp_path / "runs/unet/weights-15", problem="segmentation", architectures=("unet",))
