@@ -7,5 +7,6 @@
 5. `predict` looks three times, at the whole film, at the hand turned upright, at each region, and returns a `Detection`.
    `second` looks for another hand, `hidden` for bones whose place shows nothing, `cast` for what lies under a cast;
    `casting` lays casts over films and `learning_cast` trains the look for them.
-6. `stress` disturbs films step by step and says what is still found.
+6. `annotated` reads a hospital's own boxes, `held_back` measures a detector on those that it did not learn from.
+7. `stress` disturbs films step by step and says what is still found.
 """

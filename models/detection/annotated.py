@@ -17,6 +17,7 @@ from models.datasets.faults import BadData
 from models.detection.conventions import CHANNELS
 from models.detection.data import Film
 from models.detection.predict import WORKING_SIDE
+from models.image import Image
 from models.reading import Box
 from models.regions import REGIONS
 
@@ -31,48 +32,75 @@ class Annotated:
     split_sha256: str
 
 
-def read(place: Path) -> Annotated:
-    """Read the films of a folder of labelImg files, or of a COCO file.
+@dataclass(frozen=True, slots=True)
+class Boxed:
+    """One film's boxes as they were drawn; `middle` is where the middle of pixel 0 lies from its edge, in their coordinates."""
+
+    image: Path
+    rows: int
+    columns: int
+    boxes: dict[str, Box]
+    middle: float
+
+    def load(self) -> Image:
+        """Return the film's pixels; boxes that were drawn on a film of another size are refused."""
+        loaded = load_film(self.image)
+        if (loaded.rows, loaded.columns) != (self.rows, self.columns):
+            size, drawn = f"{loaded.columns} x {loaded.rows}", f"{self.columns} x {self.rows} pixels"
+            raise BadData(self.image, None, size, f"the boxes were drawn on {drawn}")
+        return loaded
+
+
+def boxed(place: Path) -> dict[str, list[Boxed]]:
+    """Read the boxes of each part of a folder of labelImg files, or of a COCO file; no film is opened for its pixels.
 
     Raises
     ------
     BadData
-        When an annotation or the split is faulty, a film has too few boxes or stands in no part, or none may teach: with file,
-        line and value.
+        When an annotation or the split is faulty, a film has too few boxes or stands in no part: with file, line and value.
     """
     folder = place if place.is_dir() else place.parent
     path = folder / splits.FILE
     division = splits.load(path)
-    boxed: list[tuple[Path, int, int, tuple[tuple[str, Box], ...], float]]
+    found: list[Boxed]
     if place.is_dir():
-        found = labelimg.read_folder(place)
-        boxed = [(each.image, each.rows, each.columns, each.boxes, 0.5) for each in found]
+        read_boxes = labelimg.read_folder(place)
+        found = [Boxed(each.image, each.rows, each.columns, dict(each.boxes), 0.5) for each in read_boxes]
     else:
-        boxed = [(each.image, each.rows, each.columns, each.boxes, 0.0) for each in coco.read(place)]
-    films: dict[str, list[Film]] = {part: [] for part in splits.PARTS}
-    for image, rows, columns, boxes, middle in boxed:
-        if image.stem not in division:
-            raise BadData(
-                path, None, image.stem, "stands in no part; every annotated film is train, validation or test"
-            )
-        if len(boxes) < FEWEST:
-            raise BadData(image, None, len(boxes), f"boxes; how the hand lies is seen from {FEWEST} regions or more")
-        films[division[image.stem]].append(_film(image, rows, columns, dict(boxes), middle))
+        found = [Boxed(each.image, each.rows, each.columns, dict(each.boxes), 0.0) for each in coco.read(place)]
+    parts: dict[str, list[Boxed]] = {part: [] for part in splits.PARTS}
+    for film in found:
+        name = film.image.stem
+        if name not in division:
+            raise BadData(path, None, name, "stands in no part; every annotated film is train, validation or test")
+        if len(film.boxes) < FEWEST:
+            reason = f"boxes; how the hand lies is seen from {FEWEST} regions or more"
+            raise BadData(film.image, None, len(film.boxes), reason)
+        parts[division[name]].append(film)
+    return parts
+
+
+def read(place: Path) -> Annotated:
+    """Read the films and boxes of a folder of labelImg files, or of a COCO file.
+
+    Raises
+    ------
+    BadData
+        As `boxed`; also when a film cannot be decoded, has another size than its boxes say, or none may teach.
+    """
+    path = (place if place.is_dir() else place.parent) / splits.FILE
+    films = {part: [_film(film) for film in found] for part, found in boxed(place).items()}
     if not films["train"]:
-        raise BadData(path, None, "train", f"no film with boxes in {folder} stands in this part")
+        raise BadData(path, None, "train", f"no film with boxes in {path.parent} stands in this part")
     return Annotated(films, splits.digest(path))
 
 
-def _film(image: Path, rows: int, columns: int, boxes: dict[str, Box], middle: float) -> Film:
-    """Return one film; `middle` is where the middle of pixel 0 lies from its edge, in the boxes' coordinates."""
-    loaded = load_film(image)
-    if (loaded.rows, loaded.columns) != (rows, columns):
-        raise BadData(
-            image, None, f"{loaded.columns} x {loaded.rows}", f"the boxes were drawn on {columns} x {rows} pixels"
-        )
+def _film(film: Boxed) -> Film:
+    """Return one film as training keeps it: averaged down, its boxes as points and sizes in shares of it."""
+    loaded, rows, columns, middle, image = film.load(), film.rows, film.columns, film.middle, film.image
     points = np.full((len(CHANNELS), 2), np.nan, np.float32)
     sizes = np.full((len(REGIONS), 2), np.nan, np.float32)
-    for name, (x1, y1, x2, y2) in boxes.items():
+    for name, (x1, y1, x2, y2) in film.boxes.items():
         index = REGIONS.index(name)
         points[index] = ((x1 + x2) / 2 + middle) / columns, ((y1 + y2) / 2 + middle) / rows
         sizes[index] = (x2 - x1) / columns, (y2 - y1) / rows
