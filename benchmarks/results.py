@@ -433,13 +433,16 @@ def _beside_readers(misses: dict[str, Any]) -> str:
     key = "within_2.5_percent"
     header = [
         "set, films",
-        "detector, own head",
+        "detector",
+        "within 2.5 %",
         "the row of knuckles as high as this reader set its others",
         "two readers of one film, conventions aligned",
         "each, if both err alike",
     ]
     rows = [header]
-    for name, found in misses["own head"].items():
+    kinds = [kind for kind in ("own head", "own head, closer") if kind in misses]
+    for name, kind in ((name, kind) for name in misses["own head"] for kind in kinds):
+        found = misses[kind][name]
         origin, _, films = name.partition(" on ")
         pairs = {pair: v for pair, v in misses["two readers of one film"].items() if origin in pair.split(" and ")}
         cells: list[list[str]] = [[], []]
@@ -450,6 +453,7 @@ def _beside_readers(misses: dict[str, Any]) -> str:
         rows.append(
             [
                 f"{origin}, {films}",
+                kind,
                 _with_interval(found[key]),
                 _with_interval(found["within 2.5 percent, the height of the knuckles taken from the other knuckles"]),
                 *("; ".join(cell) or "no second reader" for cell in cells),
@@ -464,7 +468,11 @@ def _beside_readers(misses: dict[str, Any]) -> str:
             "one of the two within 2.5 %",
         ]
     ]
-    for name, found in misses["misses before a second reader, thumbnails"].items():
+    before = "misses before a second reader, thumbnails"
+    judged = [
+        (f"{name}{kind}", found) for kind in ("", ", closer") for name, found in misses.get(before + kind, {}).items()
+    ]
+    for name, found in judged:
         near = found["missed, and the second reader within 2.5 percent of the detector"]
         sides.append(
             [
@@ -479,7 +487,8 @@ def _beside_readers(misses: dict[str, Any]) -> str:
         "Points within 2.5 % of the hand's length, the aim being 98 %, and how far readers of the same film agree. A detector without "
         "any error would be granted the last column, since the label it is held against errs too (fingertips and wrist of `handpose` "
         "count here). The column of the knuckles says what is left when the height of MCP joints 2 to 5, which a reader sets at the gap "
-        "on one film and at the metacarpals' heads on another, is known from the film's other knuckles:\n\n"
+        "on one film and at the metacarpals' heads on another, is known from the film's other knuckles. *Own head, closer* is the look of "
+        "each set's readers (`models.detection.readers_look`), which the service does not take:\n\n"
         + _table(rows)
         + "\n\nOn whose side the second reader stands (his point moved by the constant distance of the "
         "conventions) where the detector misses the first; validation films, thumbnails:\n\n" + _table(sides)

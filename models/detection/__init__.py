@@ -8,5 +8,7 @@
    `second` looks for another hand, `hidden` for bones whose place shows nothing, `cast` for what lies under a cast;
    `casting` lays casts over films and `learning_cast` trains the look for them.
 6. `annotated` reads a hospital's own boxes, `held_back` measures a detector on those that it did not learn from.
-7. `stress` disturbs films step by step and says what is still found.
+7. `readers_look` moves each set's points to where that set's readers put them, for measurements and not for the service;
+   `learning_readers_look` fits it.
+8. `stress` disturbs films step by step and says what is still found.
 """

@@ -2,12 +2,14 @@
 
 Every film goes through the same door as in the service: `models.pixels.load` where it is a file, `Detector.detect` always;
 thumbnails are given as they are, squashed to 100 x 100. A region that was not found counts as an error beyond any limit.
-Three readings of one error are kept apart, because the sets mean different places:
+Four readings of one error are kept apart, because the sets mean different places:
 
 - *as delivered*: the region's centre against the label, nothing corrected;
 - *shifted*: the region's centre moved by the constant distance, in the frame of the hand, between the two conventions
   (taken from the template, which was measured on the training films);
-- *own head*: the network's channel for that set; where weights have none of their own for it, that of `handpose`.
+- *own head*: the network's channel for that set; where weights have none of their own for it, that of `handpose`;
+- *own head, closer*: that channel's point, moved by the look of that set's readers (`readers_look`), where `--look` names one. The
+  service does not take this look.
 """
 
 import argparse
@@ -32,6 +34,7 @@ from models.detection.learning_cast import FOLDERS as LOOKED_AT
 from models.detection.learning_cast import upright
 from models.detection.phantoms import region_boxes
 from models.detection.predict import Detection, Detector
+from models.detection.readers_look import ReadersLook
 from models.image import Image
 from models.metrics import bootstrap
 from models.metrics.overlap import box_iou
@@ -49,6 +52,9 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument(
+        "--look", type=Path, help="weights folder of the look of each set's readers at the detector's points"
+    )
     parser.add_argument("--data", type=Path, help="folder of the RSNA films")
     parser.add_argument("--dicom", type=Path, help="folder of DICOM films that are no hands")
     parser.add_argument("--split", type=Path, default=Path("models/datasets/splits/detection_rsna.csv"))
@@ -80,9 +86,12 @@ def within(rows: list[list[float]]) -> dict[str, Any]:
     }
 
 
-def set_errors(detector: Detector, record: Annotated, image: Image) -> dict[str, list[float]]:
+def set_errors(
+    detector: Detector, record: Annotated, image: Image, look: ReadersLook | None = None
+) -> dict[str, list[float]]:
     """Errors of one film against one set, in per cent of the hand's length."""
     found = detector.detect(image)
+    closer = {} if look is None else look.points(image, found).get(record.origin, {})
     true = record.points * np.array([record.aspect, 1.0])
     stated = [i for i in range(len(CHANNELS)) if not np.isnan(true[i, 0])]
     fit = transforms.Similarity.fit(detector.template.points[stated], true[stated])
@@ -90,7 +99,8 @@ def set_errors(detector: Detector, record: Annotated, image: Image) -> dict[str,
     plane = np.array([record.aspect, 1.0]) / (image.columns, image.rows)
     regions = {r.name: (np.array([r.box[0] + r.box[2], r.box[1] + r.box[3]]) / 2 + 0.5) * plane for r in found.regions}
     points = {name: (np.array(xy) + 0.5) * plane for name, xy in (found.points or {}).items()}
-    errors: dict[str, list[float]] = {"as delivered": [], "shifted": [], "own head": []}
+    meant = {name: (np.array(xy) + 0.5) * plane for name, xy in closer.items()}
+    errors: dict[str, list[float]] = {"as delivered": [], "shifted": [], "own head": [], "own head, closer": []}
     for i in stated:
         name = CHANNELS[i]
         joint = joint_of(name)
@@ -104,7 +114,10 @@ def set_errors(detector: Detector, record: Annotated, image: Image) -> dict[str,
             ("as delivered", regions.get(region)),
             ("shifted", regions[region] + shift if region in regions else None),
             ("own head", points.get(name, points.get(joint) if joint else None)),
+            ("own head, closer", meant.get(name)),
         ):
+            if kind == "own head, closer" and look is None:
+                continue
             if kind == "own head" and found.points is not None and not found.points:
                 continue  # a detector that knows regions alone
             errors[kind].append(NOT_FOUND if place is None else float(np.hypot(*(place - true[i])) / length * 100))
@@ -120,6 +133,7 @@ def annotated(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
     """Every set on the films that were not trained on: thumbnails, and the originals where they are there."""
     split, thumbnails = rsna.read_split(args.split), rsna.read_thumbnails(args.data)
     found = rsna.by_film(args.data)
+    look = None if args.look is None else ReadersLook(args.look, args.weights)
     results: dict[str, Any] = {}
     for source in args.folders:
         rows: dict[tuple[str, str], list[list[float]]] = {}
@@ -131,7 +145,7 @@ def annotated(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
                 continue
             image = _thumbnail(thumbnails[film]) if source == "thumbnails" else pixels.load(path)
             for record in records.values():
-                for kind, errors in set_errors(detector, record, image).items():
+                for kind, errors in set_errors(detector, record, image, look).items():
                     rows.setdefault((record.origin, kind), []).append(errors)
         for (origin, kind), errors_of_films in rows.items():
             results.setdefault(f"{origin} on {source}", {})[kind] = within(errors_of_films)
@@ -361,6 +375,8 @@ def main() -> None:
         if before["weights_sha256"] == results["weights_sha256"]:
             again = {f"{fact} of {name}": results[fact] for name in args.parts for fact in ("command", "commit")}
             results = {**before, **again}
+    if args.look:
+        results["readers_look_sha256"] = weights.digest(args.look)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for name, part in parts:  # written after each, so that an interrupted run keeps what it measured
         results[name] = part(detector, args)

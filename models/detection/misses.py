@@ -1,13 +1,16 @@
 r"""Say where on real films a detector misses, and how far two readers of one film are apart: what can be reached, and what not.
 
-    python -m models.detection.misses --weights models/bundles/detection/handnet-sets --data ../shared/data/rsna \
-        --json benchmarks/accuracy/detection_misses.json
+    python -m models.detection.misses --weights models/bundles/detection/handnet-sets --look models/bundles/detection/readers-look \
+        --data ../shared/data/rsna --json benchmarks/accuracy/detection_misses.json
 
-Films are those of the validation split. Each stated point is held against the network's channel for its set (*own head*).
+Films are those of the validation split. Each stated point is held against the network's channel for its set (*own head*), and
+against that channel's point moved by the look of the set's readers (*own head, closer*; `readers_look`), which the service does not take.
 """
 
 import argparse
 import json
+import shlex
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, Final
@@ -31,30 +34,37 @@ from models.detection.readers import (
     row_told,
     share,
 )
+from models.detection.readers_look import ReadersLook
 from models.image import Image
 
+HEAD: Final = "own head"
+CLOSER: Final = "own head, closer"
 GROSS_PERCENT: Final = 6.0
 MANY: Final = 4  # misses on one film from which on it is named
 
 
 def of_films(
-    detector: Detector, args: argparse.Namespace, found: Films
-) -> dict[str, dict[str, dict[int, dict[str, Array]]]]:
-    """Return by folder, set and film how far each stated point is missed."""
+    detector: Detector, look: ReadersLook | None, args: argparse.Namespace, found: Films
+) -> dict[str, dict[str, dict[str, dict[int, dict[str, Array]]]]]:
+    """Return by kind, folder, set and film how far each stated point is missed."""
     split, thumbnails = rsna.read_split(args.split), rsna.read_thumbnails(args.data)
-    result: dict[str, dict[str, dict[int, dict[str, Array]]]] = {}
+    result: dict[str, dict[str, dict[str, dict[int, dict[str, Array]]]]] = defaultdict(dict)
     for folder in ("thumbnails", "fullres"):
-        rows: dict[str, dict[int, dict[str, Array]]] = defaultdict(dict)
+        rows: dict[tuple[str, str], dict[int, dict[str, Array]]] = defaultdict(dict)
         for film, records in found.items():
             path = args.data / folder / f"{film}.webp"
             if split[film] != "validation" or (folder != "thumbnails" and not path.exists()):
                 continue
             image = pixels.load(path) if folder != "thumbnails" else Image(pixels=pixels.scale(thumbnails[film]))
-            seen = detector.detect(image).points or {}
+            seen = detector.detect(image)
+            closer = {} if look is None else look.points(image, seen)
             for origin, record in records.items():
-                rows[origin][film] = _errors(detector.template, record, image, seen)
-        result[folder] = dict(rows)
-    return result
+                rows[HEAD, origin][film] = _errors(detector.template, record, image, seen.points or {})
+                if look is not None:
+                    rows[CLOSER, origin][film] = _errors(detector.template, record, image, closer.get(origin, {}))
+        for (kind, origin), films in rows.items():
+            result[kind].setdefault(folder, {})[origin] = films
+    return dict(result)
 
 
 def _errors(template: Template, record: Annotated, image: Image, seen: Any) -> dict[str, Array]:
@@ -98,6 +108,9 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument(
+        "--look", type=Path, help="weights folder of the look of each set's readers at the detector's points"
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of the RSNA films")
     parser.add_argument("--split", type=Path, default=Path("models/datasets/splits/detection_rsna.csv"))
     parser.add_argument("--threads", type=int, default=1)
@@ -105,18 +118,28 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     detector, found = Detector(options.weights), rsna.by_film(options.data)
-    errors = of_films(detector, options, found)
+    look = None if options.look is None else ReadersLook(options.look, options.weights)
+    errors = of_films(detector, look, options, found)
+    judged = {
+        f"misses before a second reader, thumbnails{kind.removeprefix(HEAD)}": judged_by_the_second(
+            detector.template, found, folders["thumbnails"]
+        )
+        for kind, folders in errors.items()
+    }
+    summed = {
+        kind: {f"{o} on {folder}": _summary(f) for folder, sets in folders.items() for o, f in sets.items()}
+        for kind, folders in errors.items()
+    }
     document = {
         "what": "where the detector misses on real films not trained on, and how far two readers are apart",
-        "command": f"python -m models.detection.misses --weights {options.weights} --data ../shared/data/rsna",
+        "command": f"python -m models.detection.misses {shlex.join(sys.argv[1:])}",
         "commit": engine.git_commit(),
         "weights_sha256": weights.digest(options.weights),
+        **({} if options.look is None else {"readers_look_sha256": weights.digest(options.look)}),
         "interval": "95 %, bootstrap over films",
         "two readers of one film": between_readers(detector.template, found),
-        "misses before a second reader, thumbnails": judged_by_the_second(
-            detector.template, found, errors["thumbnails"]
-        ),
-        "own head": {f"{o} on {folder}": _summary(f) for folder, sets in errors.items() for o, f in sets.items()},
+        **judged,
+        **summed,
         "labels left out of training, looked at": {name: sorted(films) for name, films in rsna.MISPLACED.items()},
     }
     options.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,261 @@
+r"""Fit the look of each set's readers (`readers_look`) to the annotated films.
+
+    python -m models.detection.learning_readers_look --detector models/bundles/detection/handnet-sets --data ../shared/data/rsna \
+        --out ../runs/readers-look
+
+It learns on the training part of the split alone. A ridge regression a point, in closed form: no step, no seed. How far it is held
+back is one number for all points, taken from `--ridge` by five folds of these films: the one that misses least, every set counting
+the same. What ships is then fitted to all of them. A few hundred films take seconds, once the detector has looked at them.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models import pixels, transforms, weights
+from models.datasets import splits
+from models.detection import rsna
+from models.detection.anatomy import Template
+from models.detection.conventions import CHANNEL
+from models.detection.predict import ARCHITECTURES, Detector
+from models.detection.readers import LIMIT_PERCENT, laid, share
+from models.detection.readers_look import ARCHITECTURE, FEATURES, PERCENT, PLACE, PLACES, SETS, Hand, features
+from models.engine import git_commit
+from models.image import Image
+
+FOLDS: Final = 5
+RIDGE: Final = (10.0, 20.0, 40.0, 80.0)
+FARTHEST: Final = (
+    5.0  # per cent of the hand's length; a reader's point farther from the others' teaches as if it lay there
+)
+Array = NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stated:
+    """Every point that a reader stated and the detector found on the training films.
+
+    Parameters
+    ----------
+    films, uprights, places, seen
+        (films, 1, rows, columns), (films, 2, 3), (films, PLACES, 2) and (films, PLACES), as `readers_look` has them.
+    film, place
+        (n,) which film a point lies on and which it is.
+    target
+        (n, 2) where the reader set it, in fractions of the canonical view.
+    measure
+        (n, 2, 2) from such fractions to per cent of the hand's length, on the film as it was before it was squashed.
+    origin, fold
+        (n,) number of the set; of the fold of the film.
+    missed
+        (sets,) points that a reader stated and the detector did not find.
+    """
+
+    films: Tensor
+    uprights: Tensor
+    places: Tensor
+    seen: Tensor
+    film: Tensor
+    place: Tensor
+    target: Tensor
+    measure: Tensor
+    origin: Tensor
+    fold: Tensor
+    missed: Tensor
+
+
+def stated(detector: Detector, data: Path, split: Mapping[int, str]) -> Stated:
+    """Look at the annotated training films with the detector whose points are to be moved."""
+    thumbnails = rsna.read_thumbnails(data)
+    hands: list[Hand] = []
+    rows: list[tuple[int, int, Array, Array, int, int]] = []
+    missed = np.zeros(len(SETS))
+    for number, records in sorted(rsna.by_film(data).items()):
+        if split[number] != "train" or number not in thumbnails:
+            continue
+        image = Image(pixels=pixels.scale(thumbnails[number]))
+        hand = Hand.of(image, detector.detect(image), detector.template)
+        for origin, names in enumerate(SETS.values()):
+            record = records.get(list(SETS)[origin])
+            if record is None:
+                continue
+            true, fit = laid(detector.template, record)
+            known = [name for name in names if not np.isnan(true[CHANNEL[name], 0])]
+            missed[origin] += sum(hand is None or not hand.seen[PLACE[name]] for name in known)
+            if hand is None:
+                continue
+            plane = np.array([record.aspect, 1.0]) / (image.columns, image.rows)
+            upright = np.linalg.inv(fit.matrix[:, :2]) / detector.template.hand_length * 100
+            measure = upright @ np.diag(plane) @ hand.upright[:, :2]
+            back = transforms.invert(hand.upright)
+            for name in known:
+                if hand.seen[PLACE[name]]:
+                    target = transforms.apply(back, (true[CHANNEL[name]] / plane - 0.5)[None])[0]
+                    rows.append((len(hands), PLACE[name], target, measure, origin, len(hands) % FOLDS))
+        if hand is not None:
+            hands.append(hand)
+
+    def each(k: int) -> NDArray[Any]:
+        return np.array([row[k] for row in rows])
+
+    return Stated(
+        torch.from_numpy(np.stack([hand.pixels for hand in hands]))[:, None],
+        torch.from_numpy(np.stack([hand.upright for hand in hands])).float(),
+        torch.from_numpy(np.stack([hand.places for hand in hands])).float(),
+        torch.from_numpy(np.stack([hand.seen for hand in hands])),
+        *(torch.from_numpy(each(k)) for k in (0, 1)),
+        *(torch.from_numpy(each(k)).float() for k in (2, 3)),
+        *(torch.from_numpy(each(k)) for k in (4, 5)),
+        torch.from_numpy(missed),
+    )
+
+
+def cached(options: argparse.Namespace) -> Stated:
+    """Return what the detector sees of the training films, looked at once where there is a folder to keep it in."""
+    digests = weights.digest(options.detector), splits.digest(options.split)
+    path = options.cache / f"readers-{digests[0][:12]}-{digests[1][:12]}.npz" if options.cache else None
+    if path is not None and path.exists():
+        with np.load(path, allow_pickle=False) as kept:
+            return Stated(**{name: torch.from_numpy(value) for name, value in kept.items()})
+    found = stated(Detector(options.detector), options.data, rsna.read_split(options.split))
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **{each.name: getattr(found, each.name).numpy() for each in dataclasses.fields(found)})
+    return found
+
+
+def given(found: Stated, template: Template) -> Tensor:
+    """Return the (n, FEATURES) features of every point stated."""
+    parts = []
+    for chosen in torch.arange(len(found.film)).split(1024):
+        film = found.film[chosen]
+        parts.append(
+            features(
+                found.films[film],
+                found.uprights[film],
+                found.places[film],
+                found.seen[film],
+                found.place[chosen],
+                template,
+            )
+        )
+    return torch.cat(parts)
+
+
+def fit(seen: Tensor, wanted: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Return weight (features, 2) and bias (2,) of the ridge regression of one point, fitted about the median answer."""
+    seen, wanted = seen.double(), wanted.double()
+    mean, middle = seen.mean(dim=0), wanted.median(dim=0).values
+    away, left = seen - mean, (wanted - middle).clamp(-FARTHEST, FARTHEST)
+    # With fewer films than features the system of the films is the smaller one, and gives the same weights.
+    gram = away @ away.mT + ridge * torch.eye(len(away), dtype=torch.float64)
+    weight = away.mT @ torch.linalg.solve(gram, left)
+    return weight.float(), (middle - mean @ weight).float()
+
+
+def wanted(found: Stated, hand_length: float) -> Tensor:
+    """Return (n, 2), how far the reader's point lies from the head's, upright, in hundredths of the hand's length."""
+    return (found.target - found.places[found.film, found.place]) / (PERCENT * hand_length)
+
+
+def crossed(found: Stated, seen: Tensor, answers: Tensor, ridge: float) -> Tensor:
+    """Return (n, 2): what is said of each point by a regression that has not seen its fold."""
+    said = torch.zeros_like(answers)
+    for place in range(len(PLACES)):
+        here = torch.nonzero(found.place == place).squeeze(1)
+        for fold in found.fold[here].unique():
+            inside, outside = (here[found.fold[here] == fold], here[found.fold[here] != fold])
+            weight, bias = fit(seen[outside], answers[outside], ridge)
+            said[inside] = seen[inside] @ weight + bias
+    return said
+
+
+def missed_by(found: Stated, said: Tensor, hand_length: float) -> Tensor:
+    """Return (n,): how far from the reader's points the ones said lie, in per cent of the hand's length on the film."""
+    left = said * PERCENT * hand_length - (found.target - found.places[found.film, found.place])
+    return torch.einsum("nij,nj->ni", found.measure, left).norm(dim=1)
+
+
+def figures(found: Stated, away: Tensor) -> dict[str, Any]:
+    """Return each set's share of points within the limit, its interval over films; one that was not found counts as missed."""
+    result = {}
+    for number, origin in enumerate(SETS):
+        here = found.origin == number
+        films = [away[here & (found.film == film)].tolist() for film in found.film[here].unique()]
+        lost = int(found.missed[number])
+        result[origin] = share([*films, *([[LIMIT_PERCENT * 2] * lost] if lost else [])])
+    return result
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the options."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument(
+        "--detector", type=Path, required=True, help="weights folder of the detector whose points are moved"
+    )
+    made.add_argument("--data", type=Path, required=True, help="folder of the RSNA films")
+    made.add_argument("--split", type=Path, default=Path("models/datasets/splits/detection_rsna.csv"), help="id,split")
+    made.add_argument("--ridge", type=float, nargs="+", default=RIDGE, help="how far to hold back: the best is taken")
+    made.add_argument("--cache", type=Path, help="folder in which is kept what the detector sees of the films")
+    made.add_argument("--out", type=Path, required=True, help="weights folder to write")
+    made.add_argument("--version", default="1", help="version of the weights")
+    made.add_argument("--threads", type=int, default=1)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Look, choose by folds, fit to all training films, write."""
+    options = parser().parse_args(argv)
+    torch.set_num_threads(options.threads)
+    template = Template.load()
+    _, base = weights.load(options.detector, problem="detection", architectures=ARCHITECTURES)
+    found = cached(options)
+    seen, answers = given(found, template), wanted(found, template.hand_length)
+    tried = {}
+    for ridge in options.ridge:
+        away = missed_by(found, crossed(found, seen, answers, ridge), template.hand_length)
+        tried[ridge] = figures(found, away)
+    chosen = min(tried, key=lambda ridge: -sum(each["value"] for each in tried[ridge].values()))
+    weight, bias = torch.zeros(len(PLACES), FEATURES, 2), torch.zeros(len(PLACES), 2)
+    for place in found.place.unique().tolist():
+        here = found.place == place
+        weight[place], bias[place] = fit(seen[here], answers[here], chosen)
+    before = figures(found, missed_by(found, torch.zeros_like(answers), template.hand_length))
+    metadata = weights.Metadata(
+        problem="detection",
+        architecture=ARCHITECTURE,
+        terms=weights.RSNA_TERMS,
+        data=(
+            f"{len(answers)} points that the readers of four annotation sets stated on {len(found.films)} films of the RSNA "
+            "Pediatric Bone Age Challenge at 100 x 100 pixels",
+            f"the points it moves are of a detector that learned from: {'; '.join(base.data)}",
+        ),
+        seed=0,
+        version=options.version,
+        split_sha256=splits.digest(options.split),
+        commit=git_commit(),
+        metrics={
+            "training films, five folds, before": before,
+            **{f"training films, five folds, ridge {ridge:g}": result for ridge, result in tried.items()},
+        },
+        preprocessing={
+            "detector_sha256": weights.digest(options.detector),
+            "percentiles": list(transforms.PERCENTILES),
+        },
+        hyperparameters={"ridge": chosen},
+    )
+    weights.save(options.out, {"weight": weight, "bias": bias}, metadata)
+    sys.stderr.write(json.dumps(metadata.metrics, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
