@@ -18,7 +18,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from models import engine, phantom, pixels, transforms, weights
 from models.detection import cast, casting, rsna, splint
+from models.detection.anatomy import Template
 from models.detection.conventions import CHANNEL, CHANNELS, LOOSE, REGION_OF_JOINT, Annotated, joint_of
 from models.detection.learning_cast import FOLDERS as LOOKED_AT
 from models.detection.learning_cast import upright
@@ -45,6 +46,7 @@ from models.regions import REGIONS
 LIMIT_PERCENT = 2.5  # of the hand's length, tip of the middle finger to wrist
 NOT_FOUND = 1e6
 SOURCES = ("thumbnails", "fullres", "medium")
+Points = Mapping[str, tuple[float, float]]
 RCNN = "faster-rcnn-resnet101"  # measured by the same script; it has no joints of its own
 
 
@@ -87,19 +89,17 @@ def within(rows: list[list[float]]) -> dict[str, Any]:
 
 
 def set_errors(
-    detector: Detector, record: Annotated, image: Image, look: ReadersLook | None = None
+    template: Template, record: Annotated, image: Image, found: Detection, closer: Points | None = None
 ) -> dict[str, list[float]]:
-    """Errors of one film against one set, in per cent of the hand's length."""
-    found = detector.detect(image)
-    closer = {} if look is None else look.points(image, found).get(record.origin, {})
+    """Errors of one film against one set, in per cent of the hand's length; `closer` is what the look of its readers says."""
     true = record.points * np.array([record.aspect, 1.0])
     stated = [i for i in range(len(CHANNELS)) if not np.isnan(true[i, 0])]
-    fit = transforms.Similarity.fit(detector.template.points[stated], true[stated])
-    length = fit.scale * detector.template.hand_length
+    fit = transforms.Similarity.fit(template.points[stated], true[stated])
+    length = fit.scale * template.hand_length
     plane = np.array([record.aspect, 1.0]) / (image.columns, image.rows)
     regions = {r.name: (np.array([r.box[0] + r.box[2], r.box[1] + r.box[3]]) / 2 + 0.5) * plane for r in found.regions}
     points = {name: (np.array(xy) + 0.5) * plane for name, xy in (found.points or {}).items()}
-    meant = {name: (np.array(xy) + 0.5) * plane for name, xy in closer.items()}
+    meant = {name: (np.array(xy) + 0.5) * plane for name, xy in (closer or {}).items()}
     errors: dict[str, list[float]] = {"as delivered": [], "shifted": [], "own head": [], "own head, closer": []}
     for i in stated:
         name = CHANNELS[i]
@@ -109,14 +109,14 @@ def set_errors(
             region = name
         if region is None:
             continue
-        shift = fit.scale * _turned(fit, detector.template.points[i] - detector.template.points[CHANNEL[region]])
+        shift = fit.scale * _turned(fit, template.points[i] - template.points[CHANNEL[region]])
         for kind, place in (
             ("as delivered", regions.get(region)),
             ("shifted", regions[region] + shift if region in regions else None),
             ("own head", points.get(name, points.get(joint) if joint else None)),
             ("own head, closer", meant.get(name)),
         ):
-            if kind == "own head, closer" and look is None:
+            if kind == "own head, closer" and closer is None:
                 continue
             if kind == "own head" and found.points is not None and not found.points:
                 continue  # a detector that knows regions alone
@@ -144,8 +144,11 @@ def annotated(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
             if source != "thumbnails" and not path.exists():
                 continue
             image = _thumbnail(thumbnails[film]) if source == "thumbnails" else pixels.load(path)
+            seen = detector.detect(image)
+            moved = None if look is None else look.points(image, seen)
             for record in records.values():
-                for kind, errors in set_errors(detector, record, image, look).items():
+                closer = None if moved is None else moved.get(record.origin, {})
+                for kind, errors in set_errors(detector.template, record, image, seen, closer).items():
                     rows.setdefault((record.origin, kind), []).append(errors)
         for (origin, kind), errors_of_films in rows.items():
             results.setdefault(f"{origin} on {source}", {})[kind] = within(errors_of_films)
