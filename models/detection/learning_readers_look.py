@@ -152,14 +152,16 @@ def given(found: Stated, template: Template) -> Tensor:
 
 
 def fit(seen: Tensor, wanted: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Return weight (features, 2) and bias (2,) of the ridge regression of one point, fitted about the median answer."""
+    """Return weight (features, 2) and bias (2,) of the ridge regression of one point; answers far from their median are drawn near."""
     seen, wanted = seen.double(), wanted.double()
-    mean, middle = seen.mean(dim=0), wanted.median(dim=0).values
-    away, left = seen - mean, (wanted - middle).clamp(-FARTHEST, FARTHEST)
+    middle = wanted.median(dim=0).values
+    near = middle + (wanted - middle).clamp(-FARTHEST, FARTHEST)
+    mean, level = seen.mean(dim=0), near.mean(dim=0)
+    away, left = seen - mean, near - level
     # With fewer films than features the system of the films is the smaller one, and gives the same weights.
     gram = away @ away.mT + ridge * torch.eye(len(away), dtype=torch.float64)
     weight = away.mT @ torch.linalg.solve(gram, left)
-    return weight.float(), (middle - mean @ weight).float()
+    return weight.float(), (level - mean @ weight).float()
 
 
 def wanted(found: Stated, hand_length: float) -> Tensor:
