@@ -103,19 +103,19 @@ def stated(detector: Detector, data: Path, split: Mapping[int, str]) -> Stated:
                     rows.append((len(hands), PLACE[name], target, measure, origin, len(hands) % FOLDS))
         if hand is not None:
             hands.append(hand)
-
-    def each(k: int) -> NDArray[Any]:
-        return np.array([row[k] for row in rows])
-
+    columns = [torch.from_numpy(np.array(column)) for column in zip(*rows, strict=True)]
     return Stated(
-        torch.from_numpy(np.stack([hand.pixels for hand in hands]))[:, None],
-        torch.from_numpy(np.stack([hand.upright for hand in hands])).float(),
-        torch.from_numpy(np.stack([hand.places for hand in hands])).float(),
-        torch.from_numpy(np.stack([hand.seen for hand in hands])),
-        *(torch.from_numpy(each(k)) for k in (0, 1)),
-        *(torch.from_numpy(each(k)).float() for k in (2, 3)),
-        *(torch.from_numpy(each(k)) for k in (4, 5)),
-        torch.from_numpy(missed),
+        films=torch.from_numpy(np.stack([hand.pixels for hand in hands]))[:, None],
+        uprights=torch.from_numpy(np.stack([hand.upright for hand in hands])).float(),
+        places=torch.from_numpy(np.stack([hand.places for hand in hands])).float(),
+        seen=torch.from_numpy(np.stack([hand.seen for hand in hands])),
+        film=columns[0],
+        place=columns[1],
+        target=columns[2].float(),
+        measure=columns[3].float(),
+        origin=columns[4],
+        fold=columns[5],
+        missed=torch.from_numpy(missed),
     )
 
 
@@ -136,7 +136,8 @@ def cached(options: argparse.Namespace) -> Stated:
 def given(found: Stated, template: Template) -> Tensor:
     """Return the (n, FEATURES) features of every point stated."""
     parts = []
-    for chosen in torch.arange(len(found.film)).split(1024):
+    for first in range(0, len(found.film), 1024):
+        chosen = torch.arange(first, min(first + 1024, len(found.film)))
         film = found.film[chosen]
         parts.append(
             features(
@@ -172,10 +173,10 @@ def wanted(found: Stated, hand_length: float) -> Tensor:
 def crossed(found: Stated, seen: Tensor, answers: Tensor, ridge: float) -> Tensor:
     """Return (n, 2): what is said of each point by a regression that has not seen its fold."""
     said = torch.zeros_like(answers)
-    for place in range(len(PLACES)):
+    for place in sorted(set(found.place.tolist())):
         here = torch.nonzero(found.place == place).squeeze(1)
-        for fold in found.fold[here].unique():
-            inside, outside = (here[found.fold[here] == fold], here[found.fold[here] != fold])
+        for fold in sorted(set(found.fold[here].tolist())):
+            inside, outside = here[found.fold[here] == fold], here[found.fold[here] != fold]
             weight, bias = fit(seen[outside], answers[outside], ridge)
             said[inside] = seen[inside] @ weight + bias
     return said
@@ -184,7 +185,8 @@ def crossed(found: Stated, seen: Tensor, answers: Tensor, ridge: float) -> Tenso
 def missed_by(found: Stated, said: Tensor, hand_length: float) -> Tensor:
     """Return (n,): how far from the reader's points the ones said lie, in per cent of the hand's length on the film."""
     left = said * PERCENT * hand_length - (found.target - found.places[found.film, found.place])
-    return torch.einsum("nij,nj->ni", found.measure, left).norm(dim=1)
+    away: Tensor = torch.linalg.vector_norm(torch.einsum("nij,nj->ni", found.measure, left), dim=1)
+    return away
 
 
 def figures(found: Stated, away: Tensor) -> dict[str, Any]:
@@ -192,7 +194,7 @@ def figures(found: Stated, away: Tensor) -> dict[str, Any]:
     result = {}
     for number, origin in enumerate(SETS):
         here = found.origin == number
-        films = [away[here & (found.film == film)].tolist() for film in found.film[here].unique()]
+        films = [away[here & (found.film == film)].tolist() for film in sorted(set(found.film[here].tolist()))]
         lost = int(found.missed[number])
         result[origin] = share([*films, *([[LIMIT_PERCENT * 2] * lost] if lost else [])])
     return result
@@ -228,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tried[ridge] = figures(found, away)
     chosen = min(tried, key=lambda ridge: -sum(each["value"] for each in tried[ridge].values()))
     weight, bias = torch.zeros(len(PLACES), FEATURES, 2), torch.zeros(len(PLACES), 2)
-    for place in found.place.unique().tolist():
+    for place in sorted(set(found.place.tolist())):
         here = found.place == place
         weight[place], bias[place] = fit(seen[here], answers[here], chosen)
     before = figures(found, missed_by(found, torch.zeros_like(answers), template.hand_length))
