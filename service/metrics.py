@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from service import tallies
 from service.queue import queue_metrics
 from service.queue.jobs import Jobs
 from service.sending import proof_metrics
@@ -83,21 +84,23 @@ class ServiceCollector(Collector):
 
     def _objects(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         with Session(self.jobs.engine) as session:
-            count, size = session.execute(select(func.count(), func.sum(Instance.byte_count))).one()
+            gone, gone_bytes = tallies.total(tallies.INSTANCES), tallies.total(tallies.BYTES)
+            columns = func.count(Instance.id) + gone, func.coalesce(func.sum(Instance.byte_count), 0) + gone_bytes
+            count, size = session.execute(select(*columns)).one()
             yield CounterMetricFamily("carpus_instances_received", "Instances received and acknowledged.", value=count)
-            yield CounterMetricFamily("carpus_received_bytes", "Bytes of the instances acknowledged.", value=size or 0)
+            yield CounterMetricFamily("carpus_received_bytes", "Bytes of the instances acknowledged.", value=size)
             refused = CounterMetricFamily(
                 "carpus_quarantined", "Received files that cannot be used, by cause.", labels=["code"]
             )
             query = select(Quarantined.cause_code, func.sum(Quarantined.count)).group_by(Quarantined.cause_code)
-            for code, number in session.execute(query):
+            for code, number in tallies.summed(session, query, tallies.QUARANTINED).items():
                 refused.add_metric([code], number)
             yield refused
             objects = GaugeMetricFamily(
                 "carpus_result_objects", "Objects made, by destination.", labels=["destination", "kind", "state"]
             )
-            columns = (ResultObject.destination, ResultObject.kind, ResultObject.state)
-            for *labels, number in session.execute(select(*columns, func.count()).group_by(*columns)):
+            named = (ResultObject.destination, ResultObject.kind, ResultObject.state)
+            for *labels, number in session.execute(select(*named, func.count()).group_by(*named)):
                 objects.add_metric([str(label) for label in labels], number)
             yield objects
             statuses = GaugeMetricFamily(

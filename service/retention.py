@@ -17,12 +17,14 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from sqlalchemy import and_, delete, or_, select, update
 
+from service import tallies
 from service.auditing.messages import APPLICATION_ROLE, AuditMessage, Event, Participant
 from service.auditing.trail import Trail
 from service.errors import Permanent
 from service.ledger import Ledger
 from service.log import get_logger, whereabouts
 from service.queue.jobs import Jobs
+from service.sending import proof_metrics
 from service.settings import Settings
 from service.storage import Store, Stores
 from service.tables import Instance, Job, LegalHold, Quarantined, ResultObject
@@ -73,9 +75,16 @@ class Removals(Ledger):
             return session.get(Instance, instance_id), jobs, results
 
     def drop_film(self, instance_id: int) -> None:
-        """Delete the rows of a film; events, results and amendments go with its jobs."""
+        """Delete the rows of a film; events, results and amendments go with its jobs, what was counted of them stays."""
         of_it = Quarantined.instance_id == instance_id
         with self._write() as session:
+            size = session.scalar(select(Instance.byte_count).where(Instance.id == instance_id))
+            if size is not None:
+                tallies.add(session, tallies.INSTANCES, {"": 1.0})
+                tallies.add(session, tallies.BYTES, {"": float(size)})
+            proof_metrics.removed_with(
+                session, [*session.scalars(select(Job.id).where(Job.instance_id == instance_id))]
+            )
             session.execute(update(Quarantined).where(of_it).values(instance_id=None))
             session.execute(delete(Job).where(Job.instance_id == instance_id))
             session.execute(delete(Instance).where(Instance.id == instance_id))
@@ -88,6 +97,8 @@ class Removals(Ledger):
     def drop_quarantined(self, row: Quarantined) -> bool:
         """Delete one row; whether another one still names the same file."""
         with self._write() as session:
+            count = session.scalar(select(Quarantined.count).where(Quarantined.id == row.id).with_for_update())
+            tallies.add(session, tallies.QUARANTINED, {row.cause_code: float(count or 0)})
             session.execute(delete(Quarantined).where(Quarantined.id == row.id))
             return (
                 session.scalars(select(Quarantined.id).where(Quarantined.name == row.name).limit(1)).first() is not None

@@ -387,6 +387,16 @@ class Refusal(Table):
     last_at: Mapped[dt.datetime]
 
 
+class Tally(Table):
+    """What a counter of the metrics had counted of rows that retention removed since: a counter never falls."""
+
+    __tablename__ = "tallies"
+
+    counter: Mapped[str] = mapped_column(primary_key=True)
+    label: Mapped[str] = mapped_column(primary_key=True)  # empty: the counter has none
+    value: Mapped[float] = mapped_column(default=0)
+
+
 class AuditRecord(Table):
     """One record of the audit trail; patients stand in it by their pseudonym."""
 

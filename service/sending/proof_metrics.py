@@ -2,17 +2,19 @@
 
 import datetime as dt
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from sqlalchemy import ColumnElement, Row, and_, case, func, select
 from sqlalchemy.orm import Session
 
+from service import tallies
 from service.queue.jobs import Jobs, State
-from service.tables import Commitment, Job, JobEvent, ResultObject, ResultState
+from service.tables import Commitment, CommitmentState, Job, JobEvent, ResultObject, ResultState
 
 STEP_BUCKETS_SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_STEP_TALLIES: Final = ("steps", "steps_ms", *(f"steps_within_{limit:g}" for limit in STEP_BUCKETS_SECONDS))
 SETTLED_AFTER: Final = dt.timedelta(minutes=5)  # by then no transaction can add an event of an earlier number
 WAITING: Final = (State.RECEIVED, State.PREPARED, State.INFERRED, State.DELIVERED)
 
@@ -43,22 +45,32 @@ def _proof(jobs: Jobs) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
     )
     asked = CounterMetricFamily(
         "carpus_commitments",
-        "Storage commitment requests, by our role and what became of them.",
+        "Storage commitment requests, by our role: every one as asked, and again by what became of it.",
         labels=["role", "state"],
     )
     accepted = case((ResultObject.state == ResultState.ACCEPTED, 1), else_=0)
     since = case((ResultObject.state == ResultState.ACCEPTED, ResultObject.updated_at))
-    columns = func.sum(accepted), func.min(since), func.sum(ResultObject.resends)
+    columns = func.sum(accepted), func.min(since)
+    again = select(ResultObject.destination, func.sum(ResultObject.resends)).group_by(ResultObject.destination)
     with Session(jobs.engine) as session:
         grouped = select(ResultObject.destination, *columns).group_by(ResultObject.destination)
-        for destination, number, first, again in session.execute(grouped):
+        for destination, number, first in session.execute(grouped):
             count.add_metric([destination], number)
             oldest.add_metric([destination], (now - first).total_seconds() if first else 0)
-            resent.add_metric([destination], again or 0)
+        for destination, number in tallies.summed(session, again, tallies.NOT_KEPT).items():
+            resent.add_metric([destination], number)
         told = select(Commitment.role, Commitment.state, func.count()).group_by(Commitment.role, Commitment.state)
-        for role, state, number in session.execute(told):
-            asked.add_metric([role, state], number)
+        became = {(role, state): number for role, state, number in session.execute(told)}
+        for role in sorted({role for role, _ in became}):
+            # A request that has been answered stays one that was asked: a counter does not fall.
+            every = sum(number for (whose, _), number in became.items() if whose == role)
+            for state, number in {**_of_role(became, role), CommitmentState.ASKED: every}.items():
+                asked.add_metric([role, state], number)
     yield from (count, oldest, resent, asked)
+
+
+def _of_role(became: Mapping[tuple[str, str], int], role: str) -> dict[str, int]:
+    return {state: number for (whose, state), number in became.items() if whose == role}
 
 
 def _graphics(jobs: Jobs) -> Iterator[GaugeMetricFamily]:
@@ -74,7 +86,8 @@ def _graphics(jobs: Jobs) -> Iterator[GaugeMetricFamily]:
 class StepTimes:
     """The duration of every step, as a histogram whose settled part is added up once and kept.
 
-    What is kept is no more than a sum over the table: another process, or this one after a restart, adds up the same.
+    What is kept is no more than a sum over the table, and over what retention removed from it before: another process, or this
+    one after a restart, adds up the same.
     """
 
     def __init__(self, jobs: Jobs) -> None:
@@ -82,30 +95,60 @@ class StepTimes:
         self._lock = threading.Lock()
         self._upto = 0  # the last event in the kept part
         self._kept: dict[str, list[float]] = {}  # by step: count, sum of milliseconds, count within each bucket
+        self._shown: dict[
+            str, list[float]
+        ] = {}  # the last time; what is removed before it has settled must not be missed
+        self._begun = False
 
     def family(self) -> HistogramMetricFamily:
         """Return the histogram now."""
         steps = HistogramMetricFamily("carpus_step_seconds", "Duration of each finished step.", labels=["step"])
         with self._lock, Session(self._jobs.engine) as session:
+            # SQLite counts from 1 again when every row is gone: what was kept is then among the removed.
+            if not self._begun or (session.scalar(select(func.max(JobEvent.id))) or 0) < self._upto:
+                self._kept, self._upto, self._begun = _removed(session), 0, True
             before = self._jobs.now() - SETTLED_AFTER
             newer = and_(JobEvent.id > self._upto, JobEvent.at < before)
             last = session.scalar(select(func.max(JobEvent.id)).where(newer))
             if last is not None:
-                _add(self._kept, self._sums(session, and_(JobEvent.id > self._upto, JobEvent.id <= last)))
+                _add(self._kept, step_sums(session, and_(JobEvent.id > self._upto, JobEvent.id <= last)))
                 self._upto = last
             totals = {step: list(figures) for step, figures in self._kept.items()}
-            _add(totals, self._sums(session, JobEvent.id > self._upto))
+            _add(totals, step_sums(session, JobEvent.id > self._upto))
+            for step, figures in self._shown.items():
+                totals[step] = [max(pair) for pair in zip(figures, totals.get(step, figures), strict=True)]
+            self._shown = totals
         for step, (count, total, *within) in sorted(totals.items()):
             pairs = zip(map(str, STEP_BUCKETS_SECONDS), within, strict=True)
             steps.add_metric([step], [*pairs, ("+Inf", count)], sum_value=total / 1000)
         return steps
 
-    @staticmethod
-    def _sums(session: Session, which: ColumnElement[bool]) -> Sequence[Row[Any]]:
-        within = [func.sum(case((JobEvent.milliseconds <= 1000 * limit, 1), else_=0)) for limit in STEP_BUCKETS_SECONDS]
-        timed = select(JobEvent.code, func.count(), func.sum(JobEvent.milliseconds), *within)
-        query = timed.where(JobEvent.milliseconds.is_not(None), which).group_by(JobEvent.code)
-        return session.execute(query).all()
+
+def step_sums(session: Session, which: ColumnElement[bool]) -> Sequence[Row[Any]]:
+    """Return (step, count, sum of milliseconds, count within each bucket) of some events."""
+    within = [func.sum(case((JobEvent.milliseconds <= 1000 * limit, 1), else_=0)) for limit in STEP_BUCKETS_SECONDS]
+    timed = select(JobEvent.code, func.count(), func.sum(JobEvent.milliseconds), *within)
+    query = timed.where(JobEvent.milliseconds.is_not(None), which).group_by(JobEvent.code)
+    return session.execute(query).all()
+
+
+def removed_with(session: Session, job_ids: Sequence[int]) -> None:
+    """Add what the counters count of these jobs to the tallies; the caller removes them in the same transaction."""
+    of_them = ResultObject.job_id.in_(job_ids), ResultObject.resends > 0
+    again = select(ResultObject.destination, func.sum(ResultObject.resends)).where(*of_them)
+    rows = session.execute(again.group_by(ResultObject.destination)).all()
+    tallies.add(session, tallies.NOT_KEPT, {destination: float(number) for destination, number in rows})
+    for row in step_sums(session, JobEvent.job_id.in_(job_ids)):
+        step: str = row[0]
+        figures: list[float] = list(row[1:])
+        for counter, figure in zip(_STEP_TALLIES, figures, strict=True):
+            tallies.add(session, counter, {step: float(figure)})
+
+
+def _removed(session: Session) -> dict[str, list[float]]:
+    """Return the figures of every step of which events were removed."""
+    columns = [tallies.of(session, counter) for counter in _STEP_TALLIES]
+    return {step: [column.get(step, 0.0) for column in columns] for step in columns[0]}
 
 
 def _add(totals: dict[str, list[float]], rows: Sequence[Row[Any]]) -> None:

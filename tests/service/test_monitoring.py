@@ -4,16 +4,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import text
+from sqlalchemy import text, update
 from starlette.testclient import TestClient
 
 from service import metrics
 from service.queue.jobs import Jobs
+from service.retention import Removed
+from service.sending.confirmation import Confirmations
 from service.settings import Limits, WebSettings
+from service.tables import ResultObject, State
 from service.web.app import create_app
 from service.web.credentials import Credentials
 from tests.service.installation import SECRETS, Installation
+from tests.service.test_retention import Films
 
 HASH = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$AAAAAAAAAAAAAAAAAAAAAA"
 
@@ -141,3 +146,50 @@ def test_two_processes_read_the_same_figures(installation: Installation) -> None
     other = Jobs(installation.jobs.engine, process="other", clock=installation.clock)
     pages = {metrics.text(metrics.registry(jobs, (installation.store,))) for jobs in (installation.jobs, other)}
     assert len({page.split(b"carpus_disk")[0] for page in pages}) == 1
+
+
+def test_counters_keep_what_they_counted_of_films_that_retention_removed(tmp_path: Path) -> None:
+    # Prometheus takes a counter that falls for one that began anew: one film removed of a thousand would be 999 new ones.
+    films = Films(tmp_path, films_days=30, quarantine_days=90)
+    made = films.installation
+    own = metrics.registry(made.jobs, (made.store,))
+    _resend(made, films.film(made.confirm()))
+    films.film(made.confirm())
+    made.quarantine("no-study-uid", "none")
+    made.clock.pass_by(600)
+    before = _counters(own)
+    assert before["carpus_instances_received_total", ()] == 2
+    assert before["carpus_objects_not_kept_total", (("destination", "archive"),)] == 4
+    made.clock.pass_by(100 * 86_400)
+    assert films.retention.round() == Removed(instances=2, quarantined=1)
+    assert not made.jobs.counts()[State.CONFIRMED]
+    assert _counters(own) == before
+    assert _counters(metrics.registry(made.jobs, (made.store,))) == before  # as after a restart
+    made.confirm()
+    after = _counters(own)
+    assert after["carpus_instances_received_total", ()] == 3
+    assert after["carpus_received_bytes_total", ()] == 3 * 6_151_424
+    assert after["carpus_step_seconds_count", (("step", "inferred"),)] == 3
+    made.jobs.engine.dispose()
+
+
+def _resend(made: Installation, job_id: int) -> None:
+    with made.jobs.engine.begin() as connection:
+        connection.execute(update(ResultObject).where(ResultObject.job_id == job_id).values(resends=1))
+
+
+def _counters(own: CollectorRegistry) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    suffixes = ("_total", "_bucket", "_sum", "_count")
+    return {key: value for key, value in samples(metrics.text(own).decode()).items() if key[0].endswith(suffixes)}
+
+
+def test_a_commitment_request_stays_counted_as_asked_when_its_report_has_come(installation: Installation) -> None:
+    record = Confirmations(installation.jobs.engine, required=["archive"], maximum_resends=3, clock=installation.clock)
+    transaction_uid = record.ask("archive", [], installation.clock())
+    asked = (("role", "requestor"), ("state", "asked"))
+    own = metrics.registry(installation.jobs, (installation.store,))
+    assert _counters(own)["carpus_commitments_total", asked] == 1
+    record.withdraw(transaction_uid, "refused")
+    found = _counters(own)
+    assert found["carpus_commitments_total", asked] == 1
+    assert found["carpus_commitments_total", (("role", "requestor"), ("state", "refused"))] == 1
