@@ -1,6 +1,7 @@
 """Look at the way in: who may call us, whether our listener answers, when each peer last came."""
 
 import datetime as dt
+import socket
 from collections.abc import Iterator
 from typing import Final
 
@@ -8,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.checkup.finding import Finding, Verdict, failed, good
+from service.checkup.samples import STUDY_UID
 from service.errors import CarpusError, Permanent
 from service.queue.jobs import Jobs
 from service.sending import scu
@@ -56,6 +58,15 @@ def _host(settings: Settings) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.scp_host, settings.scp_host)  # noqa: S104 - compared
 
 
+def is_open(settings: Settings) -> bool:
+    """Whether anybody takes connections at our port: a PACS that is to call us back needs that, whatever its entry says."""
+    try:
+        socket.create_connection((_host(settings), settings.dicom_port), timeout=TIMEOUT_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
 def secured(settings: Settings) -> Finding:
     """Shake hands with our own TLS port, and call it in the name of a peer: with our certificate it must not let us in."""
     ours, peer, name = settings.dicom_tls, settings.peers[0].ae_title, "listener, TLS"
@@ -102,8 +113,9 @@ def listener(settings: Settings) -> Iterator[Finding]:
 def last_seen(jobs: Jobs, ae_title: str) -> Finding:
     """Say when a peer last sent an instance."""
     with Session(jobs.engine) as session:
-        query = select(func.max(Instance.received_at), func.count()).where(Instance.calling_ae_title == ae_title)
-        row = session.execute(query).one()
+        # The test object that C-MOVE brought in an earlier check is no film of the site.
+        of_the_site = Instance.calling_ae_title == ae_title, Instance.StudyInstanceUID != STUDY_UID
+        row = session.execute(select(func.max(Instance.received_at), func.count()).where(*of_the_site)).one()
     last: dt.datetime | None = row[0]
     count: int = row[1]
     if last is None:

@@ -30,6 +30,7 @@ NO_CONNECTION: Final = ("peer-unreachable", "association-aborted", "tls-broken-o
 PROBE_SECONDS: Final = 5.0  # for a TLS handshake that tells what a port speaks
 ALERTS: Final = ("TLSV1", "SSLV3_ALERT", "TLS_ALERT", "UNSUPPORTED_PROTOCOL", "NO_PROTOCOLS")
 REPORT_SECONDS: Final = 15.0  # that a commitment report on the test objects is awaited
+UNHEARD: Final = "start `carpus serve` or `carpus scp`: our own listener does not run, so nothing of the PACS arrives"
 SYNTAXES: Final = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
@@ -61,6 +62,8 @@ class Exit:
     ----------
     make
         Makes the test objects, given the kinds and the report class that the PACS takes; None leaves stores out.
+    listening
+        Whether our own listener runs: without it nothing that the PACS sends to us can arrive.
     """
 
     destination: Destination
@@ -69,6 +72,7 @@ class Exit:
     jobs: Jobs
     make: Callable[[ResultProfile], list[Dataset]] | None
     report_seconds: float = REPORT_SECONDS
+    listening: bool = True
 
     @property
     def place(self) -> str:
@@ -247,7 +251,9 @@ class Exit:
             record.withdraw(transaction_uid, "no report came during the check")
             words = f"the request was taken, no report came within {self.report_seconds:.0f} s"
             action = f"in the PACS, enter {self._entry()} for commitment reports"
-            if self.listed().verdict != Verdict.GOOD:
+            if not self.listening:
+                action = UNHEARD
+            elif self.listed().verdict != Verdict.GOOD:
                 action += f"; here, list {self.destination.ae_title} under peers"
             yield Finding(self.place, name, Verdict.FAILED, words, action)
         elif said == f"{len(kept)} committed, 0 failed":
@@ -290,12 +296,14 @@ class Exit:
                 timeout_seconds=self._seconds,
             )
         except CarpusError as error:
-            verdict = Verdict.WARNING if error.code == "sop-class-refused" else Verdict.FAILED
-            return Finding(self.place, "C-MOVE to us", verdict, str(error), self._remedy(error))
+            refused = error.code == "sop-class-refused"
+            verdict = Verdict.WARNING if refused else Verdict.FAILED
+            action = self._remedy(error) if refused or self.listening else UNHEARD
+            return Finding(self.place, "C-MOVE to us", verdict, str(error), action)
         if self.jobs.find(str(picture.SOPInstanceUID)):
             return good(self.place, "C-MOVE to us", f"{sent} instance came: the PACS reaches our listener")
         words = f"the PACS says that it sent {sent}, and nothing came here"
-        action = f"in the PACS, correct the entry to {self._entry()}"
+        action = f"in the PACS, correct the entry to {self._entry()}" if self.listening else UNHEARD
         return Finding(self.place, "C-MOVE to us", Verdict.FAILED, words, action)
 
     def earlier(self, kept: Sequence[Dataset]) -> Iterator[Finding]:
@@ -346,7 +354,8 @@ class Exit:
         return error.next_action
 
     def _entry(self) -> str:
-        return f"{self._calling} = {self._here()}"
+        over = " over TLS" if self.settings.dicom_tls.only else ""
+        return f"{self._calling} = {self._here()}{over}"
 
     def _here(self) -> str:
         """Return our own address as the PACS sees it, with the port of the listener."""
@@ -356,4 +365,4 @@ class Exit:
                 host = str(probe.getsockname()[0])
             except OSError:
                 host = "the address of this machine"
-        return f"{host}:{self.settings.scp_port}"
+        return f"{host}:{self.settings.dicom_port}"

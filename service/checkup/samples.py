@@ -13,10 +13,12 @@ from service.conformance import SR_CLASSES
 from service.reporting import result_set, source
 from service.reporting.results import ResultContext
 from service.result_profile import ResultProfile
-from service.wrap import Patient, wrap
+from service.wrap import Patient, uid, wrap
 
 PATIENT: Final = Patient("CARPUS^SETUP CHECK", "CARPUS-CHECK", "F", dt.date(2016, 1, 1))
 AT: Final = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)  # fixed: a repeat sends the same instances
+STUDY: Final = "setup check"
+STUDY_UID: Final = str(uid(PATIENT.PatientID, STUDY, "study"))
 AGE_YEARS: Final = 10.0
 SEED: Final = 7
 
@@ -25,7 +27,7 @@ def film() -> tuple[Image, Dataset]:
     """Return the drawn film, as pixels and as the CR a modality would send."""
     drawn = phantom.draw(SEED, age_years=AGE_YEARS, sex="F")
     stream = BytesIO()
-    wrap(drawn.image, PATIENT, study="setup check", at=AT).save_as(stream, enforce_file_format=True)
+    wrap(drawn.image, PATIENT, study=STUDY, at=AT).save_as(stream, enforce_file_format=True)
     stream.seek(0)
     return drawn.image, dcmread(stream)
 

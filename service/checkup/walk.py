@@ -61,11 +61,12 @@ def walk(settings: Settings, jobs: Jobs, *, read_only: bool = False, clock_url: 
     if not settings.destinations:
         action = "name the PACS under `destinations` (name, ae_title, host, port)"
         yield Finding("exit", "destinations", Verdict.FAILED, "results have nowhere to go", action)
-    profiles = Profiles(jobs.engine, settings)
+    profiles, listening = Profiles(jobs.engine, settings), entrance.is_open(settings)
     for destination in settings.destinations:
         try:
             profile = profiles.of(destination)[1]
         except CarpusError as error:
             yield Finding(f"to {destination.name}", "profile", Verdict.FAILED, str(error), error.next_action)
             continue
-        yield from exits.Exit(destination, profile, settings, jobs, None if read_only else make).look()
+        way = exits.Exit(destination, profile, settings, jobs, None if read_only else make, listening=listening)
+        yield from way.look()

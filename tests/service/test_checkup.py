@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -46,6 +47,7 @@ from tests.fake_dicomweb import FakeDicomWeb
 from tests.fake_pacs import FakePacs, forgets
 from tests.listening import start
 from tests.service import readings
+from tests.service.test_jobs import film
 
 
 def made(profile: ResultProfile) -> list[Dataset]:
@@ -87,12 +89,13 @@ class Place:
         *,
         make: Callable[[ResultProfile], list[Dataset]] | None = made,
         objects: tuple[str, ...] = ("SR", "SC", "SEG"),
+        listening: bool = True,
         **changes: Any,
     ) -> dict[str, Finding]:
         settings = self._settings(port, **changes)
         profile = ResultProfile(objects=objects)  # type: ignore[arg-type]
         jobs = Jobs(self.engine, process="check")
-        way = exits.Exit(settings.destinations[0], profile, settings, jobs, make, report_seconds=1)
+        way = exits.Exit(settings.destinations[0], profile, settings, jobs, make, report_seconds=1, listening=listening)
         return {finding.name: finding for finding in way.look()}
 
 
@@ -237,6 +240,17 @@ def test_a_commitment_without_a_report_names_the_entry(place: Place) -> None:
     assert f"CARPUS = 127.0.0.1:{place.port}" in found["storage commitment"].next_action
 
 
+def test_where_our_own_listener_does_not_run_no_entry_of_the_pacs_is_blamed(place: Place) -> None:
+    with FakePacs(commits="silent") as pacs:
+        found = place.look(pacs.port, listening=False)["storage commitment"]
+    assert found.verdict == Verdict.FAILED
+    assert found.next_action.startswith("start `carpus serve`")
+    assert entrance.is_open(place._settings(1))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        free = taken.getsockname()[1]
+    assert not entrance.is_open(place._settings(1).model_copy(update={"scp_port": free}))
+
+
 def test_a_report_that_comes_to_the_listener_is_seen(place: Place) -> None:
     with FakePacs(commits="another", reports_to=Address("CARPUS", "127.0.0.1", place.port)) as pacs:
         found = place.look(pacs.port)
@@ -326,6 +340,17 @@ def test_the_way_in_is_tried_in_the_name_of_each_peer(place: Place) -> None:
         free = taken.getsockname()[1]
     down = {each.name: each for each in entrance.look(settings.model_copy(update={"scp_port": free}), jobs)}
     assert "carpus serve" in down["C-ECHO as PACS"].next_action
+
+
+def test_the_test_object_of_an_earlier_check_is_no_film(place: Place) -> None:
+    settings, jobs = place._settings(1), Jobs(place.engine)
+    _, header = samples.film()
+    assert header.StudyInstanceUID == samples.STUDY_UID
+    for study, verdict in ((samples.STUDY_UID, Verdict.WARNING), ("2.25.77", Verdict.GOOD)):
+        jobs.record_instance(replace(film(len(study)), calling_ae_title="PACS", StudyInstanceUID=study))
+        found = {each.name: each for each in entrance.look(settings, jobs)}["films from PACS"]
+        assert found.verdict == verdict
+    assert found.text.startswith("1, the last one at")
 
 
 def test_the_way_in_over_tls_alone_is_tried_too(place: Place, tmp_path: Path) -> None:
