@@ -5,7 +5,7 @@ survive a restart. No label holds anything of a patient: states, kinds, destinat
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service import tallies
+from service.ledger import SILENT_AFTER
 from service.queue import queue_metrics
 from service.queue.jobs import Jobs
 from service.sending import proof_metrics
@@ -48,7 +49,9 @@ class ServiceCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily]:
         """Yield every metric; when the database is away only `carpus_database_up` 0 and the disk are left."""
         up = GaugeMetricFamily("carpus_database_up", "1 when the database answered this scrape.")
+        elsewhere: dict[str, float] = {}
         try:
+            elsewhere = disks_of_others(self.jobs)
             families = [
                 *self._jobs(),
                 *queue_metrics.families(self.jobs),
@@ -62,7 +65,7 @@ class ServiceCollector(Collector):
         up.add_metric([], 1 if families else 0)
         yield up
         yield from families
-        yield self._disk()
+        yield self._disk(elsewhere)
         if self.settings is not None:
             yield self._certificates(self.settings)
 
@@ -132,11 +135,20 @@ class ServiceCollector(Collector):
             expiry.add_metric([each.name], each.expires_at.timestamp() if each.expires_at else 0)
         return expiry
 
-    def _disk(self) -> GaugeMetricFamily:
+    def _disk(self, elsewhere: Mapping[str, float]) -> GaugeMetricFamily:
         free = GaugeMetricFamily("carpus_disk_free_bytes", "Free space of the disk of each store.", labels=["store"])
-        for store in self.stores:
-            free.add_metric([store.root.name], store.free_bytes())
+        for name, size in {**elsewhere, **{store.root.name: store.free_bytes() for store in self.stores}}.items():
+            free.add_metric([name], size)
         return free
+
+
+def disks_of_others(jobs: Jobs) -> dict[str, float]:
+    """Return the free space of stores that this process may not see, as those who write there told it with their last sign of life."""
+    now, found = jobs.now(), dict[str, float]()
+    for beat in jobs.processes():
+        if now - beat.at <= SILENT_AFTER:
+            found |= (beat.detail or {}).get("disk_free_bytes", {})
+    return found
 
 
 def heartbeat_ages(jobs: Jobs) -> dict[str, float]:

@@ -26,7 +26,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="As one JSON 
 @json_option
 @config_option
 def queues(as_json: bool, config: Path | None) -> None:
-    """Show what waits in each queue, which one is held, and which destination is left alone."""
+    """Show what waits in each queue, which one is held, which destination is left alone, and why films are refused now."""
     _show(*_open(config), as_json)
 
 
@@ -84,7 +84,7 @@ def drain(names: tuple[str, ...], reason: str, wait: float | None, as_json: bool
         time.sleep(POLL_SECONDS)
     _show(settings, repository, control, as_json)
     if wait is not None and not empty:
-        raise click.ClickException(f"not empty after {wait:g} s")
+        raise click.ClickException(f"not empty after {wait:g} s: {_what_is_left(control, watched)}")
 
 
 def _set(
@@ -100,6 +100,19 @@ def _empty(control: "Queues", names: tuple[str, ...]) -> bool:
     return all(queue.empty for queue in control.all() if queue.name in names)
 
 
+def _what_is_left(control: "Queues", names: tuple[str, ...]) -> str:
+    """Say which queues are not empty, and of a paused one that it will not get empty."""
+    from service.tables import QueueMode
+
+    lines = []
+    for queue in control.all():
+        if queue.name in names and not queue.empty:
+            paused = queue.mode == QueueMode.PAUSED
+            held = f", and is paused: `carpus jobs resume {queue.name}`" if paused else ""
+            lines.append(f"{queue.name} has {queue.waiting} waiting and {queue.under_way} under way{held}")
+    return "; ".join(lines)
+
+
 def _open(config: Path | None) -> "tuple[Settings, Jobs, Queues]":
     from service.queue.queues import Queues
 
@@ -112,10 +125,12 @@ def _show(settings: "Settings", repository: "Jobs", control: "Queues", as_json: 
 
     from service.queue import job_listing
     from service.queue.breakers import Breakers
+    from service.queue.queues import refusing
 
     found, breakers = control.all(), Breakers(repository, settings.breaker).all()
+    refused = refusing(repository.processes(), repository.now())
     if not as_json:
-        Console().print(job_listing.queues_table(found, breakers))
+        Console().print(job_listing.queues_table(found, breakers, refused))
         return
     for queue in found:
         since = queue.since.isoformat() if queue.since else None
@@ -124,3 +139,5 @@ def _show(settings: "Settings", repository: "Jobs", control: "Queues", as_json: 
     for row in breakers:
         cause = {"code": row.cause_code, "text": row.cause_text, "next_action": row.next_action}
         click.echo(json.dumps({"destination": row.destination, "breaker": row.state, "cause": cause}))
+    for each in refused:
+        click.echo(json.dumps({"refusing": each["code"], "text": each["text"], "next_action": each["next_action"]}))

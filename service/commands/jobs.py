@@ -83,6 +83,7 @@ def jobs_list(
     from rich.console import Console
 
     from service.queue import job_listing
+    from service.queue.queues import Queues
 
     _, repository = opened(config, "carpus jobs")
     found = repository.list(
@@ -92,7 +93,8 @@ def jobs_list(
         for job in found:
             click.echo(json.dumps(job_listing.as_dict(job, repository.now())))
     else:
-        Console().print(job_listing.table(found, repository.counts(), repository.now()))
+        queues = Queues(repository.engine).all()
+        Console().print(job_listing.table(found, repository.counts(), repository.now(), queues))
 
 
 @jobs.command("show")

@@ -1,7 +1,7 @@
 """Show jobs to the administrator on a terminal, or as JSON to a script: state, age, cause and what to do about it."""
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import Group, RenderableType
@@ -10,7 +10,7 @@ from rich.text import Text
 
 from service.ledger import FINAL
 from service.queue.queues import Queue
-from service.tables import Breaker, BreakerState, Instance, Job, JobEvent, Priority, ResultObject, State
+from service.tables import Breaker, BreakerState, Instance, Job, JobEvent, Priority, QueueMode, ResultObject, State
 
 COLORS: Final = {
     State.CONFIRMED: "green",
@@ -56,8 +56,10 @@ def durations(events: Sequence[JobEvent]) -> dict[str, float]:
     return {event.code: round(event.milliseconds, 1) for event in events if event.milliseconds is not None}
 
 
-def queues_table(queues: Sequence[Queue], breakers: Sequence[Breaker]) -> RenderableType:
-    """Return what waits in each queue and which destination is left alone."""
+def queues_table(
+    queues: Sequence[Queue], breakers: Sequence[Breaker], refused: Sequence[Mapping[str, str]] = ()
+) -> RenderableType:
+    """Return what waits in each queue, which destination is left alone and why films are refused now."""
     rows = Table(box=None, pad_edge=False)
     for title in ("queue", "mode", "waiting", "under way", "asked by", "reason"):
         rows.add_column(title, justify="right" if title in ("waiting", "under way") else "left", overflow="fold")
@@ -74,7 +76,15 @@ def queues_table(queues: Sequence[Queue], breakers: Sequence[Breaker]) -> Render
             )
         lines = [line for line in lines if line]
         alone.add_row(row.destination, "yes" if row.state == BreakerState.CLOSED else "no", "\n".join(lines))
-    return Group(rows, Text(""), alone) if breakers else rows
+    causes = Table(box=None, pad_edge=False)
+    for title in ("films are refused for now (0xA700)", "cause and next action"):
+        causes.add_column(title, overflow="fold")
+    for each in refused:
+        causes.add_row(each["code"], "\n".join(line for line in (each["text"], _to_do(each["next_action"])) if line))
+    parts: list[RenderableType] = [rows]
+    parts += [Text(""), alone] if breakers else []
+    parts += [Text(""), causes] if refused else []
+    return Group(*parts)
 
 
 def _to_do(next_action: str | None) -> str:
@@ -122,8 +132,10 @@ def details(
     }
 
 
-def table(jobs: Sequence[Job], counts: dict[State, int], now: dt.datetime) -> RenderableType:
-    """Return the list, newest first, under one line of counts."""
+def table(
+    jobs: Sequence[Job], counts: dict[State, int], now: dt.datetime, queues: Sequence[Queue] = ()
+) -> RenderableType:
+    """Return the list, newest first, under one line of counts and what a person holds."""
     rows = Table(box=None, pad_edge=False)
     for title, justify in (("job", "right"), ("state", "left"), ("since", "right"), ("tries", "right")):
         rows.add_column(title, justify=justify)  # type: ignore[arg-type]  # a literal, seen as str
@@ -145,7 +157,13 @@ def table(jobs: Sequence[Job], counts: dict[State, int], now: dt.datetime) -> Re
             "\n".join(line for line in lines if line),
         )
     summary = "  ".join(f"{state} {count}" for state, count in counts.items() if count) or "no jobs"
-    return Group(Text(summary, style="bold"), rows)
+    held = [_held(queue) for queue in queues if queue.mode != QueueMode.RUNNING]
+    return Group(Text(summary, style="bold"), *(Text(line, style="yellow") for line in held), rows)
+
+
+def _held(queue: Queue) -> str:
+    why = f" ({queue.reason})" if queue.reason else ""
+    return f"{queue.name} is {queue.mode} by {queue.changed_by}{why}; `carpus jobs resume {queue.name}` ends it"
 
 
 def page(detail: dict[str, Any]) -> RenderableType:

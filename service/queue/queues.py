@@ -7,7 +7,7 @@ instances are refused for now (0xA700), so that the peers keep them.
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, and_, exists, false, func, or_, select
 
 from service.errors import Permanent
 from service.ledger import Ledger
-from service.tables import Job, QueueControl, QueueMode, State
+from service.tables import Heartbeat, Job, QueueControl, QueueMode, State
 
 INTAKE: Final = "intake"
 INFERENCE: Final = "inference"
@@ -59,6 +59,16 @@ def held(state: State) -> ColumnElement[bool]:
         following = names[names.index(own) + 1]
         conditions.append(and_(QueueControl.queue == following, QueueControl.mode == QueueMode.DRAINING))
     return exists().where(or_(*conditions))
+
+
+def refusing(processes: Sequence[Heartbeat], now: dt.datetime, *, within_seconds: float = 30) -> list[dict[str, str]]:
+    """Return what the receivers said at their last sign of life that they refuse for now, each cause once."""
+    found: dict[str, dict[str, str]] = {}
+    for beat in processes:
+        if (now - beat.at).total_seconds() <= within_seconds:
+            for each in (beat.detail or {}).get("refusing", []):
+                found.setdefault(each["code"], each)
+    return list(found.values())
 
 
 class Queues(Ledger):

@@ -104,7 +104,7 @@ class Pressure:
             self._refusing[error.code] = (self._clock(), error)
 
     def flush(self) -> dict[str, Any]:
-        """Write the counted refusals down; return what goes with the heartbeat: what is being refused now, and why."""
+        """Write the counted refusals down; return what goes with the heartbeat: what is being refused now and why, and the disk."""
         with self._measuring:
             counts, self._counts = self._counts, {}
             now = self._clock()
@@ -119,11 +119,18 @@ class Pressure:
                     self._counts[code] = (self._counts.get(code, (0, error))[0] + count, error)
             raise
         return {
+            "disk_free_bytes": self._free(),
             "refusing": [
                 {"code": code, "text": str(error), "next_action": error.next_action}
                 for code, (_, error) in sorted(young.items())
-            ]
+            ],
         }
+
+    def _free(self) -> dict[str, int]:
+        try:
+            return {self._store.root.name: self._store.free_bytes()}
+        except OSError:
+            return {}  # a sign of life must not fail on a disk that is away; the next film says it
 
     def _measure(self) -> Measured:
         started = self._clock()

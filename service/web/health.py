@@ -1,7 +1,6 @@
 """Tell a monitor whether the service works, and if not, what is wrong: database, processes, disk."""
 
 import datetime as dt
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,9 +9,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service import db, metrics
 from service.queue.jobs import Jobs
+from service.queue.queues import refusing
 from service.settings import Settings
 from service.storage import Store
-from service.tables import Heartbeat
 from service.trust import certificates
 from service.web import display
 
@@ -73,16 +72,6 @@ def _process(kind: str, age: float) -> Check:
         return Check(kind, True, f"last sign of life {display.duration(age)} ago")
     words = f"no sign of life for {display.duration(age)}: it is started again by itself; if it stays silent, its log says why"
     return Check(kind, False, words)
-
-
-def refusing(processes: Sequence[Heartbeat], now: dt.datetime, *, within_seconds: float = 30) -> list[dict[str, str]]:
-    """Return what the receivers said at their last sign of life that they refuse for now, each cause once."""
-    found: dict[str, dict[str, str]] = {}
-    for beat in processes:
-        if (now - beat.at).total_seconds() <= within_seconds:
-            for each in (beat.detail or {}).get("refusing", []):
-                found.setdefault(each["code"], each)
-    return list(found.values())
 
 
 def _told_by_processes(jobs: Jobs) -> list[Check]:

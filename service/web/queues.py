@@ -10,10 +10,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from service.queue.breakers import Breakers
-from service.queue.queues import QUEUES, Queue, Queues
+from service.queue.queues import QUEUES, Queue, Queues, refusing
 from service.tables import Breaker, QueueMode, Refusal
 from service.web.guard import require_own_form
-from service.web.health import refusing
 from service.web.pages import Pages
 
 ACTIONS: Final = {"pause": QueueMode.PAUSED, "drain": QueueMode.DRAINING, "resume": QueueMode.RUNNING}

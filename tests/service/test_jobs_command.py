@@ -201,6 +201,34 @@ def test_queues_are_paused_drained_and_resumed(run: Run, jobs: Jobs) -> None:
     assert "intake" in run("pause", "lunch", status=2)
 
 
+def test_a_drain_that_does_not_end_says_which_queue_is_paused(run: Run, jobs: Jobs) -> None:
+    receive(jobs, 1, State.PREPARED)
+    receive(jobs, 2)
+    run("pause", "inference", "--reason", "new GPU")
+    said = run("drain", "--wait", "0", status=1)
+    assert "intake has 1 waiting and 0 under way;" in said
+    assert "inference has 1 waiting and 0 under way, and is paused: `carpus jobs resume inference`" in said
+    shown = " ".join(run().split())
+    assert "inference is paused by" in shown
+    assert "(new GPU); `carpus jobs resume inference` ends it" in shown
+    run("resume")
+    assert "paused" not in run()
+
+
+def test_queues_say_why_films_are_refused(run: Run, jobs: Jobs) -> None:
+    assert "refused" not in run("queues")
+    cause = {"code": "disk-full", "text": "2 MB free", "next_action": "make room on the disk"}
+    jobs.beat("scp", {"refusing": [cause]})
+    shown = " ".join(run("queues").split())
+    assert "films are refused for now (0xA700)" in shown
+    assert "disk-full 2 MB free -> make room on the disk" in shown
+    assert lines(run("queues", "--json"))[-1] == {
+        "refusing": "disk-full",
+        "text": "2 MB free",
+        "next_action": "make room on the disk",
+    }
+
+
 def test_a_destination_left_alone_is_named_with_its_cause(run: Run, jobs: Jobs) -> None:
     away = Retryable("PACS does not answer", code="peer-unreachable", next_action="check that the PACS runs")
     Breakers(jobs, BreakerSettings(failures=1)).failed("pacs", away)

@@ -87,6 +87,15 @@ def test_step_durations_form_a_cumulative_histogram(installation: Installation) 
     assert found["carpus_step_seconds_sum", (("step", "grade"),)] == pytest.approx(4.444)
 
 
+def test_the_disk_where_films_are_received_is_told_by_who_receives(installation: Installation) -> None:
+    # In containers the page has no mount of the identified store, and that disk decides whether films are refused.
+    free = ("carpus_disk_free_bytes", (("store", "identified"),))
+    installation.jobs.beat("scp", {"disk_free_bytes": {"identified": 4_000_000_000}, "refusing": []})
+    assert samples(client(installation).get("/metrics").text)[free] == 4e9
+    installation.clock.pass_by(61)
+    assert free not in samples(client(installation).get("/metrics").text)
+
+
 def test_metrics_and_health_hold_no_identifier(installation: Installation) -> None:
     job_id = installation.confirm()
     instance = installation.jobs.instance(installation.jobs.get(job_id).instance_id)

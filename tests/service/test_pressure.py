@@ -122,7 +122,10 @@ def test_refusals_are_counted_by_cause_and_shown_while_they_hold(make: Callable[
     house.gauge.flush()
     assert house.jobs.refusals()[0].count == 4
     house.pass_seconds(pressure.SHOWN_SECONDS)
-    assert house.gauge.flush() == {"refusing": []}
+    said = house.gauge.flush()
+    assert said["refusing"] == []
+    assert said["disk_free_bytes"].keys() == {house.gauge._store.root.name}
+    assert said["disk_free_bytes"][house.gauge._store.root.name] > 0
 
 
 def test_refusals_without_a_database_are_kept_until_it_is_back(
