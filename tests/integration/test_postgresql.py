@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
-from service import db
+from service import db, metrics
 from service.queue.jobs import DuplicateInstance, Jobs, LeaseLost, State
+from service.retention import Removals
 from service.rows import changed
 from service.tables import Job, Table
 from tests.service import test_jobs as sqlite
@@ -134,6 +136,30 @@ def test_processes_that_start_together_migrate_once(server: str, engine: Engine)
         thread.join()
     assert errors == []
     assert db.version(engine) == HEAD
+
+
+def test_counters_keep_what_they_counted_of_rows_that_were_removed(engine: Engine) -> None:
+    jobs, rows = Jobs(engine, process="test"), Removals(engine)
+    jobs.record_instance(film(1))
+    instance = jobs.record_instance(film(2))
+    jobs.note(jobs.find("2.25.2")[0].id, "grade", "", 40)
+    named = {"code": "no-study-uid", "text": "none", "name": "cd/cd00.dcm", "sha256": "f" * 64, "SOPInstanceUID": None}
+    jobs.record_quarantine(**named, calling_ae_title="PACS", address="10.20.1.7")
+    before = _counters(jobs)
+    assert before["carpus_instances_received_total"] == 2
+    assert (before["carpus_step_seconds_count"], before["carpus_quarantined_total"]) == (1, 1)
+    rows.drop_film(instance)
+    (quarantined,) = rows.quarantine()
+    rows.drop_quarantined(quarantined)
+    assert not jobs.find("2.25.2")
+    assert _counters(jobs) == before
+
+
+def _counters(jobs: Jobs) -> dict[str, float]:
+    page = metrics.text(metrics.registry(jobs, ())).decode()
+    families = text_string_to_metric_families(page)
+    wanted = ("_total", "_count", "_sum")
+    return {each.name: each.value for family in families for each in family.samples if each.name.endswith(wanted)}
 
 
 def test_of_many_claimers_at_once_each_job_has_one(engine: Engine) -> None:
