@@ -32,10 +32,11 @@ from models.engine import (
 )
 from models.regression import calibrate
 from models.regression.data import Thumbnails, batches, divided, write_split
-from models.regression.network import ARCHITECTURES, MONTHS, MaturityNet, build
+from models.regression.network import ARCHITECTURES, MONTHS, SEXES, MaturityNet, build
 from models.runs import RunRefused
 
 SPLIT_FILE: Final = "split.csv"
+FEWEST: Final = 9  # validation films of a sex from which 90 % intervals can be made
 
 
 def loss_of(network: MaturityNet, logits: Tensor, months: Tensor, sigma_months: float) -> Tensor:
@@ -87,10 +88,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs.limit_threads(options)
     torch.manual_seed(options.seed)
     device = choose_device(options.device)
-    options.out.mkdir(parents=True, exist_ok=True)
 
     # By patient, so that no film of the two measuring parts is ever seen.
     thumbnails, parts = divided(options.data)
+    for index, name in enumerate(SEXES):
+        judging = int(((parts == "validation") & (thumbnails.sex == index)).sum())
+        if 0 < judging < FEWEST:
+            raise RunRefused(
+                f"{options.data}: {judging} films of {name} stand in the validation part, a tenth of the patients; "
+                f"the 90 % intervals that the weights carry need {FEWEST} of a sex"
+            )
+    options.out.mkdir(parents=True, exist_ok=True)
     runs.keep(options, split_sha256=write_split(options.out / SPLIT_FILE, thumbnails.ids, parts))
     train, validation = (thumbnails.take(parts == part) for part in ("train", "validation"))
 

@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from models import weights
+from models import runs, weights
 from models.engine import git_commit
 from models.segmentation.network import ARCHITECTURES
 from models.segmentation.predict import LOOKS
@@ -55,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    runs.command(main)

@@ -221,4 +221,4 @@ def _row(folder: Path, steps: int, earlier: int | None, films: Mapping[int, Phan
 
 
 if __name__ == "__main__":
-    main()
+    run_files.command(main)

@@ -106,6 +106,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise runs.RunRefused(
                 f"--start {options.start} does not fit a {options.architecture} {hyperparameters or 'of this kind'}: {error}"
             ) from error
+    if runs.phantoms(options.data) is None:
+        Crops.open(options.data / "train")
+        Crops.open(options.data / "validation")
     kept_options = runs.keep(options)
     source = drawn_for(options.data, options.out)
     train, held = Crops.open(source / "train"), Crops.open(source / "validation")
@@ -251,4 +254,4 @@ def _ship(
 
 
 if __name__ == "__main__":
-    main()
+    runs.command(main)

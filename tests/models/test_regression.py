@@ -287,3 +287,15 @@ def test_a_hospitals_folder_becomes_thumbnails_divided_by_patient(tmp_path) -> N
     assert all(parts[2 * patient] == parts[2 * patient + 1] for patient in range(6))
     sampled = thumbnail(film(300, 240, 0))
     assert np.corrcoef(sampled.ravel(), films.films[0].ravel())[0, 1] > 0.999
+
+
+def test_too_few_films_to_make_intervals_from_are_refused_before_anything_is_trained(tmp_path) -> None:
+    for index in range(60):
+        pixels = (film(120, 90, index) * 255).astype(np.uint8)
+        PillowImage.fromarray(pixels).save(tmp_path / f"{index}.png")
+    rows = [(f"{index}.png", "FM"[index % 2], f"P{index}", 3 + index / 6) for index in range(60)]
+    with (tmp_path / "films.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file", "sex", "patient", "bone_age_years"), *rows])
+    with pytest.raises(runs.RunRefused, match=r"films of [FM] stand in the validation part.* need 9 of a sex"):
+        train.main(["--data", str(tmp_path), "--out", str(tmp_path / "run"), "--steps", "1", "--batch", "4"])
+    assert not (tmp_path / "run").exists()
