@@ -55,7 +55,7 @@ def connect(url: str) -> Engine:
         raise InvalidConfiguration(
             f"database_url is of {parsed.get_backend_name()!r}; a file of SQLite or a PostgreSQL database is needed"
         )
-    Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    Path(parsed.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it names studies
     engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

@@ -81,3 +81,13 @@ def test_who_only_looks_makes_the_tables_of_an_empty_database(tmp_path: Path) ->
     db.require_present(empty)
     assert db.version(empty) is not None
     empty.dispose()
+
+
+def test_the_folder_made_for_the_database_is_its_owners_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    db.connect(f"sqlite:///{folder / 'carpus.sqlite'}")
+    assert folder.stat().st_mode & 0o777 == 0o700  # rows name studies, accession numbers, peers
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o750)
+    db.connect(f"sqlite:///{shared / 'carpus.sqlite'}")
+    assert shared.stat().st_mode & 0o777 == 0o750  # what somebody made with other rights stays as he wants it
