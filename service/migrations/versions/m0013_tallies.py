@@ -14,7 +14,7 @@ def upgrade() -> None:
         "tallies",
         sa.Column("counter", sa.Text(), primary_key=True),
         sa.Column("label", sa.Text(), primary_key=True),
-        sa.Column("value", sa.Float(), nullable=False),
+        sa.Column("value", sa.Double(), nullable=False),
     )
 
 
