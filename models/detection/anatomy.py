@@ -14,6 +14,8 @@ from models.detection.conventions import CHANNEL, CHANNELS
 from models.regions import CARPUS, RADIUS, ULNA, Laterality
 from models.transforms import Matrix, Similarity
 
+# How far from where a reader set it a point may lie and count as found: per cent of the hand's length (`Template.hand_length`).
+LIMIT_PERCENT: Final = 2.5
 _ROWS_OF_FINGERS: Final = {
     "mc": (2, 3, 4, 5),
     "pp": (1, 2, 3, 4, 5),

@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 
 from models import engine, phantom, pixels, transforms, weights
 from models.detection import cast, casting, rsna, splint
-from models.detection.anatomy import Template
+from models.detection.anatomy import LIMIT_PERCENT, Template
 from models.detection.conventions import CHANNEL, CHANNELS, LOOSE, REGION_OF_JOINT, Annotated, joint_of
+from models.detection.held_back import opened
 from models.detection.learning_cast import FOLDERS as LOOKED_AT
 from models.detection.learning_cast import upright
 from models.detection.phantoms import region_boxes
@@ -43,11 +44,9 @@ from models.phantom.cast import MATERIALS
 from models.phantom.two_hands import ARRANGEMENTS
 from models.regions import REGIONS
 
-LIMIT_PERCENT = 2.5  # of the hand's length, tip of the middle finger to wrist
 NOT_FOUND = 1e6
 SOURCES = ("thumbnails", "fullres", "medium")
 Points = Mapping[str, tuple[float, float]]
-RCNN = "faster-rcnn-resnet101"  # measured by the same script; it has no joints of its own
 
 
 def arguments() -> argparse.Namespace:
@@ -343,18 +342,12 @@ def latency(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _rcnn(folder: Path) -> Any:
-    from models.detection.rcnn import RcnnDetector
-
-    return RcnnDetector(folder)
-
-
 def main() -> None:
     """Measure everything that can be measured with what was given, and write it."""
     args = arguments()
     torch.set_num_threads(args.threads)
     metadata = weights.Metadata.read(args.weights)
-    detector: Any = Detector(args.weights) if metadata.architecture != RCNN else _rcnn(args.weights)
+    detector: Any = opened(args.weights)  # Faster R-CNN has no joints of its own; only some parts measure it
     results: dict[str, Any] = {
         "command": f"python -m models.detection.evaluate {shlex.join(sys.argv[1:])}",
         "commit": engine.git_commit(),

@@ -10,7 +10,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,17 +18,14 @@ import torch
 from models import transforms, weights
 from models.datasets import splits
 from models.datasets.faults import BadData
-from models.detection.anatomy import Template
+from models.detection.anatomy import LIMIT_PERCENT, Template
 from models.detection.annotated import Boxed, boxed
 from models.detection.conventions import CHANNEL
-from models.detection.predict import Detection, Detector
+from models.detection.predict import ARCHITECTURES, Detection, Detector
 from models.image import Image
 from models.metrics import bootstrap
 from models.metrics.overlap import box_iou
 from models.reading import Box
-
-LIMIT_PERCENT: Final = 2.5  # of the hand's length, tip of the middle finger to wrist
-RCNN: Final = "faster-rcnn-resnet101"
 
 
 class Detecting(Protocol):
@@ -99,19 +96,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         films = boxed(options.boxes)[options.part]
         if not films:
             raise BadData(options.boxes, None, options.part, "no film with boxes stands in this part")
-        detector = _detector(options.weights)
+        detector = opened(options.weights)
         found = {"part": options.part, "weights_sha256": weights.digest(options.weights), **measure(detector, films)}
     except (BadData, weights.WeightsRefused) as error:
         parser.error(str(error))
     print(json.dumps(found))  # noqa: T201 - a script
 
 
-def _detector(folder: Path) -> Detecting:
-    if weights.Metadata.read(folder).architecture != RCNN:
-        return Detector(folder)
-    from models.detection.rcnn import RcnnDetector
+def opened(folder: Path) -> Detecting:
+    """Return the detector of a weights folder, whichever of the architectures it is.
 
-    return RcnnDetector(folder)
+    Raises
+    ------
+    WeightsRefused
+        When the weights are of another problem or architecture, or not the bytes that were saved.
+    """
+    if weights.Metadata.read(folder).architecture in ARCHITECTURES:
+        return Detector(folder)
+    from models.detection import rcnn  # torchvision's detectors are loaded only for weights that are theirs
+
+    weights.verify(folder, problem="detection", architectures=(*ARCHITECTURES, rcnn.ARCHITECTURE))
+    return rcnn.RcnnDetector(folder)
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ from torch import Tensor
 from models import pixels, transforms, weights
 from models.datasets import splits
 from models.detection import rsna
-from models.detection.anatomy import Template
+from models.detection.anatomy import LIMIT_PERCENT, Template
 from models.detection.conventions import CHANNEL
 from models.detection.predict import ARCHITECTURES, Detector
-from models.detection.readers import LIMIT_PERCENT, laid, share
+from models.detection.readers import laid, share
 from models.detection.readers_look import ARCHITECTURE, FEATURES, PERCENT, PLACE, PLACES, SETS, Hand, features
 from models.engine import git_commit
 from models.image import Image

@@ -20,11 +20,10 @@ import torch
 
 from models import engine, pixels, weights
 from models.detection import rsna
-from models.detection.anatomy import Template
+from models.detection.anatomy import LIMIT_PERCENT, Template
 from models.detection.conventions import CHANNELS, Annotated, joint_of
 from models.detection.predict import Detector
 from models.detection.readers import (
-    LIMIT_PERCENT,
     Array,
     Films,
     between_readers,

@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import transforms
-from models.detection.anatomy import Template
+from models.detection.anatomy import LIMIT_PERCENT, Template
 from models.detection.conventions import CHANNEL, JOINTS, REGION_OF_JOINT, Annotated
 from models.metrics import bootstrap
 
-LIMIT_PERCENT: Final = 2.5  # of the hand's length, tip of the middle finger to wrist
 KNUCKLES: Final = frozenset(f"{bone}{finger}" for bone in ("mcp", "mc") for finger in (2, 3, 4, 5))
 FEWEST_KNUCKLES: Final = 2  # others, from which the height of the row is taken
 Array = NDArray[np.float64]

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 
 from models import engine, phantom, pixels, transforms, weights
 from models.detection import rsna
+from models.detection.anatomy import LIMIT_PERCENT
 from models.detection.conventions import CHANNELS, SPOTS, joint_of
 from models.detection.phantoms import region_boxes
 from models.detection.predict import Detector
 from models.image import Image
 from models.metrics import bootstrap
 
-LIMIT_PERCENT: Final = 2.5
 SIDE: Final = 700  # pixels of the square films that are disturbed
 Levels = NDArray[np.float32]
 Points = dict[str, NDArray[np.float64]]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image as Picture
 
 from models.detection import held_back
-from models.detection.anatomy import Template
+from models.detection.anatomy import LIMIT_PERCENT, Template
 from models.detection.annotated import Boxed, boxed
 from models.detection.predict import Detection
 from models.image import Image
@@ -48,7 +48,7 @@ def test_a_region_that_is_not_found_counts_as_a_miss_and_as_no_overlap(film: Box
     assert found["mean_iou"]["value"] == pytest.approx((1 + 1 / 3 + 0) / 3, abs=1e-4)
     rows = {name: error for name, error, _ in held_back.cases(Stub(accepted=True), Template.load(), film)}
     assert rows["radius"] == 0
-    assert rows["ulna"] > held_back.LIMIT_PERCENT  # 10 pixels of a hand some 300 long
+    assert rows["ulna"] > LIMIT_PERCENT  # 10 pixels of a hand some 300 long
     assert rows["mp3"] == np.inf
     assert found["within_2.5_percent"]["value"] == pytest.approx(1 / 3, abs=1e-4)
     assert found["misses_by_region"] == {"ulna": 1, "mp3": 1}
