@@ -7,7 +7,8 @@ themselves are in `service.tables`.
 import random
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine.url import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
@@ -108,7 +109,7 @@ def migrate(engine: Engine) -> None:
         config = Config()
         config.set_main_option("script_location", str(folder).replace("%", "%%"))
         try:
-            with engine.execution_options(write=True).begin() as connection:
+            with engine.execution_options(write=True).connect() as connection, _free_to_rebuild(connection):
                 if connection.dialect.name == "postgresql":
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
                 _refuse_later(MigrationContext.configure(connection).get_current_revision(), config)
@@ -120,6 +121,25 @@ def migrate(engine: Engine) -> None:
                 code="database-unavailable",
                 next_action="start the database, or correct database_url",
             ) from error
+
+
+@contextmanager
+def _free_to_rebuild(connection: Connection) -> Iterator[None]:
+    """Hold a transaction in which SQLite lets a table be made anew: else DROP TABLE takes along the rows that refer to it.
+
+    The pragma does nothing within a transaction, so it comes before and is taken back after.
+    """
+    raw: Any = connection.connection.driver_connection
+    if connection.dialect.name != "sqlite":
+        with connection.begin():
+            yield
+        return
+    raw.execute("PRAGMA foreign_keys=OFF").close()
+    try:
+        with connection.begin():
+            yield
+    finally:
+        raw.execute("PRAGMA foreign_keys=ON").close()
 
 
 def _refuse_later(found: str | None, config: Config) -> None:

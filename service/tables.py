@@ -6,7 +6,7 @@ reads, holds no identifier: the name of the de-identified copy, sex, age in days
 
 import datetime as dt
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     JSON,
@@ -123,6 +123,10 @@ class Table(DeclarativeBase):
     }
 
 
+# The audit trail names rows by their numbers for good and follows them by these: SQLite would give the highest again once it is free.
+NUMBERED_ONCE: Final = {"sqlite_autoincrement": True}
+
+
 def _part(name: str, *columns: str, where: str, sqlite: str | None = None) -> Index:
     """Return an index of the rows that meet a condition.
 
@@ -135,6 +139,7 @@ class Instance(Table):
     """One received and acknowledged SOP instance (identified side)."""
 
     __tablename__ = "instances"
+    __table_args__ = NUMBERED_ONCE
 
     id: Mapped[int] = mapped_column(primary_key=True)
     SOPInstanceUID: Mapped[str] = mapped_column("sop_instance_uid", unique=True)
@@ -179,6 +184,7 @@ class Job(Table):
         _part("ix_jobs_subject", "subject", "id", where="subject IS NOT NULL"),
         _part("ix_jobs_cause", "state", "cause_code", "state_since", where="cause_code IS NOT NULL"),
         Index("ix_jobs_unconfirmed", "state", "confirmed_at"),
+        NUMBERED_ONCE,
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -249,6 +255,7 @@ class JobEvent(Table):
     """One line of a job's timeline."""
 
     __tablename__ = "job_events"
+    __table_args__ = NUMBERED_ONCE
 
     id: Mapped[int] = mapped_column(primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
@@ -266,6 +273,7 @@ class ResultObject(Table):
     __table_args__ = (
         UniqueConstraint("job_id", "destination", "kind"),
         Index("ix_result_objects_unproved", "destination", "state", "confirm_after"),
+        NUMBERED_ONCE,
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -317,8 +325,7 @@ class Quarantined(Table):
     """A received file that cannot be used, kept with its cause (identified side)."""
 
     __tablename__ = "quarantine"
-
-    __table_args__ = (UniqueConstraint("cause_code", "sha256"),)
+    __table_args__ = (UniqueConstraint("cause_code", "sha256"), NUMBERED_ONCE)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     first_at: Mapped[dt.datetime]

@@ -104,9 +104,8 @@ class StepTimes:
         """Return the histogram now."""
         steps = HistogramMetricFamily("carpus_step_seconds", "Duration of each finished step.", labels=["step"])
         with self._lock, Session(self._jobs.engine) as session:
-            # SQLite counts from 1 again when every row is gone: what was kept is then among the removed.
-            if not self._begun or (session.scalar(select(func.max(JobEvent.id))) or 0) < self._upto:
-                self._kept, self._upto, self._begun = _removed(session), 0, True
+            if not self._begun:
+                self._kept, self._begun = _removed(session), True
             before = self._jobs.now() - SETTLED_AFTER
             newer = and_(JobEvent.id > self._upto, JobEvent.at < before)
             last = session.scalar(select(func.max(JobEvent.id)).where(newer))

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from service import db
 from service.queue.causes import Decision
 from service.queue.jobs import DuplicateInstance, Jobs, LeaseLost, ReceivedInstance, ResultState, State, UnknownJob
+from service.retention import Removals
 from service.tables import Heartbeat, Table
 
 
@@ -77,6 +78,17 @@ RESULT = {
 }
 
 
+QUARANTINED = {
+    "code": "no-study-uid",
+    "text": "none",
+    "name": "cd/cd00.dcm",
+    "sha256": "f" * 64,
+    "SOPInstanceUID": None,
+    "calling_ae_title": "PACS",
+    "address": "127.0.0.1",
+}
+
+
 HEAD = max(path.name for path in (Path(db.__file__).parent / "migrations" / "versions").glob("m*.py"))[1:5]
 
 
@@ -99,6 +111,29 @@ def test_sqlite_syncs_every_commit_to_a_write_ahead_log(engine: Engine) -> None:
         pragmas = [connection.execute(text(f"PRAGMA {name}")).scalar() for name in ("journal_mode", "synchronous")]
         assert pragmas == ["wal", 2]
         assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
+
+
+def test_the_numbers_of_a_removed_film_are_not_given_again(jobs: Jobs) -> None:
+    """The audit trail names a film and a job by them for good, and follows events by theirs."""
+    jobs.record_quarantine(**QUARANTINED)
+    first = received(jobs)
+    film_id, events = jobs.get(first).instance_id, jobs.timeline(first)
+    claim = jobs.claim(advanced(jobs, first, State.PREPARED, State.INFERRED), State.INFERRED)
+    assert claim is not None
+    jobs.record_results(claim, "pacs", [RESULT])
+    result, file = jobs.results(first)[0].id, jobs.quarantined()[0]
+    removals = Removals(jobs.engine)
+    removals.drop_film(film_id)
+    removals.drop_quarantined(file)
+    second = received(jobs)
+    assert second > first
+    assert jobs.get(second).instance_id > film_id
+    assert min(event.id for event in jobs.timeline(second)) > max(event.id for event in events)
+    claim = jobs.claim(advanced(jobs, second, State.PREPARED, State.INFERRED), State.INFERRED)
+    assert claim is not None
+    jobs.record_results(claim, "pacs", [RESULT])
+    assert jobs.results(second)[0].id > result
+    assert jobs.record_quarantine(**QUARANTINED) > file.id
 
 
 def test_a_job_goes_through_its_states_and_leaves_a_timeline(jobs: Jobs, clock: Clock) -> None:

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from sqlalchemy import update
 
 from service.__main__ import cli
+from service.auditing.follower import Follower
 from service.auditing.trail import Trail
 from service.deidentification.deidentify import patient_key
 from service.ledger import UnknownJob
@@ -74,6 +75,22 @@ def test_a_confirmed_film_leaves_whole_when_its_days_are_over(tmp_path: Path) ->
         films.jobs.get(job)
     deleted = [row for row in films.trail.records() if row.event == "DELETED"]
     assert [(row.subject, bool(row.study)) for row in deleted] == [(SUBJECT, True)]
+
+
+def test_the_trail_tells_of_the_films_that_come_after_a_removal(tmp_path: Path) -> None:
+    """The trail follows films and events by their numbers: one that is given again would lie behind it."""
+    films = Films(tmp_path, films_days=30)
+    follower = Follower(films.trail, films.installation.settings, b"k" * 32)
+    for _ in range(2):
+        films.film(films.installation.confirm())
+        films.clock.pass_by(10)
+        follower.round()
+        films.clock.pass_by(31 * DAY)
+        assert films.retention.round().instances == 1
+    told = [row.event for row in films.trail.records()]
+    assert told == ["RECEIVED", "SENT", "DELETED"] * 2
+    deleted = [row.message for row in films.trail.records() if row.event == "DELETED"]
+    assert len({re.findall(r"film \d+", message)[0] for message in deleted}) == 2
 
 
 @pytest.mark.parametrize("stage", ["receive", "prepare", "infer", "deliver"])
