@@ -1,13 +1,16 @@
 """Throughput of receiving: Carpus, DCMTK's storescp and Orthanc on the same machine, films, clients and disk.
 
-    python -m benchmarks.ingest [--films 200] [--repeats 3] [--folder DIR] [--output benchmarks/ingest.json]
+    python -m benchmarks.ingest [--films 200] [--repeats 3] [--apart] [--folder DIR] [--output benchmarks/ingest.json]
 
 Each run starts a fresh server, then so many `storescu` at once, each with its share of the films on one association, and measures
-from the first start to the last end. Carpus answers only for what is flushed to the disk and committed; the others flush nothing.
+from the first start to the last end. Carpus answers only for what is flushed to the disk and committed; Orthanc flushes each file
+(its `SyncStorageArea`, on unless it is turned off), storescp flushes nothing.
 Servers are measured in turn, and the repeats interleaved, so that a busy moment of the machine does not fall on one of them. Beside
 the rate stands what a film costs of the processors, the server's share and the clients': on few cores the clients take theirs from
-the server, and both together say what rate the machine allows. Where there is a C compiler, two rows more show what no receiver can
-pass with these clients: one that takes the bytes and answers, and one that also writes and flushes them (`ingest_ceiling.c`).
+the server, and both together say what rate the machine allows. With `--apart` everything is measured twice: also with the server
+on the first half of the processors and the clients on the others, as senders elsewhere leave the server its own. Where there is a
+C compiler, two rows more show what no receiver can pass with these clients: one that takes the bytes and answers, and one that
+also writes and flushes them (`ingest_ceiling.c`).
 """
 
 import argparse
@@ -22,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +46,7 @@ ASSOCIATIONS: Final = (1, 4, 8)
 PDU: Final = 131_072
 START_SECONDS: Final = 60
 Server = Callable[[Path, int], Sequence[str]]
+Halves = tuple[set[int], set[int]]  # of the processors: the server's, the clients'
 
 
 def main() -> None:
@@ -54,41 +58,60 @@ def main() -> None:
         "--processes", type=int, nargs="*", default=[1, 2, 4], help="scp_processes of Carpus to measure"
     )
     parser.add_argument(
+        "--apart", action="store_true", help="measure also with server and clients on processors of their own"
+    )
+    parser.add_argument(
         "--folder", type=Path, help="on the disk to be measured; without it the folder for temporary files"
     )
     parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        result = measure(Path(folder), arguments.films, arguments.repeats, arguments.processes)
+        result = measure(Path(folder), arguments.films, arguments.repeats, arguments.processes, apart=arguments.apart)
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(table(result), file=sys.stderr)
     print(json.dumps(result))
 
 
-def measure(folder: Path, films: int, repeats: int, processes: Sequence[int]) -> dict[str, Any]:
+def measure(folder: Path, films: int, repeats: int, processes: Sequence[int], *, apart: bool) -> dict[str, Any]:
     """Return MB/s by server and number of associations, with each repeat, and the ratios to storescp and Orthanc."""
     sent = _films(folder / "films", films)
     servers = _servers(processes, folder)
-    rates: dict[str, dict[int, list[float]]] = {name: {n: [] for n in ASSOCIATIONS} for name in servers}
-    costs: dict[str, dict[int, list[dict[str, float]]]] = {name: {n: [] for n in ASSOCIATIONS} for name in servers}
     load = os.getloadavg()[0]
-    for _ in range(repeats):
-        for associations in ASSOCIATIONS:
-            for name in random.sample(list(servers), len(servers)):
-                seconds, cost = _run(servers[name], folder / "run", sent, associations)
-                costs[name][associations].append(cost)
-                rates[name][associations].append(round(sum(p.stat().st_size for p in sent) / seconds / 1e6, 1))
-    middle = {name: {n: median(values) for n, values in row.items()} for name, row in rates.items()}
-    return {
+    words = f"--films {films} --repeats {repeats} --processes {' '.join(map(str, processes))}{' --apart' * apart}"
+    result = {
         "bench": "ingest",
-        "command": f"python -m benchmarks.ingest --films {films} --repeats {repeats} --processes {' '.join(map(str, processes))}",
+        "command": f"python -m benchmarks.ingest {words}",
         "commit": git_commit(),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": f"{platform.processor() or platform.machine()}, {psutil.cpu_count()} cores, load {load:.1f} at the start",
         "film": f"phantom, {sent[0].stat().st_size / 1e6:.2f} MB, explicit little endian",
         "films": films,
         "repeats": repeats,
+        **_compared(servers, folder / "run", sent, repeats, None),
+    }
+    if apart:
+        every = sorted(os.sched_getaffinity(0))
+        if len(every) < 2:
+            raise SystemExit(f"--apart needs two processors at least; there is {len(every)}")
+        halves = set(every[: len(every) // 2]), set(every[len(every) // 2 :])
+        result["apart"] = _compared(servers, folder / "run", sent, repeats, halves)
+    return result
+
+
+def _compared(
+    servers: Mapping[str, Server], folder: Path, sent: Sequence[Path], repeats: int, halves: Halves | None
+) -> dict[str, Any]:
+    rates: dict[str, dict[int, list[float]]] = {name: {n: [] for n in ASSOCIATIONS} for name in servers}
+    costs: dict[str, dict[int, list[dict[str, float]]]] = {name: {n: [] for n in ASSOCIATIONS} for name in servers}
+    for _ in range(repeats):
+        for associations in ASSOCIATIONS:
+            for name in random.sample(list(servers), len(servers)):
+                seconds, cost = _run(servers[name], folder, sent, associations, halves)
+                costs[name][associations].append(cost)
+                rates[name][associations].append(round(sum(p.stat().st_size for p in sent) / seconds / 1e6, 1))
+    middle = {name: {n: median(values) for n, values in row.items()} for name, row in rates.items()}
+    return {
         "mb_per_second": {name: {str(n): values for n, values in row.items()} for name, row in rates.items()},
         "cpu_ms_per_film": {
             name: {
@@ -109,9 +132,11 @@ def measure(folder: Path, films: int, repeats: int, processes: Sequence[int]) ->
     }
 
 
-def table(result: dict[str, Any]) -> str:
-    """Return medians and ranges as a table."""
-    rows = [f"{'MB/s, median (range)':34}" + "".join(f"{n + ' assoc':>22}" for n in map(str, ASSOCIATIONS))]
+def table(result: Mapping[str, Any], heading: str = "") -> str:
+    """Return medians and ranges as a table, or as two of them."""
+    rows = [heading] * bool(heading) + [
+        f"{'MB/s, median (range)':34}" + "".join(f"{n + ' assoc':>22}" for n in map(str, ASSOCIATIONS))
+    ]
     for name, row in result["mb_per_second"].items():
         cells = [f"{median(v):.0f} ({min(v):.0f}-{max(v):.0f})" for v in row.values()]
         rows.append(f"{name:34}" + "".join(f"{cell:>22}" for cell in cells))
@@ -122,6 +147,8 @@ def table(result: dict[str, Any]) -> str:
     for other, ratios in result["ratio_to"].items():
         for name, row in ratios.items():
             rows.append(f"{name + ' / ' + other:34}" + "".join(f"{value:>22.2f}" for value in row.values()))
+    if "apart" in result:
+        rows.append(table(result["apart"], "server and clients on processors of their own"))
     return "\n".join(rows)
 
 
@@ -199,7 +226,9 @@ def _orthanc(folder: Path, port: int) -> Sequence[str]:
     return [str(find_orthanc()), str(config)]
 
 
-def _run(server: Server, folder: Path, films: Sequence[Path], associations: int) -> tuple[float, dict[str, float]]:
+def _run(
+    server: Server, folder: Path, films: Sequence[Path], associations: int, halves: Halves | None
+) -> tuple[float, dict[str, float]]:
     """Return the seconds from the first client's start to the last one's end, and the CPU ms a film of either side."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -211,11 +240,15 @@ def _run(server: Server, folder: Path, films: Sequence[Path], associations: int)
             (share / path.name).hardlink_to(path)
         shares.append(share)
     (port,) = free_ports(1)
-    with _running(server(folder, port), port) as spent:
+    own, others = halves or (None, None)
+    with _running(server(folder, port), port, own) as spent:
         words = ["storescu", "-aet", "BENCH", "-aec", "CARPUS", "-pdu", str(PDU), "+sd", "127.0.0.1", str(port)]
         before = spent()
         started = time.monotonic()
-        clients = [subprocess.Popen([*words, str(share)], stdout=subprocess.DEVNULL) for share in shares]
+        clients = [
+            subprocess.Popen([*words, str(share)], stdout=subprocess.DEVNULL, preexec_fn=_on(others))
+            for share in shares
+        ]
         ended = [os.wait4(client.pid, 0) for client in clients]
         seconds = time.monotonic() - started
         cost = {"server": spent() - before, "clients": sum(used.ru_utime + used.ru_stime for *_, used in ended)}
@@ -233,14 +266,18 @@ def _run(server: Server, folder: Path, films: Sequence[Path], associations: int)
 
 
 @contextmanager
-def _running(command: Sequence[str], port: int) -> Iterator[Callable[[], float]]:
-    """Run a server; yield what returns the CPU seconds of it and of all its processes, ended ones too."""
+def _running(command: Sequence[str], port: int, processors: set[int] | None) -> Iterator[Callable[[], float]]:
+    """Run a server; yield what returns the CPU seconds of it and of all its processes, ended ones too.
+
+    It keeps to the processors that are given, to all of them for None.
+    """
     process = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=_on(processors),
     )
     try:
         deadline = time.monotonic() + START_SECONDS
@@ -257,6 +294,10 @@ def _running(command: Sequence[str], port: int) -> Iterator[Callable[[], float]]
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _on(processors: set[int] | None) -> Callable[[], None] | None:
+    return None if processors is None else lambda: os.sched_setaffinity(0, processors)
 
 
 def _cpu_seconds(parent: psutil.Process) -> float:

@@ -7,7 +7,7 @@ stand beside this file, the results of the four problems in `accuracy/`.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -91,6 +91,19 @@ def _ingest(path: Path) -> str:
     result = _load(path)
     if result is None:
         return ""
+    facts = f"{result['film']} · {result['films']} films, {result['repeats']} repeats"
+    parts = [
+        "## Receiving, durably, against storescp and Orthanc",
+        f"`{result['command']}` · {result['machine']} · {facts} · {result['date']}",
+        _table(_ingest_rows(result)),
+    ]
+    if "apart" in result:
+        said = "The same with the server on one half of the processors and the senders on the other, as senders elsewhere leave it its own:"
+        parts += [said, _table(_ingest_rows(result["apart"]))]
+    return "\n\n".join(parts)
+
+
+def _ingest_rows(result: Mapping[str, Any]) -> list[list[str]]:
     rates = result["mb_per_second"]
     counts = list(next(iter(rates.values())))
     rows = [["MB/s, median (range)", *(f"{count} associations" for count in counts)]]
@@ -101,16 +114,7 @@ def _ingest(path: Path) -> str:
     for name, costs in result.get("cpu_ms_per_film", {}).items():
         cells = (f"{costs[n]['server']} + {costs[n]['clients']}" for n in counts)
         rows.append([f"CPU ms a film: {name} + its clients", *cells])
-    facts = f"{result['film']} · {result['films']} films, {result['repeats']} repeats"
-    return "\n".join(
-        [
-            "## Receiving, durably, against storescp and Orthanc",
-            "",
-            f"`{result['command']}` · {result['machine']} · {facts} · {result['date']}",
-            "",
-            _table(rows),
-        ]
-    )
+    return rows
 
 
 def _queue(path: Path) -> str:
