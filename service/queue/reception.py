@@ -159,9 +159,14 @@ class Reception(Ledger):
         address: str,
         instance_id: int | None = None,
     ) -> int:
-        """Record a file of the quarantine store with its cause; the same bytes for the same cause are counted, not repeated."""
+        """Record a file of the quarantine store with its cause; the same bytes for the same cause are counted, not repeated.
+
+        Without `instance_id` it belongs to the film that is kept under its SOPInstanceUID, if any: what holds the film holds it.
+        """
         now = self.now()
         with self._write() as session:
+            if instance_id is None and SOPInstanceUID is not None:
+                instance_id = session.scalar(select(Instance.id).where(Instance.SOPInstanceUID == SOPInstanceUID))
             same = and_(Quarantined.cause_code == code, Quarantined.sha256 == sha256)
             row = session.scalars(select(Quarantined).where(same)).one_or_none()
             if row is None:

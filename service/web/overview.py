@@ -71,6 +71,15 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True)
+class QuarantinedFile:
+    """One file in quarantine and the film it belongs to or would have taken the place of."""
+
+    entry: Quarantined
+    film: int | None  # number of its newest job, under which the pages know it; None: no film is kept
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
 class BoneLine:
     """One bone on the page of a film."""
 
@@ -152,7 +161,7 @@ class Overview:
         films, since, last = session.execute(query.where(Quarantined.cause_code == SAME_UID, young)).one()
         if not films:
             return []
-        text = session.get_one(Quarantined, last).cause_text
+        text = _with_its_film(session, session.get_one(Quarantined, last)).cause
         action = "compare both in quarantine; ask the sender which one is right; the first one stays in use"
         return [Attention(QUARANTINED, SAME_UID, text, action, films, since)]
 
@@ -185,9 +194,10 @@ class Overview:
             amendment=self.jobs.amendment(job_id),
         )
 
-    def quarantine(self) -> Sequence[Quarantined]:
+    def quarantine(self) -> Sequence[QuarantinedFile]:
         """Return what is in quarantine, newest first."""
-        return self.jobs.quarantined(limit=200)
+        with Session(self.jobs.engine) as session:
+            return [_with_its_film(session, entry) for entry in self.jobs.quarantined(limit=200)]
 
     def _row(self, job: Job, peer: str, objects: Mapping[str, int]) -> Row:
         result = None if job.reading is None else _result(job.reading)
@@ -201,6 +211,15 @@ class Overview:
         for job_id, state, count in session.execute(query):
             counts.setdefault(job_id, {})[ResultState(state).value] = count
         return counts
+
+
+def _with_its_film(session: Session, entry: Quarantined) -> QuarantinedFile:
+    """Name the film that is kept by the number that the pages know it by; receiving knows only that of its instance."""
+    film = session.scalar(select(func.max(Job.id)).where(Job.instance_id == entry.instance_id))
+    cause = entry.cause_text
+    if film is not None:
+        cause = cause.replace(f"instance {entry.instance_id} is kept", f"film #{film} is kept", 1)
+    return QuarantinedFile(entry, film, cause)
 
 
 def _matches(text: str, *, by_uid: bool) -> ColumnElement[bool]:

@@ -159,7 +159,7 @@ class Pages:
     def quarantine(self, request: Request) -> Response:
         """Show what cannot be used."""
         return self.page(
-            request, "quarantine.html", entries=self.overview.quarantine(), days=self.settings.retention.quarantine_days
+            request, "quarantine.html", files=self.overview.quarantine(), days=self.settings.retention.quarantine_days
         )
 
     def system(self, request: Request) -> Response:

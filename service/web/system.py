@@ -12,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.reading import Bundle
+from service import metrics
 from service.profiles import Profiles
 from service.queue.jobs import Jobs
 from service.settings import Destination, Settings
@@ -34,12 +35,13 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """The disk that holds one store."""
+    """The disk that holds one store; of one that this process may not see, only what those who write there tell."""
 
     store: str
     free: int
-    total: int
-    used_percent: int
+    total: int | None
+    used_percent: int | None
+    reserve: int | None  # films are refused when less is free
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +65,31 @@ def facts(jobs: Jobs, stores: Sequence[Store], settings: Settings) -> SystemFact
     for beat in jobs.processes():
         age = now - beat.at
         processes.append(Process(beat, age, age.total_seconds() <= OLDEST_HEARTBEAT_SECONDS))
-    disks = []
-    for store in stores:
-        usage = shutil.disk_usage(store.root)
-        disks.append(Disk(store.root.name, usage.free, usage.total, round(100 * usage.used / max(usage.total, 1))))
     with Session(jobs.engine) as session:
         newest = session.scalar(select(Job).where(Job.reading.is_not(None)).order_by(Job.id.desc()).limit(1))
         reading = reading_of(newest) if newest else None
     return SystemFacts(
         found,
         processes,
-        disks,
+        _disks(jobs, stores, settings.limits.minimum_free_disk_bytes),
         reading.bundle if reading else None,
         [("Carpus", carpus_version()), ("Python", platform.python_version()), *_libraries()],
         settings,
         {destination.name: _profile(jobs, settings, destination) for destination in settings.destinations},
     )
+
+
+def _disks(jobs: Jobs, stores: Sequence[Store], reserve: int) -> list[Disk]:
+    own = {store.root.name: shutil.disk_usage(store.root) for store in stores}
+    disks = [
+        # Only what receives films is refused room: what was acknowledged may use the reserve to be finished.
+        Disk(name, int(free), None, None, reserve)
+        for name, free in metrics.disks_of_others(jobs).items()
+        if name not in own
+    ]
+    for name, usage in own.items():
+        disks.append(Disk(name, usage.free, usage.total, round(100 * usage.used / max(usage.total, 1)), None))
+    return disks
 
 
 def _profile(jobs: Jobs, settings: Settings, destination: Destination) -> str:

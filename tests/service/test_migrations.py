@@ -155,6 +155,18 @@ def test_numbers_of_what_was_removed_before_the_upgrade_are_not_given_again(
     assert jobs.quarantined()[0].id == row.id + 1
 
 
+def test_a_file_in_quarantine_learns_of_the_film_that_is_kept_under_its_uid(
+    before: tuple[Engine, Installation],
+) -> None:
+    engine, source = before
+    film = source.jobs.instance(3)
+    with engine.begin() as connection:
+        values = {"uid": film.SOPInstanceUID}
+        connection.execute(text("UPDATE quarantine SET instance_id = NULL, sop_instance_uid = :uid"), values)
+    db.migrate(engine)
+    assert Jobs(engine).quarantined()[0].instance_id == film.id
+
+
 def test_every_table_whose_numbers_are_given_once_is_so_in_the_database(engine: Engine) -> None:
     asked = {table.name for table in Table.metadata.sorted_tables if table.dialect_options["sqlite"]["autoincrement"]}
     with engine.connect() as connection:

@@ -14,7 +14,7 @@ from service.auditing.trail import Trail
 from service.deidentification.deidentify import patient_key
 from service.ledger import UnknownJob
 from service.queue.jobs import State
-from service.retention import Held, Retention, Unconfirmed
+from service.retention import Held, Removed, Retention, Unconfirmed
 from service.settings import RetentionSettings
 from service.storage import Stores
 from service.tables import Instance, Job
@@ -151,6 +151,25 @@ def test_a_study_is_held_by_its_uid(tmp_path: Path) -> None:
     films.retention.hold("study", study, "case 12/2026")
     films.clock.pass_by(10 * DAY)
     assert films.retention.round().instances == 0
+
+
+def test_a_file_that_came_under_the_uid_of_a_held_film_stays_in_quarantine_as_long(tmp_path: Path) -> None:
+    films = Films(tmp_path, films_days=1, quarantine_days=1)
+    film = films.jobs.instance(films.jobs.get(films.film(films.installation.confirm())).instance_id)
+    films.jobs.record_quarantine(
+        code="same-uid-other-bytes",
+        text="x",
+        name=films.stores.quarantine.write(b"other bytes", name="a" * 64).name,
+        sha256="a" * 64,
+        SOPInstanceUID=film.SOPInstanceUID,
+        calling_ae_title="PACS",
+        address="127.0.0.1",
+    )
+    number = films.retention.hold("study", film.StudyInstanceUID, "case 12/2026")
+    films.clock.pass_by(10 * DAY)
+    assert films.retention.round() == Removed()
+    films.retention.release(number)
+    assert films.retention.round() == Removed(instances=1, quarantined=1)
 
 
 def test_a_patient_is_forgotten_whole(tmp_path: Path) -> None:

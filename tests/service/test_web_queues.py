@@ -128,3 +128,38 @@ def test_other_bytes_under_the_uid_of_a_film_raise_an_alert_with_both_hashes(
         assert words in page
     installation.clock.pass_by(8 * 86_400)
     assert "in quarantine</strong>" not in admin.get("/").text
+
+
+def test_the_film_that_a_quarantined_file_would_have_replaced_is_named_by_its_page(
+    admin: TestClient, installation: Installation
+) -> None:
+    read_twice = installation.confirm()
+    film = installation.jobs.requeue(read_twice)
+    other = installation.jobs.instance(installation.jobs.get(installation.receive()).instance_id)
+    text = f"instance {other.id} is kept with SHA-256 {'a' * 64}; this data set has {'b' * 64}"
+    where = {"name": "ab/q.dcm", "calling_ae_title": "PACS", "address": "10.0.0.1"}
+    installation.jobs.record_quarantine(
+        code="same-uid-other-bytes", text=text, sha256="b" * 64, SOPInstanceUID=other.SOPInstanceUID, **where
+    )
+    installation.quarantine("no-study-uid", "The data set has no StudyInstanceUID.", sha256="c" * 64)
+    kept = installation.jobs.find(other.SOPInstanceUID)[0].id
+    assert kept not in (other.id, film)  # the number of the instance would lead to another film
+    page = admin.get("/quarantine").text
+    assert f'<a href="/films/{kept}">#{kept}</a>' in page
+    assert page.count('href="/films/') == 1
+    for path in ("/quarantine", "/"):
+        assert f"film #{kept} is kept with SHA-256 {'a' * 64}" in admin.get(path).text
+        assert f"instance {other.id}" not in admin.get(path).text
+
+
+def test_the_system_page_shows_the_disk_that_decides_whether_films_are_taken(
+    admin: TestClient, installation: Installation
+) -> None:
+    assert "<td>identified</td>" not in admin.get("/system").text
+    installation.jobs.beat("scp", {"disk_free_bytes": {"identified": 700_000_000, "deidentified": 1}})
+    page = admin.get("/system").text
+    row = re.search(r"<tr><td>identified</td>.*?</tr>", page, re.DOTALL)[0]
+    assert re.search(r"\bbad\b.*>700.0 MB<.*>1\.1 GB<", row), row
+    assert page.count("<td>deidentified</td>") == 1  # what this process sees itself stands before what others tell
+    installation.clock.pass_by(3600)
+    assert "<td>identified</td>" not in admin.get("/system").text  # told by nobody now
