@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from service import metrics
 from service.settings import BreakerSettings
 from tests.service.installation import Installation
+from tests.system.tools import tool
 
 ROOT = Path(__file__).resolve().parents[1]
-RULES = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text(encoding="utf-8"))["groups"][0]["rules"]
+PROMETHEUS = ROOT / "deploy/prometheus"
+RULES = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text(encoding="utf-8"))["groups"][0]["rules"]
 DASHBOARD = json.loads((ROOT / "deploy/grafana/carpus.json").read_text(encoding="utf-8"))
 PAGE = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
 OF_PROMETHEUS = {"up"}
@@ -96,6 +99,43 @@ def test_every_alert_says_cause_and_action_and_has_its_section(rule: dict[str, A
 
 def test_every_section_of_an_alert_is_of_an_alert() -> None:
     assert set(re.findall(r"^### (Carpus\w+)$", PAGE, re.M)) == {rule["alert"] for rule in RULES}
+
+
+def promtool(*words: str) -> str:
+    """Return what Prometheus's own tool says; it is asked where it is installed."""
+    done = subprocess.run(
+        [tool("promtool", "prometheus"), *words],
+        capture_output=True,
+        text=True,
+        cwd=PROMETHEUS,
+        check=False,
+        timeout=120,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    return said
+
+
+def test_prometheus_takes_the_configuration_and_the_rules() -> None:
+    assert f"{len(RULES)} rules found" in promtool("check", "config", "prometheus.yml")
+
+
+def test_every_alert_rings_when_it_must_and_is_over_afterwards() -> None:
+    cases = yaml.safe_load((PROMETHEUS / "alerts.test.yml").read_text(encoding="utf-8"))["tests"]
+    rung = set()
+    for case in cases:
+        told = ["exp_samples" in asked for asked in case["promql_expr_test"]]
+        assert told[0] is told[-1] is False, f"{case['name']}: silent before and after"
+        rung |= set(re.findall(r'alertname="(\w+)"', str(case["promql_expr_test"])))
+    assert rung == {rule["alert"] for rule in RULES}
+    assert "SUCCESS" in promtool("test", "rules", "alerts.test.yml")
+
+
+def test_every_expression_of_the_dashboard_is_one_of_prometheus(tmp_path: Path) -> None:
+    panels = [{"record": f"panel{number}", "expr": expr} for number, expr in enumerate(expressions())]
+    path = tmp_path / "panels.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": panels}]}), encoding="utf-8")
+    assert f"{len(panels)} rules found" in promtool("check", "rules", str(path))
 
 
 def test_the_dashboard_has_no_two_panels_in_one_place() -> None:
