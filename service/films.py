@@ -17,6 +17,8 @@ import numpy as np
 from PIL import Image as Picture
 
 from models import overlay, pixels, registry
+from models.datasets import documents
+from models.datasets.faults import BadData
 from models.image import Image
 from models.reader import Reader
 from models.reading import Reading
@@ -86,20 +88,12 @@ def load_cases(path: Path) -> list[Case]:
     Raises
     ------
     InvalidConfiguration
-        When the table cannot be read or lacks a column. A bad row is a case with its `fault`, which names line and value.
+        When the table cannot be read, lacks a column or has one twice. A bad row is a case with its `fault`, which names line and value.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            missing = [name for name in COLUMNS if name not in (table.fieldnames or ())]
-            if missing:
-                found = ", ".join(table.fieldnames or ()) or "none"
-                raise InvalidConfiguration(f"{path}: no column {' and '.join(missing)}; the columns are {found}")
-            return [_case(table.line_num, row) for row in table]
-    except OSError as error:
-        raise InvalidConfiguration(f"cannot read the table of cases {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InvalidConfiguration(f"{path} is not a CSV table in UTF-8: {error}") from error
+        return [_case(line, row) for line, row in documents.rows(path, COLUMNS)]
+    except BadData as error:
+        raise InvalidConfiguration(str(error), code="bad-table") from error
 
 
 def read_folder(
@@ -201,14 +195,13 @@ def _line(reader: Reader, folder: Path, case: Case) -> dict[str, Any]:
         return {"error": str(error), "code": error.code}
 
 
-def _case(line: int, row: Mapping[str, str | None]) -> Case:
+def _case(line: int, row: Mapping[str, str]) -> Case:
     """Check one row; every fault names the line and the value."""
-    file = (row.get("file") or "").strip()
-    age = (row.get(AGE_COLUMN) or "").strip()
+    file, age = row["file"].strip(), row.get(AGE_COLUMN, "").strip()
     if not file:
         return Case(line, file, fault=f"line {line}: file is empty")
     try:
-        sex = sex_of(row.get("sex") or "")
+        sex = sex_of(row["sex"])
     except ValueError as error:
         return Case(line, file, fault=f"line {line}: {error}")
     try:

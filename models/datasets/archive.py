@@ -70,8 +70,8 @@ def read(table: Path, *, needs: Sequence[str] = ()) -> list[Film]:
     return list(films.values())
 
 
-def _film(table: Path, line: int, row: Mapping[str, str | None], needs: Sequence[str]) -> Film:
-    values = {name: (value or "").strip() for name, value in row.items() if name is not None}
+def _film(table: Path, line: int, row: Mapping[str, str], needs: Sequence[str]) -> Film:
+    values = {name: value.strip() for name, value in row.items()}
     for name in needs:
         if not values[name]:
             raise BadData(table, line, "", f"{name} is empty; this use needs it in every row")

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,12 +69,19 @@ def rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, st
     """Yield the rows of a CSV table that has these columns, each with its line; what a short row lacks is empty."""
     table = csv.DictReader(io.StringIO(read_text(path)), restval="")
     try:
+        for name, times in Counter(filter(None, table.fieldnames or ())).items():
+            if times > 1:
+                raise BadData(path, 1, name, f"is the name of {times} columns; which of them counts, nobody can say")
         missing = [name for name in columns if name not in (table.fieldnames or ())]
         if missing:
             header = ",".join(table.fieldnames or ())
             hint = "; columns are separated by commas" if ";" in header or "\t" in header else ""
             raise BadData(path, 1, header, f"lacks the columns {', '.join(missing)}{hint}")
         for row in table:
+            for cell in row.pop(None, ()):  # the key of what lies beyond the header
+                if cell.strip():
+                    reason = "is beyond the last column; a number with a decimal comma stands in quotation marks or with a point"
+                    raise BadData(path, table.line_num, cell, reason)
             yield table.line_num, row
     except csv.Error as error:
         raise BadData(path, table.line_num + 1, str(error), "the table is no CSV") from error

@@ -12,6 +12,10 @@ if TYPE_CHECKING:  # `import models` loads no pydicom
     from pydicom import Dataset
 
 _GREY: Final = ("MONOCHROME1", "MONOCHROME2")
+# First column and row and the steps to the next ones of the seven passes (Adam7).
+_ADAM7: Final = (
+    (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2),
+)  # fmt: skip
 MAXIMUM_INFLATED_BYTES: Final = 4 * MAXIMUM_PIXELS
 _JPEG_12_BIT: Final = "1.2.840.10008.1.2.4.51"
 
@@ -76,6 +80,29 @@ def check_inflated_size(path: Path) -> None:
                     "too-large", f"the deflated data set inflates to more than {MAXIMUM_INFLATED_BYTES} bytes"
                 )
             pending = stream.unconsumed_tail or file.read(65_536)
+
+
+def check_png_stream(path: Path) -> None:
+    """Refuse a PNG whose stream ends before its last row: Pillow draws what is missing in black.
+
+    ISO/IEC 15948: chunks 5.3, image header 11.2.2, passes of an interlaced picture 8.2, data of the filtered rows 10.2.
+    """
+    content = path.read_bytes()
+    columns, rows, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29])
+    bits = depth * {2: 3, 4: 2, 6: 4}.get(colour, 1)
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    sizes = [(-(-(columns - x) // across), -(-(rows - y) // down)) for x, y, across, down in passes]
+    needed = sum(high * (1 + -(-wide * bits // 8)) for wide, high in sizes if wide > 0 and high > 0)
+    stream, found, place = zlib.decompressobj(), 0, 8
+    while place + 8 <= len(content) and found < needed and not stream.eof:
+        length, kind = struct.unpack(">I4s", content[place : place + 8])
+        pending = content[place + 8 : place + 8 + length] if kind == b"IDAT" else b""
+        while pending and found < needed and not stream.eof:
+            found += len(stream.decompress(pending, 1 << 20))
+            pending = stream.unconsumed_tail
+        place += 12 + length
+    if found < needed:
+        raise UnreadablePixels("truncated", f"{path.name} ends after {found} of {needed} bytes of its rows")
 
 
 def check_code_stream(frame: bytes, rows: int, columns: int, syntax: Any) -> None:

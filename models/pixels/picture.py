@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from models.image import MAXIMUM_PIXELS, Image
 from models.pixels.errors import DECODER_ERRORS, UnreadablePixels, first_line
-from models.pixels.guards import check_size
+from models.pixels.guards import check_png_stream, check_size
 from models.pixels.levels import scale
 
 # An RGB picture is a grey film when its channels agree within what JPEG's chroma quantisation adds.
@@ -32,6 +32,8 @@ def load_picture(path: Path) -> Image:
                         f"{path.name} holds {getattr(picture, 'n_frames', 1)} frames; one film a file is read",
                     )
                 levels, bits = _grey_levels(picture, path.name, notes)
+                if picture.format == "PNG":
+                    check_png_stream(path)
     except UnreadablePixels:
         raise
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:

@@ -47,6 +47,19 @@ def test_a_bad_row_is_refused_with_line_value_and_limit(folder: Path, row: str, 
     assert f"{archive.TABLE}:2: {value}" in str(caught.value)
 
 
+def test_a_column_that_is_there_twice_is_refused_by_its_name(folder: Path) -> None:
+    columns = "file,sex,bone_age_years,patient,bone_age_years"
+    with pytest.raises(BadData, match=r"films\.csv:1: 'bone_age_years': is the name of 2 columns"):
+        archive.read(_table(folder, "a.png,F,10,P1,11", columns=columns))
+    assert archive.read(_table(folder, "a.png,F,10,,", columns="file,sex,bone_age_years,,"))[0].bone_age_years == 10
+
+
+def test_a_row_with_more_cells_than_columns_is_refused(folder: Path) -> None:
+    columns = "file,sex,bone_age_years,chronological_age_years"
+    with pytest.raises(BadData, match=r"films\.csv:3: '8': is beyond the last column"):  # 10,5 with a decimal comma
+        archive.read(_table(folder, "b.png,F,10,,", "a.png,F,10,5,8", columns=columns))
+
+
 def test_a_film_listed_twice_and_a_patient_of_two_sexes_are_refused(folder: Path) -> None:
     with pytest.raises(BadData, match="listed twice"):
         archive.read(_table(folder, "a.png,F,P1,10,,", "a.png,F,P1,10,,"))

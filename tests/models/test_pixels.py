@@ -293,6 +293,44 @@ def test_a_16_bit_png_keeps_its_depth(tmp_path: Path) -> None:
     assert np.unique(image.pixels).size == 48
 
 
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_png_whose_stream_ends_before_its_last_row_is_refused(tmp_path: Path, bits: int) -> None:
+    levels = film(bits=bits).astype(np.uint8 if bits == 8 else np.uint16)
+    PIL.Image.fromarray(levels).save(tmp_path / "film.png")
+    whole = (tmp_path / "film.png").read_bytes()
+    assert pixels.load(tmp_path / "film.png").pixels.shape == (64, 48)
+
+    row = b"\0" + b"\x80" * (48 * bits // 8)
+    for rows in (32, 63):  # Pillow draws the rows that are missing in black and says nothing
+        stream = _chunk(b"IDAT", zlib.compress(row * rows))
+        (tmp_path / "film.png").write_bytes(whole[:33] + stream + _chunk(b"IEND", b""))
+        with pytest.raises(pixels.UnreadablePixels, match=r"film\.png ends after \d+ of \d+ bytes") as caught:
+            pixels.load(tmp_path / "film.png")
+        assert caught.value.code == "truncated"
+    (tmp_path / "film.png").write_bytes(whole[:33] + _chunk(b"IDAT", zlib.compress(row * 64)) + _chunk(b"IEND", b""))
+    assert pixels.load(tmp_path / "film.png").pixels.shape == (64, 48)
+
+
+def test_an_interlaced_png_is_read_whole(tmp_path: Path) -> None:
+    levels = film(rows=67, columns=45, bits=8).astype(np.uint8)
+    head = _chunk(b"IHDR", (45).to_bytes(4, "big") + (67).to_bytes(4, "big") + bytes((8, 0, 0, 0, 1)))
+    # ISO/IEC 15948 8.2: the seven passes of Adam7
+    passes = (np.s_[::8, ::8], np.s_[::8, 4::8], np.s_[4::8, ::4], np.s_[::4, 2::4], np.s_[2::4, ::2], np.s_[::2, 1::2], np.s_[1::2, ::1])  # fmt: skip
+    rows = b"".join(b"\0" + row.tobytes() for chosen in passes for row in levels[chosen])
+    for stream, whole in ((rows, True), (rows[:-46], False)):
+        data = _chunk(b"IDAT", zlib.compress(stream)) + _chunk(b"IEND", b"")
+        (tmp_path / "film.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + data)
+        if whole:
+            assert np.array_equal(pixels.load(tmp_path / "film.png").pixels, pixels.scale(levels))
+        else:
+            with pytest.raises(pixels.UnreadablePixels, match="ends after"):
+                pixels.load(tmp_path / "film.png")
+
+
 def test_a_cut_picture_is_refused(tmp_path: Path) -> None:
     for name in ("film.png", "film.jpg", "film.webp"):
         PIL.Image.fromarray(np.random.default_rng(2).integers(0, 255, (64, 64)).astype(np.uint8)).save(tmp_path / name)
