@@ -10,6 +10,7 @@ In the order in which a film passes through them:
 6. `reader` runs 2 to 5 and returns a `reading.Reading`; `registry` finds and verifies the `bundles` of weights it runs on.
 7. `training` runs each problem's training script; `evaluation` measures a reader; `site` and `calibration` fit one to a hospital's films.
 
-`phantom` draws films with exact ground truth, `datasets` and `augment` feed the training scripts, `metrics` measures them.
+`phantom` draws films with exact ground truth, `datasets` and `augment` feed the training scripts, `metrics` measures them; `refusal` is the
+base of every error that says what cannot be used.
 Nothing in this package knows a network, a queue, a database or a page; `import models` loads neither torch nor pydicom.
 """

@@ -21,8 +21,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models import calibration, registry
+from models import calibration, refusal, registry
 from models.calibration import FOLDS, Pair
+from models.datasets import documents, readings
+from models.grading import tuned
 from models.metrics.bootstrap import estimate
 from models.metrics.conformal import Band, Intervals
 from models.reading import Reading, Stage
@@ -59,12 +61,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--json", type=Path, required=True, help="results file")
     options = parser.parse_args(argv)
-    rows = json.loads(options.tuning.read_text(encoding="utf-8"))["rows"]
-    with options.readings.open(encoding="utf-8") as lines:
-        read = [line for line in map(json.loads, lines) if "error" not in line]
-    others = {line["file"]: _others(line) for line in read}
-    share = {line["file"]: _share(line) for line in read}
-    values = json.loads(options.bundle.read_text(encoding="utf-8"))
+    rows = tuned.rows_of(options.tuning)
+    read = {file: line.reading() for file, line in readings.read(options.readings).items() if line.error is None}
+    others = {file: _others(reading) for file, reading in read.items()}
+    share = {file: reading.hand_share for file, reading in read.items()}
+    registry.describe(str(options.bundle))  # refused here, with what is wrong, before anything is measured
+    values = documents.read_object(options.bundle, "default_method")
     prior = values.get("hand_prior")
     scoring = Scoring(
         registry.parse_weighting(values.get("weighting", "TopN")),
@@ -132,16 +134,16 @@ def kept_bands(values: Mapping[str, Any], methods: Sequence[str], made: Sequence
 
     Raises
     ------
-    ValueError
+    Refusal
         When a method that is to be kept has no bands in the file, or bands of another coverage.
     """
     had = Intervals.from_dict(values["intervals"]) if values.get("intervals") else Intervals(calibration.COVERAGE, ())
     bands = [band for band in had.bands if band.method in methods or band.method not in made]
     for method in methods:
         if not any(band.method == method for band in bands):
-            raise ValueError(f"--keep {method}: the bundle holds no intervals of it")
+            raise refusal.Refusal(f"--keep {method}: the bundle holds no intervals of it")
     if bands and had.coverage != calibration.COVERAGE:
-        raise ValueError(f"the bundle's intervals cover {had.coverage:g}, those made now {calibration.COVERAGE:g}")
+        raise refusal.Refusal(f"the bundle's intervals cover {had.coverage:g}, those made now {calibration.COVERAGE:g}")
     return bands
 
 
@@ -210,7 +212,7 @@ def staged(folder: Path, rows: Sequence[Mapping[str, Any]], scoring: Scoring) ->
     """Return each film's stages as the bundle's rules make them of what the cross-validation kept; none where a bone was not found."""
     found: list[Mapping[str, Stage]] = [{} for _ in rows]
     for fold in sorted({row["fold"] for row in rows}):
-        chances = np.load(folder / f"fold-{fold}.npy")
+        chances = tuned.fold_of(folder, fold)
         held = [index for index, row in enumerate(rows) if row["fold"] == fold]
         for own, index in zip(chances, held, strict=True):
             if any(rows[index].get(name) is not None for name in BY_STAGES):
@@ -294,19 +296,13 @@ def _threshold(spread: NDArray[np.float64], size: NDArray[np.float64]) -> float:
     return float(np.quantile(spread[size <= GOOD_YEARS], QUIET, method="higher"))
 
 
-def _others(line: Mapping[str, Any]) -> dict[str, float | None]:
+def _others(reading: Reading) -> dict[str, float | None]:
     """Return the ages of the methods that do not go by stages, on the curve of the film's sex."""
     return {
-        method["name"]: method["bone_age_years"]
-        for method in line["methods"]
-        if method["name"] not in BY_STAGES and method["sex"] == line["sex"]
+        method.name: method.bone_age_years
+        for method in reading.methods
+        if method.name not in BY_STAGES and method.sex == reading.sex
     }
-
-
-def _share(line: Mapping[str, Any]) -> float | None:
-    if not line.get("regions"):
-        return None
-    return Reading.from_dict({name: value for name, value in line.items() if name != "file"}).hand_share
 
 
 def _column(films: Sequence[Mapping[str, float | None]], method: str) -> NDArray[np.float64]:
@@ -314,4 +310,4 @@ def _column(films: Sequence[Mapping[str, float | None]], method: str) -> NDArray
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -18,6 +18,7 @@ from models.metrics.ages import AgeErrors, compare
 from models.metrics.bootstrap import estimate
 from models.metrics.conformal import Intervals
 from models.reading import MethodResult
+from models.refusal import Refusal
 from models.regions import Sex
 
 MINIMUM: Final = 20  # films of one sex; fewer cannot fix a line
@@ -29,7 +30,7 @@ COVERAGE: Final = 0.9
 CROPPED: Final = 0.83
 
 
-class CalibrationRefused(ValueError):
+class CalibrationRefused(Refusal):
     """Films that cannot calibrate a reader; the text names the value and the limit."""
 
 

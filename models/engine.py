@@ -23,6 +23,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models.refusal import Refusal
+
 CHECKPOINT_TENSORS: Final = "checkpoint.safetensors"
 CHECKPOINT_VALUES: Final = "checkpoint.json"
 
@@ -198,15 +200,18 @@ def load_checkpoint(
     folder: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema[Any] | None = None
 ) -> tuple[int, Mapping[str, Any]]:
     """Restore a training in place; return the steps done and the further values kept, or `(0, {})` where none was kept."""
-    path = folder / CHECKPOINT_VALUES
+    path, part = folder / CHECKPOINT_VALUES, folder / f"{CHECKPOINT_VALUES}.part"
     if not path.exists() or not (folder / CHECKPOINT_TENSORS).exists():
         return 0, {}
     plain = json.loads(path.read_text(encoding="utf-8"))
     with safe_open(folder / CHECKPOINT_TENSORS, framework="pt") as file:
         step = int(file.metadata()["step"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    if step != plain["step"] and part.exists():  # the run was killed between the two renames: its numbers are whole
+        part.replace(path)
+        plain = json.loads(path.read_text(encoding="utf-8"))
     if step != plain["step"]:
-        raise ValueError(f"checkpoint in {folder}: tensors of step {step}, numbers of step {plain['step']}; remove it")
+        raise Refusal(f"checkpoint in {folder}: tensors of step {step}, numbers of step {plain['step']}; remove it")
     model.load_state_dict(_below(tensors, "model."))
     if ema is not None:
         ema.model.load_state_dict(_below(tensors, "ema."))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models import registry
+from models import refusal, registry
 from models.datasets import archive, documents
 from models.detection.predict import Detector
 from models.engine import Progress
@@ -115,4 +115,4 @@ def _archive(folder: Path) -> Iterator[_Film]:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -18,6 +18,7 @@ from models.calibration import SiteCalibration
 from models.metrics.conformal import Intervals
 from models.reader import Reader
 from models.reading import Bundle
+from models.refusal import Refusal
 from models.regions import Sex
 from models.scoring import BY_STAGES, LateEnd, Scoring
 from models.standards import Classic, Top2, TopN, Weighting
@@ -44,7 +45,7 @@ _PREDICTORS: Final = {
 _OF_ARCHITECTURE: Final = {"region-xgboost": ("models.regression.boosted", "RegionRegressor")}
 
 
-class BundleRefused(ValueError):
+class BundleRefused(Refusal):
     """A bundle that cannot be used; the text says which one, what was expected and what was found."""
 
 

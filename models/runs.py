@@ -7,15 +7,15 @@ a folder that holds a run with other options is refused, so that no run continue
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
 from models import weights
-from models.datasets.faults import BadData
 from models.engine import EarlyStop
+from models.refusal import Refusal
 
 CONFIG_FILE: Final = "training.json"
 # What may change when a run is resumed: how long, how often, on what.
@@ -51,7 +51,7 @@ _WHERE: Final = frozenset(
 )  # places on one machine: they say nothing of the weights
 
 
-class RunRefused(ValueError):
+class RunRefused(Refusal):
     """Options or a folder that no run can begin or go on with; the text names the value and what would be right."""
 
 
@@ -198,14 +198,6 @@ def ended(options: argparse.Namespace, first: int, step: int, stop: EarlyStop | 
         more = "" if stop is None else f"a larger {longer} goes on, "
         line += f". Nothing was trained now: {more}another --out begins anew"
     print(line, file=sys.stderr)  # noqa: T201 - a training log
-
-
-def command(main: Callable[[], object]) -> None:
-    """Run a script; what refuses its data, its weights or its options ends it with one line, not with a traceback."""
-    try:
-        main()
-    except (BadData, RunRefused, weights.WeightsRefused) as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
 
 
 def weights_folder(options: argparse.Namespace) -> Path:

@@ -57,13 +57,18 @@ def read_archive(archive: Path, out: Path, bundle: str) -> Path:
     """
     from models import registry
     from models.datasets import archive as table
+    from models.datasets import readings
     from models.engine import Progress
     from models.evaluation import cases
 
     films = table.read(archive, needs=("bone_age_years",))
     out.mkdir(parents=True, exist_ok=True)
     path = out / "readings.jsonl"
-    done = {json.loads(line)["file"] for line in path.read_text("utf-8").splitlines()} if path.exists() else set()
+    done: dict[str, readings.Line] = {}
+    if path.exists():
+        whole, _, _ = path.read_bytes().rpartition(b"\n")  # a run that was killed leaves its last line half written
+        path.write_bytes(whole + b"\n" if whole else b"")
+        done = readings.read(path)
     todo = [film for film in films if film.file not in done]
     if not todo:
         return path

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from models.refusal import Refusal
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -27,7 +29,7 @@ FREE_TERMS: Final = "Apache-2.0; trained on synthetic films alone"
 RSNA_TERMS: Final = "non-commercial (RSNA Pediatric Bone Age Challenge terms)"
 
 
-class WeightsRefused(ValueError):
+class WeightsRefused(Refusal):
     """Weights that must not be used; `expected` and `found` say why.
 
     Parameters

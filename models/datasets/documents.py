@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
+from numpy.typing import NDArray
 
 from models import pixels
 from models.datasets.faults import BadData
@@ -38,6 +40,34 @@ def read_json(path: Path) -> tuple[str, Any]:
         raise BadData(path, None, path.name, "is nested too deeply for an annotation") from error
     except ValueError as error:
         raise BadData(path, None, path.name, f"holds a number that is none: {error}") from error
+
+
+def read_object(path: Path, *needs: str) -> dict[str, Any]:
+    """Return what a JSON file of names and values holds; one that lacks a name of `needs` is refused."""
+    found = read_json(path)[1]
+    if not isinstance(found, dict):
+        raise BadData(path, None, found, "is to hold names and values")
+    for name in needs:
+        if name not in found:
+            raise BadData(path, None, ", ".join(found), f"lacks {name}")
+    return found
+
+
+def read_array(path: Path, made_by: str, *, mapped: bool = False) -> NDArray[Any]:
+    """Return an array that numpy saved; one that is not there is refused with what makes it.
+
+    Parameters
+    ----------
+    mapped
+        Leave it on the disk until it is looked at.
+    """
+    try:
+        found: NDArray[Any] = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except FileNotFoundError:
+        raise BadData(path, None, path.name, f"is not there; {made_by} makes it") from None
+    except (OSError, EOFError, ValueError) as error:
+        raise BadData(path, None, path.name, f"is no array, {made_by} makes it anew: {error}") from error
+    return found
 
 
 def is_film(path: Path) -> bool:

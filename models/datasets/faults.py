@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Final
 
+from models.refusal import Refusal
+
 SHOWN: Final = 160  # characters of a value; a file that is wrong as a whole can hold megabytes in one
 
 
-class BadData(ValueError):
+class BadData(Refusal):
     """Data that cannot be trained on; `path`, `line` and `value` say where and what.
 
     Parameters

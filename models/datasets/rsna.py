@@ -98,6 +98,12 @@ class Annotation:
     rows: int
 
 
+def _id(path: Path, line: int, row: Mapping[str, str]) -> str:
+    if not row["id"].isascii() or not row["id"].isdigit():
+        raise BadData(path, line, row["id"], "an id is a whole number")
+    return row["id"]
+
+
 def _sex(path: Path, line: int, value: str) -> Sex:
     if value == "F":
         return "F"
@@ -124,7 +130,7 @@ def films(folder: Path, *, subset: str | None = None) -> list[Film]:
             raise BadData(table, line, row["file"], "the film is not in the folder")
         size = [int(number(table, line, row[name], name, 32, 10_000)) for name in ("rows", "columns")]
         years = number(table, line, row["bone_age_months"], "bone_age_months", 0, 240) / 12
-        found.append(Film(row["id"], path, size[0], size[1], years, _sex(table, line, row["sex"])))
+        found.append(Film(_id(table, line, row), path, size[0], size[1], years, _sex(table, line, row["sex"])))
     return found
 
 
@@ -134,7 +140,7 @@ def thumbnails(folder: Path) -> tuple[NDArray[np.uint8], list[Film]]:
     index = place / "index.csv"
     listed = [
         Film(
-            row["id"],
+            _id(index, line, row),
             place,
             int(number(index, line, row["original_rows"], "original_rows", 32, 10_000)),
             int(number(index, line, row["original_columns"], "original_columns", 32, 10_000)),
@@ -146,12 +152,17 @@ def thumbnails(folder: Path) -> tuple[NDArray[np.uint8], list[Film]]:
     sheets = sorted(place.glob("sheet*.webp"))
     tiles: list[NDArray[np.uint8]] = []
     for sheet in sheets:
-        with Picture.open(sheet) as picture:
-            pixels = np.asarray(picture.convert("L"))
+        try:
+            with Picture.open(sheet) as picture:
+                pixels = np.asarray(picture.convert("L"))
+        except (OSError, ValueError) as error:
+            raise BadData(sheet, None, sheet.name, f"cannot be decoded: {error}") from error
         if pixels.shape[0] % TILE or pixels.shape[1] != TILE * _TILES_A_ROW:
             raise BadData(sheet, None, pixels.shape, f"a sheet has {_TILES_A_ROW} tiles of {TILE} pixels a row")
         tiles.append(pixels.reshape(-1, TILE, _TILES_A_ROW, TILE).swapaxes(1, 2).reshape(-1, TILE, TILE))
     count = sum(len(block) for block in tiles)
+    if not listed:
+        raise BadData(index, None, "no rows", "the table names no film")
     if count < len(listed):
         raise BadData(index, None, len(listed), f"films are listed, {count} tiles are in {len(sheets)} sheets")
     return np.concatenate(tiles)[: len(listed)], listed
@@ -197,7 +208,8 @@ def annotations(folder: Path, *, source: str | None = None) -> dict[str, list[An
         y1, y2 = (_coordinate(table, line, row[name], name, height) for name in corners[2:])
         if x2 < x1 or y2 < y1:
             raise BadData(table, line, (x1, y1, x2, y2), "the box is turned inside out")
-        found.setdefault(row["id"], []).append(
-            Annotation(row["id"], row["set"], row["kind"], row["label"], (x1, y1, x2, y2), int(width), int(height))
+        identifier = _id(table, line, row)
+        found.setdefault(identifier, []).append(
+            Annotation(identifier, row["set"], row["kind"], row["label"], (x1, y1, x2, y2), int(width), int(height))
         )
     return found

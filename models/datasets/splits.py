@@ -16,6 +16,7 @@ from typing import Final
 
 import numpy as np
 
+from models import refusal
 from models.datasets.documents import read_json, read_text, rows
 from models.datasets.faults import BadData
 
@@ -44,7 +45,7 @@ def divide(
     """
     unknown = [part for part in shares if part not in PARTS]
     if unknown or abs(sum(shares.values()) - 1) > 1e-9:
-        raise ValueError(f"shares {dict(shares)}: parts are {', '.join(PARTS)} and their shares add up to 1")
+        raise refusal.Refusal(f"shares {dict(shares)}: parts are {', '.join(PARTS)} and their shares add up to 1")
     rng = np.random.default_rng(seed)
     groups: dict[str, list[str]] = {}
     for patient in sorted(set(patients)):
@@ -164,10 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--test", type=float, default=0.1, help="share of the patients")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(argv)
-    try:
-        path, division, digest_of_it, alone = _divide(options)
-    except (BadData, ValueError, OSError) as error:
-        parser.error(str(error))
+    path, division, digest_of_it, alone = _divide(options)
     if options.patients and alone:
         films = f"{len(alone)} film{'s' * (len(alone) > 1)} without a patient in {options.patients.name}"
         count = "count as patients of their" if len(alone) > 1 else "counts as a patient of its"
@@ -200,4 +198,4 @@ def _divide(options: argparse.Namespace) -> tuple[Path, dict[str, str], str, lis
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

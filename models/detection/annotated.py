@@ -59,6 +59,8 @@ def boxed(place: Path) -> dict[str, list[Boxed]]:
     BadData
         When an annotation or the split is faulty, a film has too few boxes or stands in no part: with file, line and value.
     """
+    if not place.exists():
+        raise BadData(place, None, place.name, "there is no such folder or file")
     folder = place if place.is_dir() else place.parent
     path = folder / splits.FILE
     division = splits.load(path)

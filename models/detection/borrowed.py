@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models import phantom, weights
+from models import phantom, refusal, weights
 from models.detection.closer import CONTEXT, Closer
 from models.detection.predict import ARCHITECTURES, CLOSER, Detection, Detector
 from models.engine import git_commit
@@ -138,4 +138,4 @@ def _parts(box: Box) -> tuple[Array, Array]:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -21,13 +21,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models import engine, phantom, pixels, transforms, weights
+from models import engine, phantom, pixels, refusal, runs, transforms, weights
+from models.datasets.documents import files_of, load_film, read_object
 from models.detection import cast, casting, rsna, splint
 from models.detection.anatomy import LIMIT_PERCENT, Template
 from models.detection.conventions import CHANNEL, CHANNELS, LOOSE, REGION_OF_JOINT, Annotated, joint_of
@@ -63,7 +64,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--others", type=int, default=30, help="phantoms of each kind that is no hand")
     parser.add_argument("--first-seed", type=int, default=50_000_000, help="seed of the first unseen phantom")
     parser.add_argument("--folders", nargs="+", choices=SOURCES, default=SOURCES, help="annotated films to measure on")
-    parser.add_argument("--parts", nargs="+", help="measure only these anew, e.g. unseen_phantoms latency")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=(*OF_REAL_FILMS, *OF_ANY),
+        help="measure only these anew, e.g. unseen_phantoms latency",
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/accuracy/detection.json"))
     return parser.parse_args()
@@ -130,19 +136,17 @@ def _turned(fit: transforms.Similarity, vector: NDArray[np.float64]) -> NDArray[
 
 def annotated(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
     """Every set on the films that were not trained on: thumbnails, and the originals where they are there."""
-    split, thumbnails = rsna.read_split(args.split), rsna.read_thumbnails(args.data)
-    found = rsna.by_film(args.data)
+    thumbnails = rsna.read_thumbnails(args.data)
+    found = rsna.of_part(args.data, args.split, "validation")
     look = None if args.look is None else ReadersLook(args.look, args.weights)
     results: dict[str, Any] = {}
     for source in args.folders:
         rows: dict[tuple[str, str], list[list[float]]] = {}
         for film, records in found.items():
-            if split[film] != "validation":
-                continue
             path = args.data / source / f"{film}.webp"
             if source != "thumbnails" and not path.exists():
                 continue
-            image = _thumbnail(thumbnails[film]) if source == "thumbnails" else pixels.load(path)
+            image = _thumbnail(thumbnails[film]) if source == "thumbnails" else load_film(path)
             seen = detector.detect(image)
             moved = None if look is None else look.points(image, seen)
             for record in records.values():
@@ -163,8 +167,8 @@ def whole_films(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
     results: dict[str, Any] = {}
     for folder in ("fullres", "validation", "medium"):
         rows, bare, refused = [], [], {}
-        for path in sorted((args.data / folder).glob("*.webp")):
-            found = detector.detect(pixels.load(path))
+        for path in files_of(args.data / folder, ".webp"):
+            found = detector.detect(load_film(path))
             said = _codes(found)
             rows.append([float(found.verdict.accepted), float(_in_order(found)), float("two-hands" not in said)])
             if not (folder in LOOKED_AT and int(path.stem) % 2):
@@ -256,7 +260,7 @@ def others(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
         left = [[float(each.verdict.accepted and each.facts.laterality == "L")] for each in found]
         results[f"two phantom hands {arrangement}, noticed"] = share(noticed, lambda v: v > 0)
         results[f"two phantom hands {arrangement}, the left one read"] = share(left, lambda v: v > 0)
-    for path in sorted(args.dicom.iterdir()) if args.dicom else []:
+    for path in files_of(args.dicom, "") if args.dicom else []:
         try:
             verdict = detector.detect(pixels.load(path)).verdict
             results[path.name] = [
@@ -342,6 +346,16 @@ def latency(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+Part = Callable[[Detector, argparse.Namespace], dict[str, Any]]
+OF_REAL_FILMS: Final[Mapping[str, Part]] = {"annotated_films_not_trained_on": annotated, "real_films": whole_films}
+OF_ANY: Final[Mapping[str, Part]] = {
+    "unseen_phantoms": unseen_phantoms,
+    "others": others,
+    "casts": casts,
+    "latency": latency,
+}
+
+
 def main() -> None:
     """Measure everything that can be measured with what was given, and write it."""
     args = arguments()
@@ -356,18 +370,13 @@ def main() -> None:
         "terms": metadata.terms,
         "interval": "95 % over films: bootstrap, or Wilson where one value stands for a film or all are alike",
     }
-    parts: list[tuple[str, Callable[[Detector, argparse.Namespace], dict[str, Any]]]] = []
-    if args.data:
-        parts += [("annotated_films_not_trained_on", annotated), ("real_films", whole_films)]
-    parts += [
-        ("unseen_phantoms", unseen_phantoms),
-        ("others", others),
-        ("casts", casts),
-        ("latency", latency),
-    ]
-    parts = [(name, part) for name, part in parts if not args.parts or name in args.parts]
+    unread = [name for name in args.parts or () if name in OF_REAL_FILMS and not args.data]
+    if unread:
+        raise runs.RunRefused(f"--parts {unread[0]} measures real films: --data says where they are")
+    whole = {**(OF_REAL_FILMS if args.data else {}), **OF_ANY}
+    parts = [(name, part) for name, part in whole.items() if not args.parts or name in args.parts]
     if args.parts and args.out.exists():  # what was measured before of the same weights stays
-        before = json.loads(args.out.read_text(encoding="utf-8"))
+        before = read_object(args.out, "weights_sha256")
         if before["weights_sha256"] == results["weights_sha256"]:
             again = {f"{fact} of {name}": results[fact] for name in args.parts for fact in ("command", "commit")}
             results = {**before, **again}
@@ -382,4 +391,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

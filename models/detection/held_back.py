@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from models import transforms, weights
+from models import refusal, transforms, weights
 from models.datasets import splits
 from models.datasets.faults import BadData
 from models.detection.anatomy import LIMIT_PERCENT, Template
@@ -92,14 +92,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
-    try:
-        films = boxed(options.boxes)[options.part]
-        if not films:
-            raise BadData(options.boxes, None, options.part, "no film with boxes stands in this part")
-        detector = opened(options.weights)
-        found = {"part": options.part, "weights_sha256": weights.digest(options.weights), **measure(detector, films)}
-    except (BadData, weights.WeightsRefused) as error:
-        parser.error(str(error))
+    films = boxed(options.boxes)[options.part]
+    if not films:
+        raise BadData(options.boxes, None, options.part, "no film with boxes stands in this part")
+    detector = opened(options.weights)
+    found = {"part": options.part, "weights_sha256": weights.digest(options.weights), **measure(detector, films)}
     print(json.dumps(found))  # noqa: T201 - a script
 
 
@@ -120,4 +117,4 @@ def opened(folder: Path) -> Detecting:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

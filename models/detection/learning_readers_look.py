@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models import pixels, transforms, weights
+from models import pixels, refusal, transforms, weights
 from models.datasets import splits
+from models.datasets.faults import BadData
 from models.detection import rsna
 from models.detection.anatomy import LIMIT_PERCENT, Template
 from models.detection.conventions import CHANNEL
@@ -73,14 +74,14 @@ class Stated:
     missed: Tensor
 
 
-def stated(detector: Detector, data: Path, split: Mapping[int, str]) -> Stated:
+def stated(detector: Detector, data: Path, split: Path) -> Stated:
     """Look at the annotated training films with the detector whose points are to be moved."""
     thumbnails = rsna.read_thumbnails(data)
     hands: list[Hand] = []
     rows: list[tuple[int, int, Array, Array, int, int]] = []
     missed = np.zeros(len(SETS))
-    for number, records in sorted(rsna.by_film(data).items()):
-        if split[number] != "train" or number not in thumbnails:
+    for number, records in sorted(rsna.of_part(data, split, "train").items()):
+        if number not in thumbnails:
             continue
         image = Image(pixels=pixels.scale(thumbnails[number]))
         hand = Hand.of(image, detector.detect(image), detector.template)
@@ -103,6 +104,8 @@ def stated(detector: Detector, data: Path, split: Mapping[int, str]) -> Stated:
                     rows.append((len(hands), PLACE[name], target, measure, origin, len(hands) % FOLDS))
         if hand is not None:
             hands.append(hand)
+    if not hands:
+        raise BadData(data, None, data.name, "the detector finds no hand on any annotated thumbnail")
     columns = [torch.from_numpy(np.array(column)) for column in zip(*rows, strict=True)]
     return Stated(
         films=torch.from_numpy(np.stack([hand.pixels for hand in hands]))[:, None],
@@ -126,7 +129,7 @@ def cached(options: argparse.Namespace) -> Stated:
     if path is not None and path.exists():
         with np.load(path, allow_pickle=False) as kept:
             return Stated(**{name: torch.from_numpy(value) for name, value in kept.items()})
-    found = stated(Detector(options.detector), options.data, rsna.read_split(options.split))
+    found = stated(Detector(options.detector), options.data, options.split)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, **{each.name: getattr(found, each.name).numpy() for each in dataclasses.fields(found)})
@@ -262,4 +265,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

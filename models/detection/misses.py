@@ -18,14 +18,14 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from models import engine, pixels, weights
+from models import engine, pixels, refusal, weights
+from models.datasets.documents import load_film
 from models.detection import rsna
 from models.detection.anatomy import LIMIT_PERCENT, Template
 from models.detection.conventions import CHANNELS, Annotated, joint_of
 from models.detection.predict import Detector
 from models.detection.readers import (
     Array,
-    Films,
     between_readers,
     judged_by_the_second,
     laid,
@@ -43,18 +43,19 @@ MANY: Final = 4  # misses on one film from which on it is named
 
 
 def of_films(
-    detector: Detector, look: ReadersLook | None, args: argparse.Namespace, found: Films
+    detector: Detector, look: ReadersLook | None, args: argparse.Namespace
 ) -> dict[str, dict[str, dict[str, dict[int, dict[str, Array]]]]]:
     """Return by kind, folder, set and film how far each stated point is missed."""
-    split, thumbnails = rsna.read_split(args.split), rsna.read_thumbnails(args.data)
+    thumbnails = rsna.read_thumbnails(args.data)
+    measured = rsna.of_part(args.data, args.split, "validation")
     result: dict[str, dict[str, dict[str, dict[int, dict[str, Array]]]]] = defaultdict(dict)
     for folder in ("thumbnails", "fullres"):
         rows: dict[tuple[str, str], dict[int, dict[str, Array]]] = defaultdict(dict)
-        for film, records in found.items():
+        for film, records in measured.items():
             path = args.data / folder / f"{film}.webp"
-            if split[film] != "validation" or (folder != "thumbnails" and not path.exists()):
+            if folder != "thumbnails" and not path.exists():
                 continue
-            image = pixels.load(path) if folder != "thumbnails" else Image(pixels=pixels.scale(thumbnails[film]))
+            image = load_film(path) if folder != "thumbnails" else Image(pixels=pixels.scale(thumbnails[film]))
             seen = detector.detect(image)
             closer = {} if look is None else look.points(image, seen)
             for origin, record in records.items():
@@ -118,7 +119,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     detector, found = Detector(options.weights), rsna.by_film(options.data)
     look = None if options.look is None else ReadersLook(options.look, options.weights)
-    errors = of_films(detector, look, options, found)
+    errors = of_films(detector, look, options)
     judged = {
         f"misses before a second reader, thumbnails{kind.removeprefix(HEAD)}": judged_by_the_second(
             detector.template, found, folders["thumbnails"]
@@ -145,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

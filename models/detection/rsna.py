@@ -3,20 +3,22 @@
 Terms of the films: academic, educational and other non-commercial use; weights trained on them carry these terms.
 """
 
-import csv
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.datasets import rsna
+from models.datasets.documents import number, rows
+from models.datasets.faults import BadData
 from models.detection.conventions import CHANNELS, Annotated, annotated
 from models.detection.data import Film
 from models.regions import REGIONS
 
+PARTS: Final = ("train", "validation")
 # Labels that lie beside the hand or name other bones: looked at one by one where the labels and what a network sees part by
 # more than 6 % of the hand's length. None is in the validation split; nothing is left out of a measurement by them.
 MISPLACED: Final = {
@@ -27,10 +29,25 @@ MISPLACED: Final = {
 }
 
 
-def read_thumbnails(data: Path) -> dict[int, NDArray[np.uint8]]:
+V = TypeVar("V")
+
+
+class ById(dict[int, V]):
+    """What a file says of the films, by id; a film that it does not name is refused, not a key that is not there."""
+
+    def __init__(self, values: Mapping[int, V], path: Path, reason: str) -> None:
+        super().__init__(values)
+        self.path, self.reason = path, reason
+
+    def __missing__(self, identifier: int) -> V:
+        raise BadData(self.path, None, identifier, self.reason)
+
+
+def read_thumbnails(data: Path) -> ById[NDArray[np.uint8]]:
     """Return the thumbnails of a data folder: id -> (100, 100) uint8."""
     tiles, films = rsna.thumbnails(data)
-    return {int(film.id): tile for film, tile in zip(films, tiles, strict=True)}
+    found = {int(film.id): tile for film, tile in zip(films, tiles, strict=True)}
+    return ById(found, data / "thumbnails" / "index.csv", "has annotations and no thumbnail")
 
 
 def by_film(data: Path) -> dict[int, dict[str, Annotated]]:
@@ -38,7 +55,7 @@ def by_film(data: Path) -> dict[int, dict[str, Annotated]]:
     records = []
     for identifier, stated in rsna.annotations(data).items():
         if int(identifier) in rsna.HELD_OUT:
-            raise ValueError(f"film {identifier} is held out and must not be read")
+            raise BadData(data / "annotations.csv", None, identifier, "is held out and must not be read")
         records += annotated(int(identifier), stated)
     found: dict[int, dict[str, Annotated]] = defaultdict(dict)
     for record in sorted(records, key=lambda record: (record.origin, record.film)):
@@ -62,7 +79,20 @@ def merge(records: Mapping[str, Annotated], pixels: NDArray[np.uint8]) -> Film:
     return Film(pixels, first.aspect, points, sizes, name=str(first.film))
 
 
-def read_split(path: Path) -> dict[int, str]:
+def of_part(data: Path, split: Path, part: str) -> dict[int, dict[str, Annotated]]:
+    """Read every usable annotation of the films of one part, as `by_film`; a part without any is refused."""
+    division = read_split(split)
+    found = {film: records for film, records in by_film(data).items() if division[film] == part}
+    if not found:
+        raise BadData(split, None, part, f"no film with annotations in {data} stands in this part")
+    return found
+
+
+def read_split(path: Path) -> ById[str]:
     """Read a split file: id -> "train" or "validation"."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return {int(row["id"]): row["split"] for row in csv.DictReader(file)}
+    found: dict[int, str] = {}
+    for line, row in rows(path, ("id", "split")):
+        if row["split"] not in PARTS:
+            raise BadData(path, line, row["split"], f"a film is in {' or '.join(PARTS)}")
+        found[int(number(path, line, row["id"], "id", 0))] = row["split"]
+    return ById(found, path, "has annotations and stands in no part")

@@ -21,7 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models import engine, phantom, pixels, transforms, weights
+from models import engine, phantom, refusal, transforms, weights
+from models.datasets.documents import load_film
+from models.datasets.faults import BadData
 from models.detection import rsna
 from models.detection.anatomy import LIMIT_PERCENT
 from models.detection.conventions import CHANNELS, SPOTS, joint_of
@@ -159,12 +161,12 @@ def drawn(seeds: range) -> list[Subject]:
 
 def real(data: Path, split: Path, detector: Detector, number: int) -> list[Subject]:
     """Return films in full resolution with joint points, on square films that leave room to turn them."""
-    parts, subjects = rsna.read_split(split), []
-    for film, records in rsna.by_film(data).items():
+    subjects: list[Subject] = []
+    for film, records in rsna.of_part(data, split, "validation").items():
         path = data / "fullres" / f"{film}.webp"
-        if "joints13" not in records or parts[film] == "train" or not path.exists():
+        if "joints13" not in records or not path.exists():
             continue
-        image, record = pixels.load(path), records["joints13"]
+        image, record = load_film(path), records["joints13"]
         levels = 1 - image.pixels if detector.detect(image).facts.polarity == "bone dark" else image.pixels
         zoom = max(levels.shape) / (0.8 * SIDE)
         shift = (np.array(levels.shape[::-1]) - 1) / 2 - zoom * (SIDE - 1) / 2
@@ -184,6 +186,10 @@ def real(data: Path, split: Path, detector: Detector, number: int) -> list[Subje
         subjects.append(Subject(seen, points, fit.scale * detector.template.hand_length, False))
         if len(subjects) == number:
             break
+    if not subjects:
+        raise BadData(
+            data / "fullres", None, "joints13", "no film in full resolution that was not trained on has points of it"
+        )
     return subjects
 
 
@@ -253,4 +259,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

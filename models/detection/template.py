@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models import transforms
+from models import refusal, transforms
 from models.datasets.rsna import TILE
 from models.detection import rsna
 from models.detection.conventions import CHANNEL, CHANNELS, joint_of
@@ -82,11 +82,8 @@ def measure(films: list[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDAr
 def main() -> None:
     """Measure and write."""
     args = arguments()
-    split = rsna.read_split(args.split)
     nothing = np.zeros((TILE, TILE), np.uint8)
-    chosen = [
-        (sets, rsna.merge(sets, nothing)) for film, sets in rsna.by_film(args.data).items() if split[film] == "train"
-    ]
+    chosen = [(sets, rsna.merge(sets, nothing)) for sets in rsna.of_part(args.data, args.split, "train").values()]
     chosen.sort(key=lambda pair: "handpose" not in pair[0])  # complete films first
     films = [film.points * np.array([film.aspect, 1.0]) for _, film in chosen]
     mean, spread = measure(films)
@@ -106,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import torch
 
-from models import engine, runs, weights
+from models import engine, refusal, runs, weights
 from models.datasets import splits
 from models.detection import annotated, phantoms, rsna
 from models.detection.data import Film
@@ -227,4 +227,4 @@ def _keep(
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

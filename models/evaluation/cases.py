@@ -1,16 +1,17 @@
 """One row a film and method: what was read beside what is known."""
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from models.datasets import readings
 from models.datasets.archive import Film
 from models.pixels import UnreadablePixels
 from models.reader import Reader
 from models.reading import Reading
+from models.refusal import Refusal
 from models.regions import Sex
 
 COLUMNS: Final = (
@@ -41,7 +42,7 @@ class Case:
     stages: Mapping[str, tuple[str, float]] = field(default_factory=dict)  # label and its probability, by bone
 
 
-class NothingToMeasure(ValueError):
+class NothingToMeasure(Refusal):
     """No film of the table has both a sex and a bone age."""
 
 
@@ -59,7 +60,7 @@ def read(
         done()
 
 
-class OtherBundle(ValueError):
+class OtherBundle(Refusal):
     """Readings that another bundle made; the text names both."""
 
 
@@ -70,17 +71,18 @@ def kept(path: Path, films: Sequence[Film], bundle_sha256: str) -> Iterator[tupl
     ------
     OtherBundle
         When a reading was made by another bundle than the one measured.
+    BadData
+        When the file holds a line that is no reading.
     """
-    with path.open(encoding="utf-8") as lines:
-        read_before = {line["file"]: line for line in map(json.loads, lines)}
+    read_before = readings.read(path)
     for film in films:
         line = read_before.get(film.file)
         if line is None:
             yield film, f"{path.name} holds no reading of it"
-        elif "error" in line:
-            yield film, str(line["error"])
+        elif line.error is not None:
+            yield film, line.error
         else:
-            reading = Reading.from_dict({name: value for name, value in line.items() if name != "file"})
+            reading = line.reading()
             if reading.bundle.sha256 != bundle_sha256:
                 made = f"{reading.bundle.name} {reading.bundle.version}, sha256 {reading.bundle.sha256[:12]}…"
                 raise OtherBundle(
@@ -89,7 +91,7 @@ def kept(path: Path, films: Sequence[Film], bundle_sha256: str) -> Iterator[tupl
             yield film, reading
 
 
-def cases(readings: Iterator[tuple[Film, Reading | str]]) -> list[Case]:
+def cases(found_of: Iterator[tuple[Film, Reading | str]]) -> list[Case]:
     """Turn readings of films with a known bone age and sex into cases; a film that was not read misses every method.
 
     Raises
@@ -100,7 +102,7 @@ def cases(readings: Iterator[tuple[Film, Reading | str]]) -> list[Case]:
     found: list[Case] = []
     unread: list[tuple[Film, Sex, float, str]] = []
     methods: dict[str, None] = {}
-    for film, reading in readings:
+    for film, reading in found_of:
         if film.sex is None or film.bone_age_years is None:
             continue
         if isinstance(reading, str):

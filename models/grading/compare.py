@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models import weights
+from models import refusal, weights
 from models.engine import Progress, git_commit
 from models.grading import measure
 from models.grading.ages import sexes_of
@@ -38,10 +38,19 @@ BATCH: Final = 16  # films at a time
 Array = NDArray[np.float64]
 
 
+def _named(text: str) -> tuple[str, str]:
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=WEIGHTS")
+    return name, folder
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the options."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--grader", action="append", required=True, help="NAME=WEIGHTS, as often as there are graders")
+    made.add_argument(
+        "--grader", action="append", required=True, type=_named, help="NAME=WEIGHTS, as often as there are graders"
+    )
     made.add_argument("--ratio", action="append", default=[], help="A/B: the error and the size of A over those of B")
     made.add_argument("--validation", type=Path, required=True, help="cache of phantoms for the threshold of TopN")
     made.add_argument("--test", type=Path, action="append", required=True, help="cache of phantoms; may be given again")
@@ -56,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure every grader and write the results file."""
     options = parser().parse_args(argv)
     torch.set_num_threads(options.threads)
-    named = dict(pair.split("=", 1) for pair in options.grader)
+    named = dict(options.grader)
     validation, tests = Crops.load(options.validation), [Crops.load(folder) for folder in options.test]
     options.out.mkdir(parents=True, exist_ok=True)
     graders: dict[str, Any] = {}
@@ -182,4 +191,4 @@ def _mean(values: Array) -> dict[str, float | int]:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

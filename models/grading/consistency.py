@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from models import refusal
 from models.calibration import FOLDS, folds
 from models.engine import git_commit
 from models.grading import measure, tuned
@@ -178,4 +179,4 @@ def _usual(male: int, age_years: float) -> tuple[Array, Array]:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models import weights
+from models import refusal, weights
+from models.datasets.documents import read_object
 from models.engine import git_commit
 from models.grading import measure
 from models.grading.ages import sexes_of
@@ -82,7 +83,7 @@ def main() -> None:
     if options.prior:
         result["with_the_prior_of_the_hand"] = with_prior(chances, test, HandPrior(*options.prior), rules["TopN"])
     if options.tuning:
-        report = json.loads(options.tuning.read_text(encoding="utf-8"))
+        report = read_object(options.tuning, "rows")
         result["real_films"] = {key: value for key, value in report.items() if key != "rows"}
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -200,4 +201,4 @@ def ages_by_year(chances: NDArray[np.float64], films: Crops, rule: Weighting) ->
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -6,7 +6,6 @@ The folder holds `films.csv` (`models.datasets.archive`) with bone ages; crops a
 """
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -14,11 +13,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from models import refusal
 from models.datasets import archive
+from models.datasets.documents import load_film, read_array
+from models.datasets.readings import read as read_lines
 from models.engine import Progress
 from models.grading.crops import CONTEXT, SIZE, cut, frames
 from models.grading.phantoms import MARGIN, kept_size
-from models.reading import Reading
 from models.regions import RUS
 from models.runs import RunRefused
 
@@ -48,8 +49,14 @@ class Films:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read a cache."""
-        return cls(*(np.load(folder / f"{name}.npy") for name in cls.__slots__))
+        """Read a cache.
+
+        Raises
+        ------
+        BadData
+            When the folder holds none.
+        """
+        return cls(*(read_array(folder / f"{name}.npy", "models.grading.films") for name in cls.__slots__))
 
     def subset(self, chosen: NDArray[np.bool_]) -> Self:
         """Return the chosen films."""
@@ -74,11 +81,12 @@ def cut_films(folder: Path, readings: Path, out: Path, size: int = SIZE, context
     ------
     RunRefused
         When no film of the archive was read.
+    BadData
+        When the table, a line of the readings or a film cannot be used.
     """
     if (out / "pixels.npy").exists():
         return Films.load(out)
-    with readings.open(encoding="utf-8") as lines:
-        read = {line["file"]: line for line in map(json.loads, lines) if "error" not in line}
+    read = {file: line for file, line in read_lines(readings).items() if line.error is None}
     cases = [film for film in archive.read(folder, needs=("bone_age_years",)) if film.file in read and film.sex]
     if not cases:
         raise RunRefused(f"{readings} holds no reading of a film of {folder} with a sex and a bone age")
@@ -86,8 +94,8 @@ def cut_films(folder: Path, readings: Path, out: Path, size: int = SIZE, context
     crops, found = np.zeros((len(cases), len(RUS), kept, kept), np.uint8), np.zeros((len(cases), len(RUS)), np.bool_)
     progress = Progress(len(cases))
     for index, case in enumerate(cases):
-        reading = Reading.from_dict({name: value for name, value in read[case.file].items() if name != "file"})
-        image = case.load()
+        reading = read[case.file].reading()
+        image = load_film(case.path)
         for bone, frame in frames(reading.regions, reading.image, context).items():
             crop = cut(image, frame.widened(MARGIN), reading.image, kept)
             low, high = float(crop.min()), float(crop.max())
@@ -121,4 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

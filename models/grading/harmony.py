@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models import refusal
 from models.grading.ages import SEXES
 from models.grading.network import COUNTS, WIDEST
 from models.phantom import maturity
@@ -97,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

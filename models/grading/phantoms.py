@@ -15,7 +15,8 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models import runs
+from models import refusal, runs
+from models.datasets.documents import read_array, read_object
 from models.engine import Progress
 from models.grading.crops import CONTEXT, SIZE, cut, frames
 from models.grading.network import COUNTS
@@ -54,14 +55,15 @@ class Crops:
             raise RunRefused(
                 f"no crops in {folder}; draw them with --data phantoms:4000 or `python -m models.grading.phantoms`"
             )
-        tables = [np.load(path.with_name(path.name.replace("pixels", "truth"))) for path in chunks]
+        maker = "models.grading.phantoms"
+        tables = [read_array(path.with_name(path.name.replace("pixels", "truth")), maker) for path in chunks]
         truth = np.concatenate(tables)[:films]
         # Filled chunk by chunk: thousands of films are gigabytes, and joining them would hold them twice.
-        shape = np.load(chunks[0], mmap_mode="r").shape
+        shape = read_array(chunks[0], maker, mapped=True).shape
         pixels = np.empty((len(truth), *shape[1:]), np.uint8)
         for path, start in zip(chunks, np.cumsum([0, *map(len, tables)]), strict=False):
             if start < len(truth):
-                own = np.load(path)[: len(truth) - start]
+                own = read_array(path, maker)[: len(truth) - start]
                 pixels[start : start + len(own)] = own
         # Rounding to 32 bits must not carry a bone over the border of its stage.
         below = np.floor(truth[:, :13]) + 1 - 1e-5
@@ -71,7 +73,7 @@ class Crops:
             truth[:, 13] > 0.5,
             truth[:, 14].astype(np.float32),
             truth[:, 15].astype(np.int64),
-            float(json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))["context"]),
+            float(read_object(folder / SETTINGS_FILE, "context")["context"]),
         )
 
     def __len__(self) -> int:
@@ -176,7 +178,7 @@ def render_cache(
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"first_seed": first_seed, "natural": natural, "size": size, "context": context}
     kept = folder / SETTINGS_FILE
-    if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != settings:
+    if kept.exists() and read_object(kept) != settings:
         raise RunRefused(f"{folder} holds crops of {kept.read_text(encoding='utf-8')}, not of {json.dumps(settings)}")
     kept.write_text(json.dumps(settings), encoding="utf-8")
     chunk = min(CHUNK, films)
@@ -223,4 +225,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models import runs, weights
+from models import refusal, runs, weights
 from models.engine import (
     EarlyStop,
     Ema,
@@ -209,4 +209,4 @@ def _look(
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models import runs, weights
+from models import refusal, runs, weights
 from models.datasets.archive import TABLE
 from models.engine import Ema, Progress, cosine, git_commit, mixed_precision, seed_everything
 from models.grading import ages, harmony, measure
@@ -27,12 +27,11 @@ from models.grading.films import Films, cut_films
 from models.grading.losses import Loss, loss
 from models.grading.network import ARCHITECTURES, Staged, build
 from models.grading.phantoms import FIRST_SEED, Crops, render_cache
+from models.grading.tuned import REPORT_FILE, fold_of
 from models.metrics.ages import compare
 from models.regions import RUS
 from models.runs import RunRefused
 from models.standards import RUS_CHN, STANDARDS, RusStandard
-
-REPORT_FILE = "tuning.json"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -108,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if not done.exists():
                 net = tune(fresh(), films, np.flatnonzero(fold != number), phantoms, name, options, size)
                 np.save(done, chances_of(net, films, held, size))
-            graded[held] = np.load(done)
+            graded[held] = fold_of(options.out, number)
             after[held] = read_ages(graded[held], films, held)
             off = 12 * float(np.nanmean(np.abs(after[held] - films.bone_age_years[held])))
             print(json.dumps({"fold": number, "mae_months": round(off, 2)}), flush=True)  # noqa: T201 - a training log
@@ -316,4 +315,4 @@ def _plain(value: float) -> float | None:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

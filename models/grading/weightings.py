@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from models import refusal
 from models.engine import git_commit
 from models.grading import measure, tuned
 from models.grading.ages import sexes_of
@@ -92,4 +93,4 @@ def across_folds(tried: Mapping[float, Array], fold: NDArray[np.int64]) -> tuple
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

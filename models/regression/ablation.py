@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from models import refusal
 from models.engine import Progress, choose_device, cosine, git_commit, mixed_precision, seed_everything
 from models.metrics.bootstrap import estimate
 from models.regression.data import Thumbnails, divided
@@ -255,4 +256,4 @@ def _measure(
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -19,8 +19,9 @@ import numpy as np
 import xgboost
 from numpy.typing import NDArray
 
-from models import calibration, runs, weights
+from models import calibration, refusal, runs, weights
 from models.calibration import Pair
+from models.datasets.documents import read_array
 from models.engine import git_commit
 from models.metrics.ages import by_year, compare
 from models.metrics.bootstrap import estimate
@@ -57,8 +58,14 @@ class Cache:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read a cache."""
-        return cls(*(np.load(folder / f"{name}.npy") for name in cls.__slots__))
+        """Read a cache.
+
+        Raises
+        ------
+        BadData
+            When the folder holds none.
+        """
+        return cls(*(read_array(folder / f"{name}.npy", "models.features") for name in cls.__slots__))
 
     def save(self, folder: Path) -> None:
         """Write a cache."""
@@ -272,4 +279,4 @@ def greedy(
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -12,9 +12,13 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
-from models import runs, weights
+from models import refusal, runs, weights
+from models.datasets import documents
+from models.datasets.faults import BadData
 from models.engine import git_commit
 from models.metrics.ages import compare
 from models.metrics.conformal import calibrate
@@ -43,6 +47,21 @@ def months_of(network: Ensemble, thumbnails: Thumbnails, size: int = 64) -> list
         films = torch.from_numpy(thumbnails.films[start : start + size]).float()[:, None] / 255
         months += network(films, torch.from_numpy(thumbnails.sex[start : start + size])).tolist()
     return months
+
+
+def best_of(run: Path) -> dict[str, Tensor]:
+    """Return the weights of a run with the lowest validation error.
+
+    Raises
+    ------
+    BadData
+        When the folder holds none: it is no run of `models.regression.train`, or that has not looked at a film yet.
+    """
+    path = run / BEST_FILE
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BadData(path, None, path.name, f"holds no weights of a training run: {error}") from error
 
 
 def add_provenance(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +122,8 @@ def write(
     RunRefused
         When the runs were trained on different splits of the films.
     """
-    configs = [json.loads((member / runs.CONFIG_FILE).read_text(encoding="utf-8")) for member in members]
+    needed = ("split_sha256", "architecture", "seed")
+    configs = [documents.read_object(member / runs.CONFIG_FILE, *needed) for member in members]
     splits = {config["split_sha256"] for config in configs}
     if len(splits) != 1:
         raise RunRefused(f"the members were trained on {len(splits)} different splits; all must share one")
@@ -111,7 +131,7 @@ def write(
     state = {
         f"members.{index}.{name}": tensor
         for index, member in enumerate(members)
-        for name, tensor in load_file(member / BEST_FILE).items()
+        for name, tensor in best_of(member).items()
     }
     # What is calibrated is what is shipped: the weights rounded to half precision.
     state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
@@ -151,4 +171,4 @@ def write(
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

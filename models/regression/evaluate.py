@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from models import calibration, pixels
+from models import calibration, pixels, refusal
 from models.calibration import Pair
 from models.datasets import rsna
+from models.datasets.faults import BadData
 from models.engine import git_commit
 from models.metrics import conformal
 from models.metrics.ages import by_year, compare
@@ -174,6 +175,10 @@ def main() -> None:
     for folder in ("fullres", "medium", "validation"):
         parts[f"{folder} films"], took = films_of(regressor, options.data, folder)
         durations += took
+    if not durations:
+        raise BadData(
+            options.data / "images.csv", None, "fullres, medium, validation", "no film of these folders was read"
+        )
     inside = {name: across if name in made_from else _held(regressor, cases) for name, cases in parts.items()}
     summaries = {name: _summary(cases, inside[name], _coverage(name)) for name, cases in parts.items()}
     result = {
@@ -209,4 +214,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from models import runs
+from models import refusal, runs
 from models.engine import (
     EarlyStop,
     Ema,
@@ -89,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     device = choose_device(options.device)
 
+    begun = calibrate.best_of(options.start) if options.start else None
     # By patient, so that no film of the two measuring parts is ever seen.
     thumbnails, parts = divided(options.data)
     for index, name in enumerate(SEXES):
@@ -103,8 +104,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     train, validation = (thumbnails.take(parts == part) for part in ("train", "validation"))
 
     network = build(options.architecture, dropout=options.dropout)
-    if options.start:
-        network.load_state_dict(load_file(options.start / calibrate.BEST_FILE))
+    if begun is not None:
+        network.load_state_dict(begun)
     network.to(device).to(memory_format=torch.channels_last)
     ema = Ema(network, options.average)
     matrices = [p for p in network.parameters() if p.ndim > 1]
@@ -172,4 +173,4 @@ def _endless(films: Thumbnails, size: int, generator: torch.Generator) -> Iterat
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

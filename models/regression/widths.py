@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models import calibration, weights
+from models import calibration, refusal, weights
 from models.calibration import Pair
 from models.datasets import archive
 from models.metrics.bootstrap import estimate
@@ -106,4 +106,4 @@ def _of(pairs: Sequence[Pair], sex: str) -> NDArray[np.bool_]:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from models import runs, weights
+from models import refusal, weights
 from models.engine import git_commit
 from models.segmentation.network import ARCHITECTURES
 from models.segmentation.predict import LOOKS
@@ -21,15 +21,15 @@ def average(first: Path, second: Path, out: Path, *, version: str = "1", looks: 
 
     Raises
     ------
-    ValueError
+    Refusal
         When the networks differ, or the second folder's terms are free where the first one's are not.
     """
     one, before = weights.load(first, problem="segmentation", architectures=ARCHITECTURES)
     two, after = weights.load(second, problem="segmentation", architectures=ARCHITECTURES)
     if (before.architecture, before.hyperparameters) != (after.architecture, after.hyperparameters):
-        raise ValueError(f"{first} is {before.architecture} {before.hyperparameters}, {second} something else")
+        raise refusal.Refusal(f"{first} is {before.architecture} {before.hyperparameters}, {second} something else")
     if after.terms == FREE_TERMS and before.terms != FREE_TERMS:
-        raise ValueError(f"{second} is free, {first} is under {before.terms!r}: give the bound one second")
+        raise refusal.Refusal(f"{second} is free, {first} is under {before.terms!r}: give the bound one second")
     mean = {name: (one[name] + value) / 2 if value.dtype.is_floating_point else value for name, value in two.items()}
     metadata = dataclasses.replace(
         after,
@@ -55,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    runs.command(main)
+    refusal.command(main)

@@ -22,7 +22,9 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from models import refusal
 from models import runs as run_files
+from models.datasets import documents
 from models.engine import git_commit
 from models.metrics.bootstrap import estimate
 from models.phantom import Phantom, draw
@@ -165,7 +167,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="where to draw the loss curves of P1's five networks (PNG)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    before: dict[str, Any] = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
+    before = documents.read_object(options.json) if options.json.exists() else {}
     runs: dict[str, Any] = {}
     result = {
         "what": "architectures of P1 and P3 on the same unseen phantoms, after the same number of films",
@@ -195,7 +197,7 @@ def main() -> None:
 def _row(folder: Path, steps: int, earlier: int | None, films: Mapping[int, Phantom], jitter: float) -> dict[str, Any]:
     weights, curve = folder / kept(steps), folder / CURVE_FILE
     segmenter = Segmenter(weights)
-    trained = json.loads((weights / run_files.CONFIG_FILE).read_text(encoding="utf-8"))
+    trained = documents.read_object(weights / run_files.CONFIG_FILE, "batch", "rate", "loss")
     validation = segmenter.metadata.metrics["validation"]
     cases_now = measured(segmenter, films, jitter)
     row: dict[str, Any] = {
@@ -214,11 +216,11 @@ def _row(folder: Path, steps: int, earlier: int | None, films: Mapping[int, Phan
     if earlier is not None:
         row["gain_of_the_last_round"] = gained(cases_now, measured(Segmenter(folder / kept(earlier)), films, jitter))
     if curve.exists():
-        drawn = json.loads(curve.read_text(encoding="utf-8"))
+        drawn = documents.read_object(curve, "loss", "steps_a_point")
         # A later round may have gone on: the curve of this row ends where its budget does.
         row["loss_curve"] = {**drawn, "loss": drawn["loss"][: steps // drawn["steps_a_point"]]}
     return row
 
 
 if __name__ == "__main__":
-    run_files.command(main)
+    refusal.command(main)

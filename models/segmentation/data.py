@@ -18,7 +18,8 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from models import runs
+from models import refusal, runs
+from models.datasets.documents import read_array, read_object
 from models.datasets.faults import BadData
 from models.engine import Progress
 from models.phantom import draw
@@ -56,9 +57,12 @@ class Crops:
         """
         if not (folder / "cache.json").is_file():
             raise BadData(folder, None, folder.name, "holds no crops; make them with models.segmentation.data")
-        state = json.loads((folder / "cache.json").read_text(encoding="utf-8"))
+        state = read_object(folder / "cache.json", "films", "first_seed")
         done = int(state["films"])
-        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r")[:done] for name in ("films", "masks", "inside")]
+        arrays = [
+            read_array(folder / f"{name}.npy", "models.segmentation.data", mapped=True)[:done]
+            for name in ("films", "masks", "inside")
+        ]
         return cls(arrays[0], arrays[1], arrays[2], int(state["first_seed"]))
 
 
@@ -158,7 +162,7 @@ def make(folder: Path, films: int, first_seed: int) -> Iterator[int]:
     state = folder / "cache.json"
     done = 0
     if state.exists():
-        kept = json.loads(state.read_text(encoding="utf-8"))
+        kept = read_object(state, "films", "first_seed", "room")
         if kept["first_seed"] != first_seed or kept["room"] != films:
             raise runs.RunRefused(
                 f"{folder} holds {kept['room']} films from seed {kept['first_seed']}; give another folder"
@@ -200,4 +204,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    runs.command(main)
+    refusal.command(main)

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from models import runs
+from models import refusal
 from models.engine import git_commit
 from models.metrics.bootstrap import estimate
 from models.metrics.overlap import mask_overlap
@@ -155,4 +155,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    runs.command(main)
+    refusal.command(main)

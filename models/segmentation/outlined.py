@@ -15,7 +15,8 @@ from typing import Final
 
 import numpy as np
 
-from models.datasets import documents, labelme, splits
+from models import refusal
+from models.datasets import documents, labelme, readings, splits
 from models.datasets.faults import BadData
 from models.reading import Box
 from models.regions import CARPALS, REGIONS
@@ -33,25 +34,23 @@ def read_boxes(path: Path) -> dict[str, dict[str, Box]]:
     """
     boxes: dict[str, dict[str, Box]] = {}
     if path.suffix == ".jsonl":
-        for line, text in enumerate(documents.read_text(path).splitlines(), 1):
-            try:
-                reading = json.loads(text)
-                film = Path(reading["file"])
-                regions: dict[str, Box] = {}
-                for region in reading.get("regions", ()):
-                    x1, y1, x2, y2 = region["box"]
-                    regions[region["name"]] = (x1, y1, x2, y2)
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-                raise BadData(path, line, text[:40], "is no reading of `carpus read FOLDER --json`") from error
+        for file, line in readings.read(path).items():
+            film = Path(file)
             if film.stem in boxes:
                 reason = (
                     f"an outline of {film.stem} may be of this film or of another: give the files names of their own"
                 )
-                raise BadData(path, line, str(film), reason)
-            boxes[film.stem] = regions
+                raise BadData(path, line.number, file, reason)
+            own = boxes[film.stem] = {}
+            try:
+                for region in line.values.get("regions", ()):
+                    x1, y1, x2, y2 = region["box"]
+                    own[region["name"]] = (x1, y1, x2, y2)
+            except (KeyError, TypeError, ValueError) as error:
+                raise BadData(path, line.number, file, "its regions are no names with boxes") from error
         return boxes
-    for line, row in documents.rows(path, ("file", "label", "x1", "y1", "x2", "y2")):
-        x1, y1, x2, y2 = (documents.number(path, line, row[corner], corner) for corner in ("x1", "y1", "x2", "y2"))
+    for at, row in documents.rows(path, ("file", "label", "x1", "y1", "x2", "y2")):
+        x1, y1, x2, y2 = (documents.number(path, at, row[corner], corner) for corner in ("x1", "y1", "x2", "y2"))
         boxes.setdefault(row["file"], {})[row["label"]] = (x1, y1, x2, y2)
     return boxes
 
@@ -112,12 +111,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--part", choices=splits.PARTS, default="train", help="part of their split.csv")
     options = parser.parse_args(argv)
-    try:
-        made = make_outlined(options.out, options.outlines, options.images, options.part, options.readings)
-    except BadData as error:
-        parser.error(str(error))
+    made = make_outlined(options.out, options.outlines, options.images, options.part, options.readings)
     print(f"{made} films")  # noqa: T201 - a script
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

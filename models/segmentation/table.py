@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from models import runs
+from models import refusal
 from models.runs import RunRefused
 from models.segmentation import train
 from models.segmentation.network import ARCHITECTURES, CLASSICAL
@@ -113,4 +113,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    runs.command(main)
+    refusal.command(main)

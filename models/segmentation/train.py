@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from models import runs, weights
+from models import refusal, runs, weights
 from models.engine import (
     EarlyStop,
     Ema,
@@ -254,4 +254,4 @@ def _ship(
 
 
 if __name__ == "__main__":
-    runs.command(main)
+    refusal.command(main)

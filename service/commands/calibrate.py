@@ -52,9 +52,7 @@ def calibrate(
     --signed-by the calibration becomes a site bundle, which `carpus read --bundle` and the setting `bundle` take.
     """
     from models import registry, site
-    from models.calibration import CalibrationRefused
-    from models.datasets.faults import BadData
-    from models.evaluation.cases import NothingToMeasure, OtherBundle
+    from models.refusal import Refusal
     from models.weights import WeightsRefused
 
     if out is not None and not (signed_by and name):
@@ -67,12 +65,12 @@ def calibrate(
         if out is not None and name and signed_by:
             site.write(out, result, name=name, signed_by=signed_by, note=note)
             click.echo(f"site bundle: {out} (carpus read FILM --bundle {os.fspath(out)})")
-    except (BadData, NothingToMeasure, OtherBundle, CalibrationRefused) as error:
-        raise InvalidConfiguration(str(error), code="calibration-refused") from error
     except (registry.BundleRefused, WeightsRefused) as error:
         raise InvalidConfiguration(
             str(error), code="bundle-refused", next_action="`carpus models` lists and verifies the bundles"
         ) from error
+    except Refusal as error:
+        raise InvalidConfiguration(str(error), code="calibration-refused") from error
 
 
 def _show(figures: dict[str, dict[str, dict[str, dict[str, dict[str, float]]]]]) -> None:

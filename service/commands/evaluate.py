@@ -34,8 +34,8 @@ def evaluate(data: Path, out: Path, bundle: str, readings: Path | None, part: st
 
     from models import registry
     from models.datasets import archive, splits
-    from models.datasets.faults import BadData
     from models.evaluation import cases, page
+    from models.refusal import Refusal
     from models.weights import WeightsRefused
 
     table = data / archive.TABLE if data.is_dir() else data
@@ -49,12 +49,12 @@ def evaluate(data: Path, out: Path, bundle: str, readings: Path | None, part: st
                 task = bar.add_task("films", total=len(films))
                 read = cases.read(registry.load(bundle), films, lambda: bar.advance(task))
             measured = cases.cases(read)
-    except (BadData, cases.NothingToMeasure, cases.OtherBundle) as error:
-        raise InvalidConfiguration(str(error), code="bad-table") from error
     except (registry.BundleRefused, WeightsRefused) as error:
         raise InvalidConfiguration(
             str(error), code="bundle-refused", next_action="`carpus models` lists and verifies the bundles"
         ) from error
+    except Refusal as error:
+        raise InvalidConfiguration(str(error), code="bad-table") from error
     try:
         report = page.write(
             out,

@@ -27,12 +27,10 @@ def train(problem: str | None, options: tuple[str, ...]) -> None:
         return
     if problem not in PROBLEMS:
         raise click.UsageError(f"problem {problem!r} is not one of {', '.join(PROBLEMS)}")
-    from models.datasets.faults import BadData
-    from models.runs import RunRefused
+    from models.refusal import Refusal
     from models.training import train as run
-    from models.weights import WeightsRefused
 
     try:
         run(problem, options)
-    except (BadData, RunRefused, WeightsRefused) as error:
+    except Refusal as error:
         raise InvalidConfiguration(str(error), code="training-refused") from error

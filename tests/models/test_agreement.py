@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 
 from models import agreement
 from models.metrics.conformal import Intervals
-from models.regions import RUS
+from models.reading import Bundle, ImageFacts, MethodResult, Reading, Verdict
+from models.regions import RUS, Sex
 from models.standards import fine_levels, harmony
+
+FACTS = ImageFacts(64, 48, None, "L", None, "bone bright", "MONOCHROME2", 0.0)
 
 
 def test_the_spread_is_that_of_the_widest_pair_and_needs_two_methods() -> None:
@@ -67,10 +70,11 @@ def test_intervals_and_threshold_are_written_into_the_bundle_with_their_coverage
         ages = {name: truth + float(rng.normal(0, 1)) for name in agreement.BY_STAGES}
         if index == 7:
             ages = dict.fromkeys(agreement.BY_STAGES)  # a bone of it was not found
-        sex = "F" if index % 2 else "M"
+        sex: Sex = "F" if index % 2 else "M"
         rows.append({"file": f"f/{index}.png", "sex": sex, "bone_age_years": truth, "fold": index % 2, **ages})
-        other = {"name": "rsna-cnn", "sex": sex, "bone_age_years": truth + float(rng.normal(0, 0.6))}
-        lines.append(json.dumps({"file": f"f/{index}.png", "sex": sex, "methods": [other]}))
+        other = MethodResult("rsna-cnn", sex, truth + float(rng.normal(0, 0.6)))
+        read = Reading(FACTS, Verdict(accepted=True), Bundle("t", "1", "0"), sex=sex, methods=(other,))
+        lines.append(json.dumps({"file": f"f/{index}.png", **read.to_dict()}))
     (tmp_path / "tuning.json").write_text(json.dumps({"rows": rows}))
     (tmp_path / "readings.jsonl").write_text("\n".join(lines))
     rules = {"weighting": "TopN:0.7", "hand_prior": {"weight": 0.5, "slack_stages": 1.0}}

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from models import engine
+from models.refusal import Refusal
 
 
 def _step(
@@ -41,6 +42,24 @@ def test_a_resumed_training_equals_one_that_never_stopped(tmp_path: Path) -> Non
         assert torch.equal(expected, found)
     for expected, found in zip(whole[2].model.state_dict().values(), ema.model.state_dict().values(), strict=True):
         assert torch.equal(expected, found)
+
+
+def test_a_training_that_is_killed_between_the_two_renames_of_its_checkpoint_goes_on(tmp_path: Path) -> None:
+    model, optimizer, ema = _training()
+    values = tmp_path / engine.CHECKPOINT_VALUES
+    engine.save_checkpoint(tmp_path, step=3, model=model, optimizer=optimizer, ema=ema, best=0.5)
+    before = values.read_bytes()
+    _step(model, optimizer, ema, torch.ones(8, 3))
+    engine.save_checkpoint(tmp_path, step=4, model=model, optimizer=optimizer, ema=ema, best=0.4)
+    values.rename(tmp_path / f"{values.name}.part")
+    values.write_bytes(before)
+    model, optimizer, ema = _training()
+    for _ in range(2):  # and once more, from what the first left
+        step, kept = engine.load_checkpoint(tmp_path, model=model, optimizer=optimizer, ema=ema)
+        assert (step, kept) == (4, {"best": 0.4})
+    values.write_bytes(before)
+    with pytest.raises(Refusal, match="tensors of step 4, numbers of step 3; remove it"):
+        engine.load_checkpoint(tmp_path, model=model, optimizer=optimizer, ema=ema)
 
 
 def test_without_a_checkpoint_a_training_starts_at_step_zero(tmp_path: Path) -> None:

@@ -319,7 +319,15 @@ def test_an_interlaced_png_is_read_whole(tmp_path: Path) -> None:
     levels = film(rows=67, columns=45, bits=8).astype(np.uint8)
     head = _chunk(b"IHDR", (45).to_bytes(4, "big") + (67).to_bytes(4, "big") + bytes((8, 0, 0, 0, 1)))
     # ISO/IEC 15948 8.2: the seven passes of Adam7
-    passes = (np.s_[::8, ::8], np.s_[::8, 4::8], np.s_[4::8, ::4], np.s_[::4, 2::4], np.s_[2::4, ::2], np.s_[::2, 1::2], np.s_[1::2, ::1])  # fmt: skip
+    passes = (
+        np.s_[::8, ::8],
+        np.s_[::8, 4::8],
+        np.s_[4::8, ::4],
+        np.s_[::4, 2::4],
+        np.s_[2::4, ::2],
+        np.s_[::2, 1::2],
+        np.s_[1::2, ::1],
+    )
     rows = b"".join(b"\0" + row.tobytes() for chosen in passes for row in levels[chosen])
     for stream, whole in ((rows, True), (rows[:-46], False)):
         data = _chunk(b"IDAT", zlib.compress(stream)) + _chunk(b"IEND", b"")

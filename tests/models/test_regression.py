@@ -254,7 +254,7 @@ def test_runs_on_different_splits_are_not_joined(tmp_path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / runs.CONFIG_FILE).write_text(
-            json.dumps({"split_sha256": name, "architecture": "maturity-net"})
+            json.dumps({"split_sha256": name, "seed": 1, "architecture": "maturity-net"})
         )
     with pytest.raises(runs.RunRefused, match="2 different splits"):
         calibrate.write(None, [tmp_path / "a", tmp_path / "b"], tmp_path / "out", (None, None))

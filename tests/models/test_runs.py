@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from models import runs, training
-from models.datasets.faults import BadData
 from models.engine import EarlyStop
 from models.runs import RunRefused
 
@@ -76,14 +75,3 @@ def test_a_run_that_is_started_again_after_its_end_says_so_and_how_to_go_on(
     assert first.endswith(f"has ended: {why}; its weights are in {tmp_path / 'weights'}")
     assert again.startswith(first)
     assert f"Nothing was trained now: a larger {longer} goes on, another --out begins anew" in again
-
-
-def test_a_script_that_is_refused_ends_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["/somewhere/data.py"])
-
-    def refused() -> None:
-        raise BadData(tmp_path / "films.csv", 3, "x", "is no number")
-
-    with pytest.raises(SystemExit) as ended:
-        runs.command(refused)
-    assert ended.value.code == f"data.py: {tmp_path / 'films.csv'}:3: 'x': is no number"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from models import registry
+from models import registry, training
 from models.weights import Metadata
 from service.__main__ import cli
 from service.errors import InvalidConfiguration
@@ -31,6 +31,17 @@ def readings(films: Path) -> Path:
     path = films / "readings.jsonl"
     _run("read", films, "--cases", films / "films.csv", "--bundle", "phantom", "--json", path)
     return path
+
+
+def test_the_film_that_was_being_read_when_a_run_was_killed_is_read_again(
+    films: Path, readings: Path, tmp_path: Path
+) -> None:
+    lines = readings.read_bytes().splitlines(keepends=True)
+    (tmp_path / "readings.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:100])
+    path = training.read_archive(films, tmp_path, "phantom")
+    assert [json.loads(line)["file"] for line in path.read_bytes().splitlines()] == [
+        json.loads(line)["file"] for line in lines
+    ]
 
 
 @pytest.fixture(scope="module")
