@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from models.image import Image
 from models.pixels.errors import DECODER_ERRORS, UnreadablePixels, first_line, panics_are_errors, texts
-from models.pixels.guards import check_code_stream, check_header, check_inflated_size, integer
+from models.pixels.guards import check_code_streams, check_header, check_inflated_size, integer
 from models.pixels.levels import scale
 from models.regions import Laterality
 
@@ -76,7 +76,6 @@ def from_dataset(ds: "Dataset", *, notes: tuple[str, ...] = ()) -> Image:
 
 def _decode(ds: "Dataset") -> NDArray[Any]:
     """Decode the stored samples: (rows, columns), integers as stored."""
-    from pydicom.encaps import generate_frames
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
 
@@ -93,13 +92,7 @@ def _decode(ds: "Dataset") -> NDArray[Any]:
             raise UnreadablePixels(
                 "unsupported-transfer-syntax", f"no codec installed for transfer syntax {syntax} ({syntax.name})"
             )
-        try:
-            frame = next(generate_frames(ds.PixelData, number_of_frames=1))
-        except (*DECODER_ERRORS, StopIteration) as error:
-            raise UnreadablePixels(
-                "truncated", f"the encapsulated pixel data hold no complete frame: {first_line(error)}"
-            ) from error
-        check_code_stream(frame, rows, columns, syntax)
+        check_code_streams(ds, syntax)
     elif "PixelData" in ds:
         expected = (rows * columns * int(ds.BitsAllocated) + 7) // 8
         if len(ds.PixelData) < expected:

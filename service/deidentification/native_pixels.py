@@ -12,7 +12,8 @@ from pydicom.errors import BytesLengthException
 from pydicom.pixels.utils import decompress, get_expected_length
 from pydicom.uid import ExplicitVRBigEndian
 
-from models.pixels.errors import DECODER_ERRORS, panics_are_errors
+from models.pixels.errors import DECODER_ERRORS, UnreadablePixels, panics_are_errors
+from models.pixels.guards import check_code_streams
 from service.errors import InvalidInstance
 
 PIXEL_KEYWORDS: Final = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -60,6 +61,8 @@ def copy_pixels(source: Dataset, target: Dataset) -> None:
             _copy(source, target)
     except InvalidInstance:
         raise
+    except UnreadablePixels as error:
+        raise InvalidInstance(error.text, code=error.code) from error
     except (*DECODER_ERRORS, BytesLengthException) as error:
         syntax = getattr(getattr(source, "file_meta", None), "TransferSyntaxUID", None)
         name = "an unknown transfer syntax" if syntax is None else syntax.name
@@ -83,6 +86,7 @@ def _copy(source: Dataset, target: Dataset) -> None:
     bare.file_meta.TransferSyntaxUID = syntax
     if syntax.is_encapsulated:
         if "PixelData" in bare:
+            check_code_streams(bare, syntax)
             bare["PixelData"].is_undefined_length = True
         decompress(bare, generate_instance_uid=False)
     expected = get_expected_length(bare)

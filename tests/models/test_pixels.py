@@ -11,7 +11,7 @@ import PIL.Image
 import pydicom
 import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -22,6 +22,7 @@ from pydicom.uid import (
     HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGLSLossless,
     RLELossless,
 )
@@ -230,6 +231,74 @@ def test_a_code_stream_larger_than_the_header_is_refused_before_decoding() -> No
     error = refused(ds)
     assert error.code == "undecodable"
     assert "the code stream says 100 x 100 pixels, the header 64 x 64" in error.text
+
+
+def jpeg_2000(side: int, *, boxes: bool = False, **options: Any) -> bytes:
+    """A black picture of 8 bits as JPEG 2000."""
+    stream = io.BytesIO()
+    PIL.Image.fromarray(np.zeros((side, side), np.uint8)).save(stream, "JPEG2000", no_jp2=not boxes, **options)
+    return stream.getvalue()
+
+
+def encapsulated(stream: bytes, syntax: str, side: int = 64) -> FileDataset:
+    """A film of 8 bits whose header says `side` x `side`."""
+    ds = dataset(np.zeros((side, side), np.uint8), syntax, BitsAllocated=8, BitsStored=8, HighBit=7)
+    ds.PixelData = encapsulate([stream])
+    ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
+    return ds
+
+
+def test_the_size_is_that_of_the_stream_in_the_box_and_not_of_a_decoy_before_it() -> None:
+    assert pixels.from_dataset(encapsulated(jpeg_2000(64, boxes=True), JPEG2000Lossless)).rows == 64
+    file, decoy = jpeg_2000(100, boxes=True), jpeg_2000(64)[:60]
+    place = file.index(b"jp2h") - 4
+    box = (8 + len(decoy)).to_bytes(4, "big") + b"uuid" + decoy
+    error = refused(encapsulated(file[:place] + box + file[place:], JPEG2000Lossless))
+    assert "the code stream says 100 x 100 pixels, the header 64 x 64" in error.text
+
+
+def test_the_frame_that_is_looked_into_is_the_one_that_is_decoded() -> None:
+    good, large = jpeg_2000(64), jpeg_2000(100)
+    ds = encapsulated(good, JPEG2000Lossless)
+    ds.PixelData, offsets, _ = encapsulate_extended([good, large])
+    ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths = offsets[8:], len(large).to_bytes(8, "little")
+    assert "the code stream says 100 x 100 pixels, the header 64 x 64" in refused(ds).text
+
+
+def test_a_stream_that_states_no_size_is_not_decoded() -> None:
+    assert "states its size" in refused(encapsulated(b"\0" + jpeg_2000(64), JPEG2000Lossless)).text
+    assert "has 0 frame headers" in refused(encapsulated(b"\xff\xd8\xff\xd9", JPEGBaseline8Bit)).text
+
+
+def test_a_jpeg_of_empty_scans_is_refused_before_each_of_them_passes_over_the_film() -> None:
+    stream = io.BytesIO()
+    PIL.Image.fromarray(np.zeros((64, 64), np.uint8)).save(stream, "JPEG", progressive=True)
+    usual = stream.getvalue()
+    assert pixels.from_dataset(encapsulated(usual, JPEGBaseline8Bit)).rows == 64
+    scan = b"\xff\xda\0\x08\x01\x01\0\x01\x05\x02"
+    error = refused(encapsulated(usual[:-2] + 200 * scan + usual[-2:], JPEGBaseline8Bit))
+    assert "the code stream has 101 scans" in error.text
+
+
+@pytest.mark.parametrize("where", ["image", "component", "tile-part"])
+def test_a_jpeg_2000_of_one_precinct_a_pixel_is_refused_before_each_takes_memory(where: str) -> None:
+    """151 bytes of 2,000 x 2,000 pixels took 2.2 GB."""
+
+    usual = jpeg_2000(1024, precinct_size=(128, 128), codeblock_size=(16, 16))
+    assert pixels.from_dataset(encapsulated(usual, JPEG2000Lossless, 1024)).rows == 1024
+    stream, sizes = jpeg_2000(1024), b"\x11" * 6  # of five decompositions
+    begin, end, data = (stream.index(marker) for marker in (b"\xff\x52", b"\xff\x5c", b"\xff\x93"))
+    coding = stream[begin + 4 : end]
+    image = b"\xff\x52\0\x12\x01" + coding[1:10] + sizes
+    component = b"\xff\x53\0\x0f\0\x01" + coding[5:10] + sizes
+    if where == "image":
+        stream = stream[:begin] + image + stream[end:]
+    elif where == "component":
+        stream = stream[:end] + component + stream[end:]
+    else:
+        stream = stream[:data] + image + stream[data:]
+    error = refused(encapsulated(stream, JPEG2000Lossless, 1024))
+    assert "cut into precincts of 2 x 2 pixels" in error.text
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless, JPEG2000])

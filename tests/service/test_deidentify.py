@@ -1,5 +1,6 @@
 """De-identification through its public door: films written to files, read back, de-identified, searched byte by byte."""
 
+import struct
 from io import BytesIO
 from pathlib import Path
 
@@ -11,7 +12,15 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.tag import Tag
-from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, JPEGLossless, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLossless,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from service.deidentification.confidentiality import load
 from service.deidentification.deidentify import (
@@ -155,3 +164,40 @@ def test_a_chinese_name_leaves_no_byte_in_any_encoding(declared: str | list[str]
     parts += [encoded, encoded.decode("latin-1").encode(), b"XiaoMing"]
     assert [part for part in parts if part in buffer.getvalue()] == []
     assert copy.PatientName == PSEUDONYMS.patient(f"PatientID\0\0{CHILD.PatientID}")
+
+
+LYING = {
+    JPEGBaseline8Bit: (b"\xff\xc0", 5),  # start of frame: where rows and columns stand behind the marker
+    JPEGLSLossless: (b"\xff\xf7", 5),
+    JPEG2000Lossless: (b"\xff\x51", 6),
+}
+
+
+def _lying(syntax: UID, side: int) -> Dataset:
+    """A film of 64 x 64 whose code stream says that it has `side` rows and columns."""
+    film = instance(rows=64, columns=64, bits_stored=8, transfer_syntax=syntax)
+    stream = bytearray(next(generate_frames(film.PixelData, number_of_frames=1)))
+    marker, behind = LYING[syntax]
+    place = stream.find(marker) + behind
+    stream[place : place + 8 if syntax == JPEG2000Lossless else place + 4] = struct.pack(
+        ">II" if syntax == JPEG2000Lossless else ">HH", side, side
+    )
+    film.PixelData = encapsulate([bytes(stream)])
+    return film
+
+
+@pytest.mark.parametrize("syntax", LYING)
+def test_no_codec_of_the_identified_side_is_asked_for_more_pixels_than_the_header_says(syntax: UID) -> None:
+    """145 bytes took five bytes of memory for each pixel of 10,000 x 10,000."""
+    with pytest.raises(InvalidInstance, match="the code stream says 3000 x 3000 pixels, the header 64 x 64") as caught:
+        for_inference(reread(_lying(syntax, 3000)), PSEUDONYMS)
+    assert caught.value.code == "undecodable"
+
+
+def test_frames_beyond_those_of_the_header_are_not_decoded() -> None:
+    film = instance(rows=64, columns=64, bits_stored=8, transfer_syntax=JPEGLSLossless)
+    frame = next(generate_frames(film.PixelData, number_of_frames=1))
+    film.PixelData = encapsulate([frame] * 3)
+    with pytest.raises(InvalidInstance, match="more frames are encapsulated than the 1 of the header") as caught:
+        for_inference(reread(film), PSEUDONYMS)
+    assert caught.value.code == "multi-frame"
