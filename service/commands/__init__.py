@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from service.queue.jobs import Jobs
     from service.settings import Settings
 
+AT_TERMINAL = "carpus "  # begins the name of a process that is a person's command
+
 config_option = click.option(
     "--config",
     "-c",
@@ -24,11 +26,16 @@ config_option = click.option(
 
 
 def opened(config: Path | None, process: str) -> "tuple[Settings, Jobs]":
-    """Load the settings, set up logging, bring the database to the present version."""
+    """Load the settings, set up logging, bring the database to the present version.
+
+    A command that a person gives leaves the tables of an earlier version as they are: it may have come before the backup, beside
+    the service that still runs.
+    """
     from service import db
 
     loaded, jobs = unopened(config, process)
-    db.migrate(jobs.engine)
+    bring = db.require_present if process.startswith(AT_TERMINAL) else db.migrate
+    bring(jobs.engine)
     return loaded, jobs
 
 
@@ -40,7 +47,7 @@ def unopened(config: Path | None, process: str) -> "tuple[Settings, Jobs]":
     heaps.share_heaps()
     loaded = settings.load(config)
     log.configure(loaded.log_level, as_json=loaded.log_json)
-    who = f" of {user_at_terminal()}" if process.startswith("carpus ") else ""
+    who = f" of {user_at_terminal()}" if process.startswith(AT_TERMINAL) else ""
     return loaded, Jobs(db.connect(loaded.resolved_database_url), process=f"{process} {os.getpid()}{who}")
 
 

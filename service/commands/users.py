@@ -18,7 +18,7 @@ def _accounts(config: Path | None, change: str = "") -> "Accounts":
     from service.auditing.messages import Event
     from service.trust.accounts import Accounts
 
-    settings, jobs = opened(config, "users")
+    settings, jobs = opened(config, "carpus users")
     if change:
         audited(settings, jobs, Event.USER_CHANGED, f"asked for: {change}")
     return Accounts(jobs.engine, jobs.now)

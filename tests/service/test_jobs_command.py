@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import text
 
 from service import db
 from service.__main__ import cli
@@ -274,3 +275,18 @@ def test_what_is_confirmed_is_not_retried_and_the_answer_names_what_reads_it_aga
     done = receive(jobs, 1, State.PREPARED, State.INFERRED, State.DELIVERED, State.CONFIRMED)
     said = run("retry", str(done), status=1)
     assert f"job {done} is CONFIRMED; there is nothing to retry; `carpus jobs requeue {done}` reads its film" in said
+
+
+@pytest.mark.parametrize("command", ["jobs", "jobs queues", "audit verify", "users list", "hold list"])
+def test_a_person_s_command_leaves_the_tables_of_an_earlier_version_as_they_are(
+    tmp_path: Path, jobs: Jobs, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """It may come before the backup, beside the service of before that still runs."""
+    monkeypatch.setenv("CARPUS_DATA_DIRECTORY", str(tmp_path))
+    with jobs.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0013'"))
+    result = CliRunner().invoke(cli, command.split())
+    said = result.output + str(result.exception)
+    assert result.exit_code == 1
+    assert "stand at 0013" in said
+    assert db.version(jobs.engine) == "0013"
