@@ -13,19 +13,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from models import pixels, registry
 from models.datasets import labelme, splits
 from models.detection.predict import Detector
 from models.engine import git_commit
-from models.metrics.bootstrap import estimate
-from models.metrics.overlap import mask_overlap
-from models.regions import SEGMENTED
-from models.segmentation.crop import crop_of, put_back
-from models.segmentation.outlined import outlined
+from models.segmentation.held_back import MEASURES, Case, overlaps, summed
+from models.segmentation.outlined import film_of, outlined
 from models.segmentation.predict import Segmenter
 from models.weights import digest
 
@@ -52,21 +47,11 @@ def main() -> None:
         write_boxes(options, detector)
         return
     segmenter = Segmenter(options.segmenter)
-    cases: list[dict[str, Any]] = []
+    cases: dict[str, Case] = {}
     for name, film, boxes in outlined(options.outlines, options.images, options.part):
-        image = pixels.load(film.image)
+        image = film_of(film)
         found = segmenter.masks(image, {region.name: region.box for region in detector.detect(image).regions})
-        crop = crop_of(boxes)
-        window = np.zeros((image.rows, image.columns), np.bool_)
-        if crop is not None:
-            placed, rows, columns = put_back(np.ones((1, 64, 64), np.float32), crop, image.rows, image.columns)
-            window[rows, columns] = placed[0] > 0.99  # not the last half pixel of the crop
-        case: dict[str, Any] = {"id": name}
-        for bone in SEGMENTED:
-            overlap = mask_overlap(found.get(bone, np.zeros_like(window)) & window, film.mask(bone) & window)
-            case[bone] = {"iou": round(overlap.iou, 4), "dice": round(overlap.dice, 4)}
-            case[bone] |= {"precision": round(overlap.precision, 4), "recall": round(overlap.recall, 4)}
-        cases.append(case)
+        cases[name] = overlaps(found, film, boxes)
     result: dict[str, Any] = {
         "what": f"segmentation of radius and ulna on real films, {options.part} part of the self-annotated outlines, with the "
         "detector's own boxes",
@@ -77,20 +62,14 @@ def main() -> None:
         "segmenter_sha256": digest(options.segmenter),
         "split_sha256": splits.digest(options.outlines / "split.csv"),
     }
-    for bone in SEGMENTED:
-        result[bone] = {}
-        for measure in ("iou", "dice", "precision", "recall"):
-            values = np.array([case[bone][measure] for case in cases])
-            result[bone][measure] = estimate(values, _mean).to_dict()
-        result[bone]["iou_median"] = round(float(np.median([case[bone]["iou"] for case in cases])), 4)
-    result["cases"] = cases
+    result |= summed(list(cases.values()))
+    result["cases"] = [
+        {"id": name, **{bone: {key: round(getattr(own, key), 4) for key in MEASURES} for bone, own in case.items()}}
+        for name, case in cases.items()
+    ]
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({key: value for key, value in result.items() if key != "cases"}))
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    return float(values.mean())
 
 
 def write_boxes(options: argparse.Namespace, detector: Detector) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from models import refusal
 from models.datasets import documents, labelme, readings, splits
 from models.datasets.faults import BadData
+from models.image import Image
 from models.reading import Box
 from models.regions import CARPALS, REGIONS
 from models.segmentation.crop import crop_of
@@ -55,6 +56,25 @@ def read_boxes(path: Path) -> dict[str, dict[str, Box]]:
     return boxes
 
 
+def drawn(folder: Path, images: Path, part: str) -> dict[str, labelme.Outlines]:
+    """Return the outlines of one part of a folder by the film's name.
+
+    Raises
+    ------
+    BadData
+        When the folder lacks what the split names, or no film stands in this part.
+    """
+    split = folder / splits.FILE
+    chosen = splits.members(splits.load(split), part)
+    films = {film.image.stem: film for film in labelme.read_folder(folder, labels=BONES, images=images)}
+    if not chosen:
+        raise BadData(split, None, part, "no film stands in this part")
+    for name in chosen:
+        if name not in films:
+            raise BadData(split, None, name, f"no outline in {folder} is of this film")
+    return {name: films[name] for name in chosen}
+
+
 def outlined(
     folder: Path, images: Path, part: str, places: Path | None = None
 ) -> list[tuple[str, labelme.Outlines, dict[str, Box]]]:
@@ -63,33 +83,32 @@ def outlined(
     Raises
     ------
     BadData
-        When the folder lacks what the split names, or no film stands in this part.
+        As `drawn`; also when a film has no boxes that cut a crop.
     """
-    split, places = folder / "split.csv", places or folder / "boxes.csv"
-    chosen, boxes = splits.members(splits.load(split), part), read_boxes(places)
-    films = {film.image.stem: film for film in labelme.read_folder(folder, labels=BONES, images=images)}
-    if not chosen:
-        raise BadData(split, None, part, "no film stands in this part")
-    for name in chosen:
-        if name not in films:
-            raise BadData(split, None, name, f"no outline in {folder} is of this film")
+    films, places = drawn(folder, images, part), places or folder / "boxes.csv"
+    boxes = read_boxes(places)
+    for name in films:
         if "radius" not in boxes.get(name, {}) or "ulna" not in boxes[name]:
             raise BadData(places, None, name, "there is no box of radius and ulna of this film")
-    return [(name, films[name], boxes[name]) for name in chosen]
+    return [(name, outline, boxes[name]) for name, outline in films.items()]
+
+
+def film_of(outline: labelme.Outlines) -> Image:
+    """Return the film that was outlined; one of another size than the outline says is refused."""
+    film = documents.load_film(outline.image)
+    if (film.rows, film.columns) != (outline.rows, outline.columns):
+        size = f"{outline.columns} x {outline.rows}"
+        raise BadData(outline.image, None, f"{film.columns} x {film.rows}", f"the outline was drawn on {size} pixels")
+    return film
 
 
 def make_outlined(folder: Path, outlines: Path, images: Path, part: str, places: Path | None = None) -> int:
     """Fill a cache with the films of one part of a folder of outlines; returns their number."""
     rows = []
     for name, outline, boxes in outlined(outlines, images, part, places):
-        crop, film = crop_of(boxes), documents.load_film(outline.image)
+        crop, film = crop_of(boxes), film_of(outline)
         if crop is None:
             raise BadData(places or outlines / "boxes.csv", None, name, "radius and ulna have the same box")
-        if (film.rows, film.columns) != (outline.rows, outline.columns):
-            size = f"{outline.columns} x {outline.rows}"
-            raise BadData(
-                outline.image, None, f"{film.columns} x {film.rows}", f"the outline was drawn on {size} pixels"
-            )
         bones = {bone: outline.mask(bone) for bone in ("ulna", "radius")}
         rows.append(keep(film.pixels, bones, crop, limit=crop))
     folder.mkdir(parents=True, exist_ok=True)
