@@ -88,8 +88,8 @@ class Mask:
     runs: tuple[int, ...]
 
     @classmethod
-    def from_array(cls, mask: NDArray[np.bool_]) -> Self:
-        """Encode a (rows, columns) mask of the whole film.
+    def from_array(cls, mask: NDArray[np.bool_], corner: tuple[int, int] = (0, 0)) -> Self:
+        """Encode a (rows, columns) mask of the film, or of the part of it whose first pixel is at `corner`, x y.
 
         Raises
         ------
@@ -103,10 +103,10 @@ class Mask:
         xs = np.flatnonzero(mask[y1:y2].any(axis=0))
         x1, x2 = int(xs[0]), int(xs[-1]) + 1
         flat = mask[y1:y2, x1:x2].ravel()
-        changes = np.flatnonzero(np.diff(flat.astype(np.int8))) + 1
-        edges = np.concatenate(([0], changes, [flat.size]))
-        runs = [int(n) for n in np.diff(edges)]
-        return cls((x1, y1, x2, y2), tuple([0, *runs] if flat[0] else runs))
+        changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+        runs: list[int] = np.diff(changes, prepend=0, append=flat.size).tolist()
+        x, y = corner
+        return cls((x + x1, y + y1, x + x2, y + y2), tuple([0, *runs] if flat[0] else runs))
 
     def to_array(self, rows: int, columns: int) -> NDArray[np.bool_]:
         """Decode to a (rows, columns) mask of the whole film."""

@@ -32,7 +32,7 @@ from models.reading import Box
 from models.regions import SEGMENTED
 from models.segmentation.evaluate import cases, jittered, seen
 from models.segmentation.network import CLASSICAL
-from models.segmentation.predict import Segmenter, decided
+from models.segmentation.predict import Segmenter, decided, on_film
 from models.segmentation.table import DEFAULT, groups, kept
 from models.segmentation.train import CURVE_FILE
 from models.weights import digest
@@ -60,7 +60,7 @@ def measured(segmenter: Segmenter, films: Mapping[int, Phantom], jitter: float) 
         boxes: dict[str, Box] = jittered(phantom.boxes, np.random.default_rng((seed, 11)), jitter)
         busy = time.process_time()
         chances = segmenter.chances(phantom.image, boxes)
-        found = decided(phantom.image, boxes, *chances) if chances is not None else {}
+        found = {} if chances is None else on_film(decided(boxes, *chances), phantom.image, *chances[1:])
         film = {"seed": float(seed), "processor_ms": 1000 * (time.process_time() - busy)}
         window = seen(phantom, boxes)
         bone = np.zeros_like(window)

@@ -11,7 +11,6 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 from torch.nn import functional
 
 from models.reading import Box
@@ -82,29 +81,77 @@ def crop_of(boxes: Mapping[str, Box]) -> Crop | None:
 
 def cut(pixels: Array, crop: Crop, size: int) -> tuple[Array, NDArray[np.bool_]]:
     """Sample the crop at `size` x `size`; also say which of its pixels lie on the film."""
-    points = crop.film_points(size)
-    x1, y1 = np.maximum(np.floor(points.reshape(2, -1).min(1)).astype(int) - 8, 0)
-    x2, y2 = np.minimum(np.ceil(points.reshape(2, -1).max(1)).astype(int) + 9, (pixels.shape[1], pixels.shape[0]))
+    line = (np.arange(size) + 0.5) / size - 0.5
+    axes = crop.side * crop.matrix  # film pixel = axes @ (x, y) + centre
+    far = np.abs(axes).sum(axis=1) * line[-1]
+    low, high = crop.centre - far, crop.centre + far
+    x1, y1 = np.maximum(np.floor(low).astype(int) - 8, 0)
+    x2, y2 = np.minimum(np.ceil(high).astype(int) + 9, (pixels.shape[1], pixels.shape[0]))
     if x1 >= x2 or y1 >= y2:
         return np.zeros((size, size), np.float32), np.zeros((size, size), np.bool_)
-    patch = pixels[y1:y2, x1:x2]
+    patch = np.ascontiguousarray(pixels[y1:y2, x1:x2], dtype=np.float32)
     ratio = crop.side / size
-    if ratio > 1.2:
-        patch = gaussian_filter(patch, 0.42 * ratio, truncate=2.5)  # as fine as the crop can hold, against aliasing
-    places = (points - np.array([x1, y1])[:, None, None] + 0.5) * 2 / np.array([x2 - x1, y2 - y1])[:, None, None] - 1
-    grid = torch.from_numpy(places.astype(np.float32)).permute(1, 2, 0)[None]
-    film = torch.from_numpy(np.ascontiguousarray(patch, dtype=np.float32))[None, None]
-    sampled = functional.grid_sample(film, grid, mode="bilinear", padding_mode="border", align_corners=False)[0, 0]
-    inside = (points[0] >= -0.5) & (points[0] <= pixels.shape[1] - 0.5) & (points[1] >= -0.5)
-    inside &= points[1] <= pixels.shape[0] - 0.5
-    return sampled.numpy(), inside
+    # As fine as the crop can hold, against aliasing.
+    film = smoothed(patch, 0.42 * ratio) if ratio > 1.2 else torch.from_numpy(patch)
+    scale = 2 / np.array([x2 - x1, y2 - y1])
+    grid = _plane(line, line, axes * scale[:, None], (crop.centre - (x1, y1) + 0.5) * scale - 1)
+    sampled = functional.grid_sample(
+        film[None, None], grid[None], mode="bilinear", padding_mode="border", align_corners=False
+    )
+    last = np.array([pixels.shape[1], pixels.shape[0]]) - 0.5
+    if (low >= -0.5).all() and (high <= last).all():
+        inside = np.ones((size, size), np.bool_)
+    else:
+        x, y = crop.film_points(size)
+        inside = (x >= -0.5) & (x <= last[0]) & (y >= -0.5) & (y <= last[1])
+    return sampled[0, 0].numpy(), inside
+
+
+def smoothed(pixels: Array, sigma: float) -> torch.Tensor:
+    """Return what `scipy.ndimage.gaussian_filter(pixels, sigma, truncate=2.5)` does, in single precision and torch's threads.
+
+    It takes a third of the time: single precision is enough, and a block of rows stays in the processor's cache.
+    """
+    reach = int(2.5 * sigma + 0.5)
+    weights = np.exp(-0.5 * (np.arange(reach + 1) / sigma) ** 2)
+    own, *others = (weights / (2 * weights.sum() - 1)).tolist()
+    rows, columns = pixels.shape
+    film = torch.from_numpy(np.pad(pixels, reach, mode="symmetric"))
+    soft = torch.empty(rows, columns)
+    for top in range(0, rows, 128):
+        count = min(128, rows - top)
+        block = film[top : top + count + 2 * reach]
+        down = block[reach : reach + count] * own
+        for away, weight in enumerate(others, start=1):
+            down.add_(block[reach - away :][:count], alpha=weight).add_(block[reach + away :][:count], alpha=weight)
+        across = torch.mul(down[:, reach : reach + columns], own, out=soft[top : top + count])
+        for away, weight in enumerate(others, start=1):
+            across.add_(down[:, reach - away :][:, :columns], alpha=weight)
+            across.add_(down[:, reach + away :][:, :columns], alpha=weight)
+    return soft
+
+
+def _plane(
+    x: NDArray[np.float64], y: NDArray[np.float64], axes: NDArray[np.float64], shift: NDArray[np.float64]
+) -> torch.Tensor:
+    """Return axes @ (x, y) + shift for every x in every y, (y, x, 2) in single precision.
+
+    Through complex numbers, in which a place is one value: stacking two planes of them along a last axis takes twenty times as long.
+    """
+    across, down = (
+        np.ascontiguousarray(part).view(np.complex128)[:, 0]
+        for part in (x[:, None] * axes[:, 0], y[:, None] * axes[:, 1] + shift)
+    )
+    return torch.view_as_real(
+        torch.from_numpy(across.astype(np.complex64)) + torch.from_numpy(down.astype(np.complex64))[:, None]
+    )
 
 
 def normalise(sampled: Array, inside: NDArray[np.bool_]) -> Array:
     """Subtract the mean and divide by the standard deviation (P1), both of what lies on the film; the rest becomes 0."""
     if not inside.any():
         return np.zeros_like(sampled)
-    values = sampled[inside]
+    values = sampled if inside.all() else sampled[inside]
     scaled = (sampled - np.float32(values.mean())) / np.float32(max(float(values.std()), 1e-4))
     return np.where(inside, scaled, np.float32(0)).astype(np.float32)
 
@@ -115,22 +162,36 @@ def put_back(values: Array, crop: Crop, rows: slice | int, columns: slice | int)
     `values` is (channels, size, size); outside of the crop the result is its background, 0. `rows` and `columns` are those of
     the film, or the part of them that is wanted.
     """
-    rows, columns = (part if isinstance(part, slice) else slice(0, part) for part in (rows, columns))
-    corners = crop.film_points(2).reshape(2, -1)
-    reach = corners - crop.centre[:, None]
-    corners = crop.centre[:, None] + 2 * reach  # `film_points(2)` lies half way to the corners
-    x1, y1 = np.maximum(np.floor(corners.min(1)).astype(int), (columns.start, rows.start))
-    x2, y2 = np.minimum(np.ceil(corners.max(1)).astype(int) + 1, (columns.stop, rows.stop))
-    if x1 >= x2 or y1 >= y2:
+    rows, columns = covered(crop, rows, columns)
+    if rows.start >= rows.stop:
         return np.zeros((values.shape[0], 0, 0), np.float32), slice(0, 0), slice(0, 0)
-    # Where the film's pixels lie in the crop, in the -1 to 1 of `grid_sample`; torch does this five times as fast as scipy.
-    inverse = torch.from_numpy((2 / crop.side) * crop.matrix).float()
-    dx = torch.arange(x1, x2, dtype=torch.float32) - float(crop.centre[0])
-    dy = torch.arange(y1, y2, dtype=torch.float32)[:, None] - float(crop.centre[1])
-    grid = torch.stack([inverse[0, axis] * dx + inverse[1, axis] * dy for axis in (0, 1)], dim=-1)
-    planes = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
-    placed = functional.grid_sample(planes[None], grid[None], mode="bilinear", align_corners=False)[0]
-    return placed.numpy(), slice(int(y1), int(y2)), slice(int(x1), int(x2))
+    return _sampled(values, _places(crop, rows, columns)).numpy(), rows, columns
+
+
+def covered(crop: Crop, rows: slice | int, columns: slice | int) -> tuple[slice, slice]:
+    """Return the smallest part of these rows and columns of the film that holds all of the crop in them; empty where none is."""
+    rows, columns = (part if isinstance(part, slice) else slice(0, part) for part in (rows, columns))
+    far = 0.5 * np.abs(crop.side * crop.matrix).sum(axis=1)
+    x1, y1 = np.maximum(np.floor(crop.centre - far).astype(int), (columns.start, rows.start))
+    x2, y2 = np.minimum(np.ceil(crop.centre + far).astype(int) + 1, (columns.stop, rows.stop))
+    if x1 >= x2 or y1 >= y2:
+        return slice(0, 0), slice(0, 0)
+    return slice(int(y1), int(y2)), slice(int(x1), int(x2))
+
+
+def _places(crop: Crop, rows: slice, columns: slice) -> torch.Tensor:
+    """Return where the film's pixels lie in the crop, (rows, columns, 2), in the -1 to 1 of `grid_sample`."""
+    x, y = (
+        np.arange(part.start, part.stop) - middle for part, middle in zip((columns, rows), crop.centre, strict=True)
+    )
+    return _plane(x, y, (2 / crop.side) * crop.matrix.T, np.zeros(2))
+
+
+def _sampled(values: Array, places: torch.Tensor) -> torch.Tensor:
+    """Sample each channel (channels, size, size) at the places, as one film each: torch gives each film a thread of its own."""
+    planes = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))[:, None]
+    grid = places.expand(len(planes), *places.shape)
+    return functional.grid_sample(planes, grid, mode="bilinear", align_corners=False)[:, 0]
 
 
 def reached(values: Array, crops: Sequence[Crop], least: float, rows: int, columns: int) -> tuple[slice, slice] | None:
@@ -165,17 +226,31 @@ def join(values: Array, crops: Sequence[Crop], rows: slice | int, columns: slice
     """
     if len(crops) == 1:
         return put_back(values[0], crops[0], rows, columns)
-    # One channel more says how much of a crop a pixel has: bilinear sampling fades at its border.
-    shares = np.ones((1, *values.shape[2:]), np.float32)
-    placed = [put_back(np.concatenate((v, shares)), crop, rows, columns) for v, crop in zip(values, crops, strict=True)]
-    placed = [part for part in placed if part[0].size] or placed[:1]
-    downs, acrosses = [part[1] for part in placed], [part[2] for part in placed]
-    rows_seen = slice(min(down.start for down in downs), max(down.stop for down in downs))
-    columns_seen = slice(min(across.start for across in acrosses), max(across.stop for across in acrosses))
-    y, x = rows_seen.start, columns_seen.start
-    total = np.zeros((values.shape[1] + 1, rows_seen.stop - y, columns_seen.stop - x), np.float32)
-    for part, down, across in placed:
-        total[:, down.start - y : down.stop - y, across.start - x : across.stop - x] += part
+    parts = [(crop, *covered(crop, rows, columns)) for crop in crops]
+    kept = [part for part in zip(values, *zip(*parts, strict=True), strict=True) if part[2].start < part[2].stop]
+    if not kept:
+        return np.zeros((values.shape[1], 0, 0), np.float32), slice(0, 0), slice(0, 0)
+    rows = slice(min(part[2].start for part in kept), max(part[2].stop for part in kept))
+    columns = slice(min(part[3].start for part in kept), max(part[3].stop for part in kept))
+    total = torch.zeros(values.shape[1], rows.stop - rows.start, columns.stop - columns.start)
+    shares = torch.zeros(total.shape[1:])
+    for own, crop, down, across in kept:
+        places = _places(crop, down, across)
+        here = (
+            slice(down.start - rows.start, down.stop - rows.start),
+            slice(across.start - columns.start, across.stop - columns.start),
+        )
+        total[:, *here] += _sampled(own, places)
+        shares[here] += _shares(places, own.shape[-1])
     # Where all crops together cover less than one pixel of one crop, nothing is made greater than it was.
-    total[:-1] /= np.maximum(total[-1:], 1.0)
-    return total[:-1], rows_seen, columns_seen
+    return (total / shares.clamp_(min=1.0)).numpy(), rows, columns
+
+
+def _shares(places: torch.Tensor, size: int) -> torch.Tensor:
+    """Return how much of a crop each pixel has, (rows, columns): 1 within it, fading at its border as bilinear sampling does."""
+    shares = torch.ones(places.shape[:2])
+    # A row whose two ends lie within the crop lies within it; most do.
+    fading = (places[:, [0, -1]].abs().amax(dim=(1, 2)) > 1 - 1 / size).nonzero()[:, 0]
+    near = (0.5 * size * (1 - places[fading].abs()) + 0.5).clamp_(0.0, 1.0)
+    shares[fading] = near[..., 0] * near[..., 1]
+    return shares

@@ -7,7 +7,8 @@ from typing import ClassVar, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects, label
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from models import weights
 from models.folding import folded
@@ -54,16 +55,23 @@ class Segmenter:
 
     def segment(self, image: Image, regions: tuple[Region, ...]) -> dict[str, Mask]:
         """Return the outline of each of the two bones that was found, in pixels of the film."""
-        masks = self.masks(image, {region.name: region.box for region in regions})
-        return {bone: Mask.from_array(mask) for bone, mask in masks.items()}
+        found, rows, columns = self._found(image, {region.name: region.box for region in regions})
+        corner = (columns.start, rows.start)
+        return {bone: Mask.from_array(mask, corner) for bone, mask in found.items()}
 
     def masks(self, image: Image, boxes: dict[str, Box]) -> dict[str, NDArray[np.bool_]]:
         """Return (rows, columns) masks by bone; without the boxes of both bones there is no crop, and none is returned."""
+        found, rows, columns = self._found(image, boxes)
+        return on_film(found, image, rows, columns)
+
+    def _found(self, image: Image, boxes: dict[str, Box]) -> tuple[dict[str, NDArray[np.bool_]], slice, slice]:
+        """Return the masks within a part of the film, and which rows and columns that are."""
         seen = self._seen(image, boxes)
-        if seen is None:
-            return {}
-        where = reached(seen[0], seen[1], _NEVER, image.rows, image.columns)
-        return decided(image, boxes, *join(*seen, *where)) if where is not None else {}
+        where = None if seen is None else reached(seen[0], seen[1], _NEVER, image.rows, image.columns)
+        if seen is None or where is None:
+            return {}, slice(0, 0), slice(0, 0)
+        placed, rows, columns = join(*seen, *where)
+        return decided(boxes, placed, rows, columns), rows, columns
 
     def chances(self, image: Image, boxes: dict[str, Box]) -> tuple[Array, slice, slice] | None:
         """Return the probability of ulna and of radius, (2, rows, columns), in the part of the film that the crops cover.
@@ -90,20 +98,26 @@ class Segmenter:
         return chances
 
 
-def decided(
-    image: Image, boxes: dict[str, Box], placed: Array, rows: slice, columns: slice
-) -> dict[str, NDArray[np.bool_]]:
-    """Turn probabilities of ulna and radius in a part of the film into whole masks by bone."""
+def decided(boxes: dict[str, Box], placed: Array, rows: slice, columns: slice) -> dict[str, NDArray[np.bool_]]:
+    """Turn probabilities of ulna and radius in a part of the film into masks of that part by bone."""
+    background = 1 - placed[0] - placed[1]
     result: dict[str, NDArray[np.bool_]] = {}
     for index, bone in enumerate(CLASSES[1:]):
-        other = placed[1 - index]
-        found = (placed[index] > other) & (placed[index] > 1 - placed[index] - other)
+        found = placed[index] > np.maximum(background, placed[1 - index])
         found = tidied(found, boxes[bone], rows, columns)
         if found.any():
-            mask = np.zeros((image.rows, image.columns), dtype=np.bool_)
-            mask[rows, columns] = found
-            result[bone] = mask
+            result[bone] = found
     return {bone: result[bone] for bone in (RADIUS, ULNA) if bone in result}
+
+
+def on_film(
+    found: dict[str, NDArray[np.bool_]], image: Image, rows: slice, columns: slice
+) -> dict[str, NDArray[np.bool_]]:
+    """Turn masks of a part of the film into masks of the film."""
+    whole = {bone: np.zeros((image.rows, image.columns), dtype=np.bool_) for bone in found}
+    for bone, mask in found.items():
+        whole[bone][rows, columns] = mask
+    return whole
 
 
 def tidied(found: NDArray[np.bool_], box: Box, rows: slice, columns: slice) -> NDArray[np.bool_]:
@@ -111,39 +125,60 @@ def tidied(found: NDArray[np.bool_], box: Box, rows: slice, columns: slice) -> N
 
     `found` is the part of the film given by `rows` and `columns`, `box` is in pixels of the film.
     """
-    places = find_objects(found.astype(np.int8))
-    if not places:
+    down = np.flatnonzero(found.any(axis=1))
+    if not down.size:
         return found
-    whole, where = found, places[0]
-    found, rows, columns = found[where], _within(rows, where[0]), _within(columns, where[1])
-    pieces, count = label(found)
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
+    across = np.flatnonzero(found.any(axis=0))
+    where = slice(int(down[0]), int(down[-1]) + 1), slice(int(across[0]), int(across[-1]) + 1)
+    whole = np.zeros_like(found)
+    kept = found[where].copy()
+    rows, columns = _within(rows, where[0]), _within(columns, where[1])
+    runs, sizes = pieces_of(kept)
     largest = int(sizes.argmax())
-    keep = np.zeros(count + 1, dtype=np.bool_)
-    keep[largest] = True
-    inside = [
+    others = [
         (int(sizes[index]), index)
-        for index, place in enumerate(find_objects(pieces), start=1)
-        if index != largest and sizes[index] >= _SPECK * sizes[largest] and _centre_in(place, box, rows, columns)
+        for index in np.flatnonzero(sizes >= _SPECK * sizes[largest]).tolist()
+        if index != largest and _centre_in(runs[:3, runs[3] == index], box, rows, columns)
     ]
-    if inside:
-        keep[max(inside)[1]] = True
-    kept: NDArray[np.bool_] = keep[pieces]
+    keep = {largest, *(index for _, index in sorted(others)[-1:])}
+    for row, start, stop, _ in runs[:, ~np.isin(runs[3], list(keep))].T.tolist():
+        kept[row, start:stop] = False
     # Holes are the pieces of what is not bone, but for the one around it all, which a margin of one pixel joins.
-    holes, number = label(np.pad(~kept, 1, constant_values=True))
-    small = np.bincount(holes.ravel(), minlength=number + 1) <= _HOLE * sizes[largest]
-    small[[0, holes[0, 0]]] = False
-    closed = np.zeros_like(whole)
-    closed[where] = kept | small[holes[1:-1, 1:-1]]
-    return closed
+    runs, holes = pieces_of(np.pad(~kept, 1, constant_values=True))
+    small = holes <= _HOLE * sizes[largest]
+    small[runs[3, 0]] = False
+    for row, start, stop, _ in runs[:, small[runs[3]]].T.tolist():
+        kept[row - 1, start - 1 : stop - 1] = True
+    whole[where] = kept
+    return whole
+
+
+def pieces_of(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Find the pieces whose pixels touch along their sides: (4, runs) row, start, stop and piece of each run, and pieces' sizes.
+
+    Numbered as `scipy.ndimage.label` would, from 0. A bone is a thousand runs along rows and a million pixels.
+    """
+    width = mask.shape[1] + 1
+    flat = np.zeros(mask.shape[0] * width + 1, np.bool_)  # a pixel of nothing before every row, and one at the end
+    flat[:-1].reshape(-1, width)[:, 1:] = mask
+    starts, stops = np.flatnonzero(flat[1:] != flat[:-1]).reshape(-1, 2).T
+    # The runs of the next row that lie below any pixel of a run.
+    first = np.searchsorted(stops, starts + width, side="right")
+    touching = np.maximum(np.searchsorted(starts, stops + width, side="left") - first, 0)
+    upper = np.repeat(np.arange(len(starts)), touching)
+    lower = np.arange(len(upper)) - np.repeat(np.cumsum(touching) - touching, touching) + first[upper]
+    links = coo_array((np.ones(len(upper), np.bool_), (upper, lower)), shape=(len(starts), len(starts)))
+    _, piece = connected_components(links, directed=False)
+    sizes = np.bincount(piece, stops - starts).astype(np.intp)
+    return np.stack((starts // width, starts % width, starts % width + stops - starts, piece)), sizes
 
 
 def _within(outer: slice, inner: slice) -> slice:
     return slice(outer.start + inner.start, outer.start + inner.stop)
 
 
-def _centre_in(place: tuple[slice, slice], box: Box, rows: slice, columns: slice) -> bool:
-    y = rows.start + (place[0].start + place[0].stop) / 2
-    x = columns.start + (place[1].start + place[1].stop) / 2
+def _centre_in(runs: NDArray[np.intp], box: Box, rows: slice, columns: slice) -> bool:
+    """Whether the middle of what these runs (3, runs) span lies in the box."""
+    y = rows.start + (runs[0].min() + runs[0].max() + 1) / 2
+    x = columns.start + (runs[1].min() + runs[2].max()) / 2
     return bool(box[0] <= x <= box[2] and box[1] <= y <= box[3])

@@ -28,6 +28,9 @@ def test_a_mask_decodes_to_the_pixels_it_was_made_from(corner: bool) -> None:
     mask[2, 3:6] = mask[4, 3] = True
     mask[0, 0] = corner
     assert np.array_equal(Mask.from_array(mask).to_array(7, 9), mask)
+    whole = np.zeros((20, 30), dtype=np.bool_)
+    whole[10:17, 5:14] = mask
+    assert Mask.from_array(mask, (5, 10)) == Mask.from_array(whole)
 
 
 @pytest.mark.parametrize(("rotation", "share"), [(0.0, 0.5), (-170.0, 0.5), (95.0, 0.6), (-88.0, 0.6)])

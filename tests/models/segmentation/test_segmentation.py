@@ -7,6 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from scipy import ndimage
 
 from models import weights
 from models.datasets.faults import BadData
@@ -18,13 +19,13 @@ from models.segmentation import outlined, table, train
 from models.segmentation.average import average
 from models.segmentation.batches import prepare
 from models.segmentation.compare import area_under_curve, common, gained, rows
-from models.segmentation.crop import Crop, crop_of, cut, join, normalise, put_back, reached
+from models.segmentation.crop import Crop, crop_of, cut, join, normalise, put_back, reached, smoothed
 from models.segmentation.data import MARGIN, Crops
 from models.segmentation.evaluate import hausdorff_95
 from models.segmentation.losses import LOSSES, compound, total
 from models.segmentation.network import ARCHITECTURES, CLASSES, CLASSICAL, build, layout
 from models.segmentation.outlined import make_outlined
-from models.segmentation.predict import Segmenter, tidied
+from models.segmentation.predict import Segmenter, pieces_of, tidied
 from models.weights import FREE_TERMS, Metadata, WeightsRefused
 
 BOXES = {
@@ -252,6 +253,43 @@ def test_only_the_part_of_the_film_where_a_bone_can_be_is_computed() -> None:
     assert (where[0].stop - where[0].start) * (where[1].stop - where[1].start) < 0.5 * 150 * 160
     assert reached(values, crops, 1.0, 150, 160) is None
     assert reached(values, crops, 0.33, 10, 10) is None  # it lies off such a film
+
+
+def test_tilted_crops_are_joined_to_what_a_mean_weighed_by_their_share_of_each_pixel_gives() -> None:
+    rng = np.random.default_rng(4)
+    crop = Crop(np.array([75.3, 70.8]), np.array([[0.8, -0.6], [0.6, 0.8]]), 90.0)
+    crops = [crop, crop.moved(5.0, 1.08, 0.02, 0.0), crop.moved(-5.0, 0.95, 0.0, -0.03)]
+    values = rng.random((3, 2, 32, 32), np.float32)
+    sums, shares = np.zeros((2, 150, 160)), np.zeros((150, 160))
+    for own, seen in zip(values, crops, strict=True):
+        placed, rows, columns = put_back(np.concatenate((own, np.ones((1, 32, 32), np.float32))), seen, 150, 160)
+        sums[:, rows, columns] += placed[:2]
+        shares[rows, columns] += placed[2]
+    joined, rows, columns = join(values, crops, 150, 160)
+    assert shares.max() == pytest.approx(3)
+    assert ((shares > 0.1) & (shares < 0.9)).any()  # fades at the border
+    assert joined == pytest.approx((sums / np.maximum(shares, 1))[:, rows, columns], abs=1e-5)
+    assert shares.sum() == pytest.approx(shares[rows, columns].sum())
+
+
+@pytest.mark.parametrize(("rows", "columns", "sigma"), [(300, 70, 1.3), (128, 129, 0.51), (3, 200, 2.2), (1, 1, 0.6)])
+def test_films_are_smoothed_as_scipy_does_it(rows: int, columns: int, sigma: float) -> None:
+    film = np.random.default_rng(rows).random((rows, columns), np.float32)
+    expected = ndimage.gaussian_filter(film, sigma, truncate=2.5)
+    assert smoothed(film, sigma).numpy() == pytest.approx(expected, abs=1e-6)
+
+
+def test_pieces_are_those_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        mask = rng.random(rng.integers(1, 30, 2)) < rng.random()
+        expected, count = ndimage.label(mask)
+        runs, sizes = pieces_of(mask)
+        found = np.zeros_like(expected)
+        for row, start, stop, piece in runs.T:
+            found[row, start:stop] = piece + 1
+        assert np.array_equal(found, expected)
+        assert sizes.tolist() == np.bincount(expected.ravel(), minlength=count + 1)[1:].tolist()
 
 
 def test_a_bone_keeps_its_shaft_and_its_epiphysis_and_loses_specks_and_holes() -> None:
