@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -77,7 +76,7 @@ def measure(folder: Path, repeats: int) -> dict[str, Any]:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     from models import pixels
     from models.reading import Reading
-    from service.reporting import result_set, source
+    from service.reporting import encoding, result_set, source
     from service.reporting.results import ResultContext
     from service.result_profile import BUILT_IN
 
@@ -92,9 +91,7 @@ def measure(folder: Path, repeats: int) -> dict[str, Any]:
         began, worked = time.perf_counter(), time.process_time()
         film, image = source.load(path), cache(lambda: pixels.load(path))
         for kind, ds in result_set.of_reading(film, reading, context, image).items():
-            stream = BytesIO()
-            ds.save_as(stream, enforce_file_format=True)
-            sizes[kind] = stream.tell()
+            sizes[kind] = len(encoding.encoded(ds))
         return time.perf_counter() - began, time.process_time() - worked
 
     imported_mb, began = _peak_mb(), time.perf_counter()

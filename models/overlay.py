@@ -3,6 +3,7 @@
 A pure function of a film and its Reading; the command line and the Secondary Capture show the same picture.
 """
 
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -50,7 +51,7 @@ def draw(image: Image, reading: Reading, *, height: int = 1200, footer: bool = T
         _outline(canvas, mask, image, OUTLINES.get(name, UNGRADED))
     pen = ImageDraw.Draw(canvas)
     size = max(10, round(height / 75))
-    font, small = ImageFont.load_default(size), ImageFont.load_default(max(9, round(0.85 * size)))
+    font, small = _font(size), _font(max(9, round(0.85 * size)))
     for region in reading.regions:
         _box(pen, region, scale)
     taken: list[Rectangle] = []
@@ -61,6 +62,11 @@ def draw(image: Image, reading: Reading, *, height: int = 1200, footer: bool = T
         said = FOOTER if reading.verdict.accepted else f"not read - {FOOTER}"
         _text(pen, (size // 2, height - round(1.8 * size)), said, font, (255, 255, 255))
     return np.asarray(canvas, dtype=np.uint8)
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)  # unpacked and parsed at every call
 
 
 def describe(region: Region) -> str:

@@ -28,7 +28,7 @@ from service.profiles import Profiles
 from service.queue.breakers import Breakers
 from service.queue.jobs import WAITS_FOR_EARLIER, Claim, Jobs, ResultState, State
 from service.queue.sendings import TO_SEND
-from service.reporting import result_set, source, wording
+from service.reporting import encoding, result_set, source, wording
 from service.reporting.history import Prior
 from service.reporting.results import ResultContext
 from service.result_profile import ResultKind, ResultProfile
@@ -259,7 +259,7 @@ class Pipeline:
 
     def _stored(self, destination: str, kind: str, ds: Dataset) -> dict[str, str]:
         """Write one object under a name that follows from its UID, so that a repeat replaces it."""
-        stored = self.stores.results.write(_encoded(ds), name=str(ds.SOPInstanceUID).replace(".", "-"))
+        stored = self.stores.results.write(encoding.encoded(ds), name=str(ds.SOPInstanceUID).replace(".", "-"))
         uids = {keyword: str(ds[keyword].value) for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID")}
         return {"destination": destination, "kind": kind, **uids, "name": stored.name, "sha256": stored.sha256}
 

@@ -10,7 +10,7 @@ from models import phantom, registry
 from models.image import Image
 from models.reading import Reading
 from service.conformance import SR_CLASSES
-from service.reporting import result_set, source
+from service.reporting import encoding, result_set, source
 from service.reporting.results import ResultContext
 from service.result_profile import ResultProfile
 from service.wrap import Patient, uid, wrap
@@ -54,10 +54,4 @@ def objects(profile: ResultProfile, device_uid: str, reading: Reading, image: Im
         built = result_set.of_reading(normalised, reading, context, lambda: image)
     else:
         built = result_set.of_rejection(normalised, reading.verdict, context, lambda: image, bundle=reading.bundle)
-    made: list[Dataset] = []
-    for ds in built.values():
-        stream = BytesIO()
-        ds.save_as(stream, enforce_file_format=True)
-        stream.seek(0)
-        made.append(dcmread(stream))
-    return made
+    return [dcmread(BytesIO(encoding.encoded(ds))) for ds in built.values()]

@@ -99,12 +99,12 @@ def _write(
     folder: Path,
 ) -> "list[tuple[str, str]]":
     """Write every object; return each file's name with what it holds."""
-    from service.reporting import preview
+    from service.reporting import encoding, preview
 
     built = preview.build(film, reading, image, profile, language)
     files = []
     for kind, ds in built.items():
-        ds.save_as(folder / f"{kind}.dcm", enforce_file_format=True)
+        (folder / f"{kind}.dcm").write_bytes(encoding.encoded(ds))
         files.append((f"{kind}.dcm", f"{ds.SOPClassUID.name}, series {ds.SeriesNumber}: {ds.SeriesDescription}"))
     if reading.verdict.accepted and "SEG" in profile.objects and "SEG" not in built:
         files.append(("SEG.dcm", "not written: no bone was outlined"))

@@ -4,7 +4,6 @@ highdicom builds the template; here stands what it leaves to the caller or what 
 a clean header for the image library, a region in every group, SEPARATE continuity, and identifiers that a repeat derives again.
 """
 
-import copy
 from collections.abc import Sequence
 from functools import cache
 from typing import Final
@@ -37,9 +36,11 @@ from highdicom.sr import (
     TrackingIdentifier,
 )
 from highdicom.sr.coding import CodedConcept
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DataElementSequence
 from pydicom.sr.codedict import codes as dicom_codes
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage
 
 from models.reading import Box
@@ -55,7 +56,9 @@ LANGUAGES: Final = {
     "en": CodedConcept("en-US", "RFC5646", "English (United States)"),
     "zh": CodedConcept("zh-CN", "RFC5646", "Chinese (S)"),
 }
+Elements = dict[BaseTag, DataElement | RawDataElement]
 CONTAINS: Final = RelationshipTypeValues.CONTAINS
+_VALUE_TYPE: Final = Tag("ValueType")
 PROPERTY: Final = RelationshipTypeValues.HAS_PROPERTIES
 MODIFIER: Final = RelationshipTypeValues.HAS_CONCEPT_MOD
 # The content is two-dimensional, so each of these holds it; which one is written is settled with the destination.
@@ -83,11 +86,27 @@ def number(
     children: Sequence[ContentItem] = (),
 ) -> NumContentItem:
     """Make a NUM item: rounded for people in Numeric Value, exact in Floating Point Value (PS3.3 C.18.1)."""
-    item = NumContentItem(coded(name, language), float(value), coded(unit, language), relationship_type=relationship)
-    item.MeasuredValueSequence[0].NumericValue = f"{value:.{decimals}f}"
+    like, units = _unmeasured(name, unit, language, relationship)
+    item = NumContentItem.__new__(NumContentItem)
+    Dataset.__init__(item, dict(like))
+    measured = Dataset(dict(units))
+    measured.NumericValue = f"{value:.{decimals}f}"
+    measured.FloatingPointValue = float(value)
+    item.MeasuredValueSequence = [measured]
     if children:
         item.ContentSequence = DataElementSequence(children)  # highdicom makes its own kind of it
     return item
+
+
+@cache
+def _unmeasured(
+    name: Concept, unit: Concept, language: Language, relationship: RelationshipTypeValues
+) -> tuple[Elements, Elements]:
+    """Make what NUM items of this kind share, of the item and of its measured value: a report holds 150, of some ten kinds."""
+    item = NumContentItem(coded(name, language), 0.0, coded(unit, language), relationship_type=relationship)
+    measured = item.MeasuredValueSequence[0]
+    del item.MeasuredValueSequence, measured.NumericValue, measured.FloatingPointValue
+    return dict(item.items()), dict(measured.items())
 
 
 @cache
@@ -250,11 +269,14 @@ def assemble(
 
 
 def separate(item: Dataset) -> None:
-    """Set SEPARATE on every container, so that a reader shows each value with its name (PS3.3 C.18.8)."""
-    if item.get("ValueType") == "CONTAINER":
-        item.ContinuityOfContent = "SEPARATE"
+    """Set SEPARATE on every container, so that a reader shows each value with its name (PS3.3 C.18.8).
+
+    In TID 1500 containers stand in containers alone.
+    """
+    item.ContinuityOfContent = "SEPARATE"
     for child in item.get("ContentSequence", ()):
-        separate(child)
+        if child[_VALUE_TYPE].value == "CONTAINER":
+            separate(child)
 
 
 def translate(item: Dataset) -> None:
@@ -313,6 +335,7 @@ def _observers(context: ResultContext) -> ObservationContext:
     return ObservationContext(observer_person_context=corrected_by, observer_device_context=observer)
 
 
+@cache
 def _site(site: Concept, laterality: str | None, language: Language) -> FindingSite:
     side = codes.LATERALITIES.get(laterality or "")
     return FindingSite(coded(site, language), None if side is None else coded(side, language))
@@ -324,7 +347,8 @@ def _library_header(source: Source) -> Dataset:
     The row demands orientation and spacing together. Without both the image is entered under a modality for which only its
     size is written; its SOP class, and so the coded modality, stays.
     """
-    header = copy.copy(source.header)  # what is changed below are elements of its own level
+    header = Dataset()
+    header.update(source.header)  # shares the elements: what is changed below becomes an element of its own
     if "ImagerPixelSpacing" not in header and "PixelSpacing" in header:
         header.ImagerPixelSpacing = header.PixelSpacing
     if (
@@ -332,5 +356,5 @@ def _library_header(source: Source) -> Dataset:
         or "PatientOrientation" not in header
         or header.Modality in ("CT", "MR", "PT")
     ):
-        header.Modality = "OT"
+        header["Modality"] = DataElement("Modality", "CS", "OT")
     return header

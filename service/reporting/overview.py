@@ -6,7 +6,7 @@ identifies the patient beyond what the film itself shows.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
 import numpy as np
@@ -112,6 +112,12 @@ def _font(size: int, *, chinese: bool) -> ImageFont.FreeTypeFont:
     if not isinstance(font, ImageFont.FreeTypeFont):
         raise RuntimeError("Pillow was built without FreeType; text cannot be drawn at a legible size")
     return font
+
+
+@lru_cache(maxsize=4096)
+def _length(run: str, size: int, *, chinese: bool) -> float:
+    """Measure a run in one font; most are words of ours, measured for every film."""
+    return float(_font(size, chinese=chinese).getlength(run))
 
 
 class _Panel:
@@ -308,15 +314,14 @@ class _Panel:
             self.y += size * 1.45
 
     def width(self, text: str, size: int) -> float:
-        return sum(_font(size, chinese=chinese).getlength(run) for chinese, run in runs(text))
+        return sum(_length(run, size, chinese=chinese) for chinese, run in runs(text))
 
     def text(self, x: float, y: float, text: str, size: int, colour: Colour, *, anchor: str = "left") -> None:
         """Write one line with its top at `y`; Latin and Chinese runs each in their font on one baseline."""
         x -= {"left": 0.0, "middle": 0.5, "right": 1.0}[anchor] * self.width(text, size)
         for chinese, run in runs(text):
-            font = _font(size, chinese=chinese)
-            self.pen.text((x, y + size), run, fill=colour, font=font, anchor="ls")
-            x += font.getlength(run)
+            self.pen.text((x, y + size), run, fill=colour, font=_font(size, chinese=chinese), anchor="ls")
+            x += _length(run, size, chinese=chinese)
 
 
 def _axis(reading: Reading) -> tuple[float, float]:

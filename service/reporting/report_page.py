@@ -282,7 +282,8 @@ class _Page:
         bold: bool = False,
     ) -> None:
         """Write one line with its baseline at y."""
-        x -= {"left": 0.0, "middle": 0.5, "right": 1.0}[anchor] * self.width(text, size, bold=bold)
+        if anchor != "left":
+            x -= {"middle": 0.5, "right": 1.0}[anchor] * self.width(text, size, bold=bold)
         self.canvas.setFillColorRGB(*colour)
         for font, run in self.runs(text, bold=bold):
             self.canvas.setFont(font, size)

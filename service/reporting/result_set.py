@@ -3,7 +3,6 @@
 import datetime as dt
 from collections.abc import Callable, Mapping
 from functools import cache
-from io import BytesIO
 from typing import get_args
 
 from pydicom.dataset import Dataset
@@ -14,6 +13,7 @@ from models.pixels import UnreadablePixels
 from models.reading import Bundle, Reading, Reason, Verdict
 from service.reporting import (
     encapsulated_pdf,
+    encoding,
     key_objects,
     overview,
     presentation,
@@ -39,7 +39,7 @@ def warm_up(device_uid: str) -> None:
         context = ResultContext(device_uid, dt.datetime.now(dt.UTC), language)
         built = of_rejection(source.normalise(header), Verdict(False, (Reason("not-a-hand", ""),)), context, _no_film)
         for ds in built.values():
-            ds.save_as(BytesIO(), enforce_file_format=True)
+            encoding.encoded(ds)
     report_page.fonts()
 
 

@@ -196,6 +196,15 @@ def test_a_report_does_not_depend_on_those_built_before_it() -> None:
     assert "桡骨".encode("gb18030") not in first[0]
 
 
+def test_the_report_leaves_the_header_of_the_film_to_the_other_objects_as_it_is() -> None:
+    """The image library has a film without orientation under another modality; a picture with that of the film has not."""
+    bare = film(without=("PatientOrientation",))
+    before = str(bare.header)
+    sr.build(bare, readings.reading(), CONTEXT)
+    assert str(bare.header) == before
+    assert bare.header.Modality == "DX"
+
+
 def test_another_sex_language_profile_or_revision_makes_another_instance() -> None:
     made = [
         sr.build(film(), readings.reading(), CONTEXT),
