@@ -30,16 +30,13 @@ def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
     rounds: Callable[[], object] = list  # nothing beside the steps
     facts: Callable[[], dict[str, object]] = dict
     if queue == INFERENCE:
-        import numpy as np
         import torch
 
         from models import registry
-        from models.image import Image
 
         torch.set_num_threads(settings.inference_threads)
         reader = registry.load(settings.bundle)
-        # The first call allocates and loads what the later ones reuse; no film should wait for it.
-        reader.read(Image(np.linspace(0, 1, 640 * 480, dtype=np.float32).reshape(640, 480)), None)
+        reader.warm_up()
         pipeline = Pipeline(jobs, stores, settings, reader=reader)
         facts = _graphics
     else:

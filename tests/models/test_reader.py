@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from models import standards
+from models import registry, standards
 from models.image import Image
 from models.reader import Reader
-from models.reading import Bundle, ImageFacts, Mask, MethodResult, Reading, Reason, Region, Stage, Verdict
+from models.reading import Bundle, ImageFacts, Mask, MethodResult, Novelty, Reading, Reason, Region, Stage, Verdict
 from models.regions import REGIONS, RUS, Sex
 from models.scoring import agreement
 
@@ -94,6 +94,49 @@ def test_every_method_stands_side_by_side_on_the_curve_of_the_sex() -> None:
     assert _method(reading, "RUS-CHN").bone_age_years == standards.RUS_CHN.bone_age(expected, "F").years
     assert reading.region("radius").stage.label == MIDDLE["radius"]  # type: ignore[union-attr]
     assert reading.region("mc2").stage is None  # type: ignore[union-attr]
+
+
+def test_warming_up_takes_a_film_through_every_step_though_the_detector_turns_it_away() -> None:
+    seen: list[str] = []
+
+    class Segmenter(FakeSegmenter):
+        def segment(self, image: Image, regions: tuple[Region, ...]) -> Mapping[str, Mask]:
+            seen.append("segmenter")
+            return {}
+
+    class Grader(FakeGrader):
+        def grade(self, image: Image, regions: tuple[Region, ...], facts: ImageFacts) -> Mapping[str, Stage]:
+            seen.append("grader")
+            assert [region.name for region in regions] == list(REGIONS)
+            return super().grade(image, regions, facts)
+
+    class Regressor(FakeRegressor):
+        def estimate(
+            self, image: Image, sex: Sex | None, facts: ImageFacts, regions: tuple[Region, ...]
+        ) -> tuple[MethodResult, ...]:
+            seen.append("regressor")
+            return super().estimate(image, sex, facts, regions)
+
+    class Newness:
+        def novelty(self, image: Image, facts: ImageFacts) -> Novelty:
+            seen.append("novelty")
+            return Novelty(None)
+
+    turned_away = FakeDetector(Verdict(False, (Reason("not-a-hand", ""),)))
+    _reader(
+        detector=turned_away,
+        segmenter=Segmenter(),
+        grader=Grader(MIDDLE),
+        regressors=(Regressor(),),
+        newness=Newness(),
+    ).warm_up()
+    assert seen == ["segmenter", "grader", "regressor", "novelty"]
+
+
+@pytest.mark.parametrize("bundle", ["default", "phantom", "regions"])
+def test_every_shipped_bundle_can_be_warmed_up(bundle: str) -> None:
+    """A worker that could not would never take a film."""
+    registry.load(bundle).warm_up()
 
 
 def test_a_film_of_few_pixels_is_read_as_a_whole_and_not_staged() -> None:
