@@ -1,6 +1,7 @@
 """The composition is checked against the compose specification and against what the code really reads."""
 
 import json
+import subprocess
 import typing
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +15,8 @@ from pydantic import BaseModel
 
 from service.__main__ import COMMANDS, cli
 from service.settings import Settings, load
+from service.supervisor import STOP_SECONDS
+from tests.system.tools import tool
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
@@ -108,3 +111,21 @@ def test_who_speaks_tls_finds_its_certificates_read_only_and_inference_has_none(
     assert "2762:2762" in OURS["scp"]["ports"]
     page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
     assert "certificate: /etc/carpus/tls/CARPUS.pem" in page
+
+
+def test_systemd_takes_the_unit_and_it_starts_a_command_that_exists(tmp_path: Path) -> None:
+    text = (ROOT / "deploy" / "carpus.service").read_text(encoding="utf-8")
+    unit = dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
+    _program, command, option, path = unit["ExecStart"].split()
+    assert (command, option) == ("serve", "--config")
+    assert f"{path}    # then set" in (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    assert _setting_names([unit["Environment"].split("=")[0]]) == ["data_directory"]
+    assert int(unit["TimeoutStopSec"]) > 2 * STOP_SECONDS  # the supervisor ends its processes before systemd ends it
+    # The program and the user are made by the installation: true and root stand for them.
+    here = tmp_path / "carpus.service"
+    here.write_text(
+        text.replace("/opt/carpus/bin/carpus", "/bin/true").replace("=carpus\n", "=root\n"), encoding="utf-8"
+    )
+    program = tool("systemd-analyze", "systemd")
+    done = subprocess.run([program, "verify", "--man=no", str(here)], capture_output=True, text=True, check=False)
+    assert (done.returncode, [line for line in done.stderr.splitlines() if "carpus" in line]) == (0, [])
