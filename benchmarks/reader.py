@@ -22,6 +22,7 @@ from models.metrics.bootstrap import estimate
 from models.phantom import draw
 from models.regions import RUS
 from models.standards import RUS_CHN
+from service import heaps
 
 FIRST_SEED = 5_000_000
 
@@ -39,6 +40,8 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    heaps.share_heaps()  # as the worker that reads films does
+    pages_kept = heaps.keep_pages()
     torch.set_num_threads(options.threads)
     reader = registry.load(options.bundle)
     rejected, exact, near = 0, [], []
@@ -80,6 +83,7 @@ def main() -> None:
         "command": f"python -m benchmarks.reader --films {options.films} --bundle {options.bundle} "
         f"--first-seed {options.first_seed} --threads {options.threads}",
         "threads": options.threads,
+        "pages_kept": pages_kept,
         "rejected": rejected,
         "milliseconds": {
             name: {"p50": round(float(np.median(v)), 1), "p95": round(float(np.percentile(v, 95)), 1)}

@@ -16,7 +16,8 @@ def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
     """Read films (QUEUE inference), or send results and have the PACS confirm them (QUEUE delivery)."""
     import threading
 
-    from service import installation, tasks
+    from service import heaps, installation, tasks
+    from service.log import get_logger
     from service.pipeline import Pipeline
     from service.queue.queues import INFERENCE
     from service.queue.steps import Steps
@@ -30,6 +31,8 @@ def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
     rounds: Callable[[], object] = list  # nothing beside the steps
     facts: Callable[[], dict[str, object]] = dict
     if queue == INFERENCE:
+        if not heaps.keep_pages():
+            get_logger().info("every film takes its memory anew: the C library is not glibc")
         import torch
 
         from models import registry

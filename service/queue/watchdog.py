@@ -154,6 +154,9 @@ class Watchdog:
             self._stopping = True
         resident = self._resident_bytes()
         if limits.maximum_resident_bytes and resident > limits.maximum_resident_bytes:
+            self._tidy()  # what is free and held is no growth
+            resident = self._resident_bytes()
+        if limits.maximum_resident_bytes and resident > limits.maximum_resident_bytes:
             log.warning("grown too large: process leaves", bytes=resident, limit=limits.maximum_resident_bytes)
             self._stopping = True
         if self._stopping:

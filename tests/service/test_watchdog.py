@@ -20,7 +20,7 @@ class House:
         self.time = 1000.0
         self.reachable = True
         self.answers = True
-        self.sent = self.stopped = self.resident = self.tidied = 0
+        self.sent = self.stopped = self.resident = self.free = self.tidied = 0
         self.status: int | None = None
         self.dog = Watchdog(
             self.send,
@@ -45,6 +45,7 @@ class House:
 
     def tidy(self) -> None:
         self.tidied += 1
+        self.resident, self.free = self.resident - self.free, 0
 
     def stop(self) -> None:
         self.stopped += 1
@@ -137,4 +138,14 @@ def test_a_process_that_has_grown_too_large_leaves(house: House) -> None:
     assert house.stopped == 0
     house.resident = 1001
     house.watch(5)
+    assert house.stopped == 1
+
+
+def test_memory_that_is_free_and_held_is_no_growth(house: House) -> None:
+    house.resident, house.free = 1400, 500
+    house.watch(5)
+    assert house.stopped == 0
+    assert house.tidied == 1
+    house.resident = 1400
+    house.watch(1)
     assert house.stopped == 1
