@@ -27,9 +27,8 @@ from service.result_profile import BUILT_IN, SERIES
 from service.routing import RULES, Outcome
 from service.sending.commitment import INVALID_ARGUMENT, NOT_AUTHORISED, PROCESSING_FAILURE, PUSH_MODEL, SUCCESS
 from service.sending.confirmation import BATCH, REASONS
-from service.sending.dicomweb import MAXIMUM_BYTES
 from service.sending.query import STUDY_ROOT_FIND
-from service.sending.retrieval import GET, MAXIMUM_INSTANCES, MOVE, REPORTS
+from service.sending.retrieval import GET, MAXIMUM_BYTES, MAXIMUM_INSTANCES, MOVE, REPORTS
 from service.sending.scu import PERMANENT_RANGES, PERMANENT_STATUSES
 from service.settings import ConfirmationSettings, Limits, PriorSettings, Settings
 from service.trust.tls import SUITES

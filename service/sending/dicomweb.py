@@ -20,14 +20,13 @@ from pydicom.uid import UID
 
 from service.conformance import STORAGE_CLASSES
 from service.errors import CarpusError, InvalidConfiguration, Permanent, Retryable
-from service.sending.retrieval import MAXIMUM_INSTANCES, REPORTS, Found
+from service.sending.retrieval import MAXIMUM_BYTES, MAXIMUM_INSTANCES, REPORTS, Found
 from service.settings import DicomWebSettings, PriorSettings
 
 if TYPE_CHECKING:
     from requests.auth import AuthBase
 
 Answer = TypeVar("Answer")
-MAXIMUM_BYTES: Final = 256 * 2**20  # of one answer; the largest film we take has half of it
 CHUNK: Final = 2**16
 # What the server should change, by the status of its answer.
 ADVICE: Final = {

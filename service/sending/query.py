@@ -42,10 +42,17 @@ def instances(
         When the peer cannot be asked; `sop-class-refused` says that it does not offer the service.
     """
     found = {}
-    with associate(address, CONTEXTS, calling_ae_title=calling_ae_title, timeout_seconds=timeout_seconds) as peer:
+    asked = list(series)
+    with associate(
+        address,
+        CONTEXTS,
+        calling_ae_title=calling_ae_title,
+        timeout_seconds=timeout_seconds,
+        ends_after_seconds=timeout_seconds * (1 + len(asked)),
+    ) as peer:
         if not peer.accepted_contexts:
             raise not_offered(address)
-        for study_uid, series_uid in series:
+        for study_uid, series_uid in asked:
             question = Dataset()
             question.QueryRetrieveLevel = "IMAGE"
             question.StudyInstanceUID = study_uid

@@ -1,5 +1,6 @@
 """Request an association with a PACS, plain or over TLS, and say of one that does not come about what has to change (PS3.8 9.3)."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ def associate(
     calling_ae_title: str,
     timeout_seconds: float = 30,
     maximum_pdu_size: int = 131_072,
+    ends_after_seconds: float | None = None,
     **options: Any,
 ) -> Iterator[Any]:
     """Hold an association for the block, plain or over TLS as the address says; released at the end.
@@ -61,6 +63,8 @@ def associate(
     ----------
     contexts
         (abstract syntax, transfer syntax) of each presentation context to propose.
+    ends_after_seconds
+        Then it is aborted, whatever the peer is sending: a peer that goes on answering is never silent for `timeout_seconds`.
     options
         Go to pynetdicom's `AE.associate`: `ext_neg`, `evt_handlers`.
 
@@ -88,11 +92,22 @@ def associate(
             raise explain(secure.faults[0], f"{address.ae_title} at {address.host}:{address.port}")
         raise _no_association(peer, address, calling_ae_title, requested)
     leave_in_silence(peer)
+    end = threading.Timer(ends_after_seconds or 0, _end, [peer])
+    end.daemon = True
+    if ends_after_seconds is not None:
+        end.start()
     try:
         yield peer
     finally:
+        end.cancel()
         if peer.is_established:
             peer.release()
+
+
+def _end(peer: Any) -> None:
+    """Abort, and wake whoever waits for the next answer."""
+    peer.abort()
+    peer.dimse.msg_queue.put((None, None))
 
 
 def _no_association(peer: Any, address: Address, calling_ae_title: str, requested: Sequence[Any]) -> CarpusError:

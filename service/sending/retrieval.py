@@ -40,6 +40,7 @@ WARNING: Final = 0xB000  # PS3.4 C.4.2.1.5 and C.4.3.1.4: some sub-operations fa
 DONE: Final = (0x0000, WARNING)
 CANCELLED: Final = 0xA700
 MAXIMUM_INSTANCES: Final = 200  # of one look-up; more is a mistake of the peer's
+MAXIMUM_BYTES: Final = 256 * 2**20  # of one look-up, and of one answer over the web; no film is larger
 _listening = threading.Lock()  # one listener for C-MOVE at a time: its port is fixed, the PACS knows it
 
 
@@ -68,6 +69,7 @@ class Archive:
     settings: PriorSettings
     deadline: float
     _arrived: list[Dataset] = field(default_factory=list)
+    _bytes: int = 0
 
     @property
     def seconds_left(self) -> float:
@@ -134,7 +136,7 @@ class Archive:
     ) -> list[Dataset]:
         if not questions:
             return []
-        self._arrived = []
+        self._arrived, self._bytes = [], 0
         move = self.settings.retrieve == "move"
         with self._by_move(classes, syntaxes) if move else self._by_get(classes, syntaxes) as peer:
             for level, study, series, instance in questions:
@@ -177,6 +179,7 @@ class Archive:
             contexts,
             calling_ae_title=self.calling_ae_title,
             timeout_seconds=self.seconds_left,
+            ends_after_seconds=self.seconds_left,
             **options,
         ) as peer:
             yield peer
@@ -233,7 +236,8 @@ class Archive:
 
     def _store(self, event: Any) -> int:
         """Keep what was asked for, in memory; refuse more when the time is over."""
-        if time.monotonic() > self.deadline or len(self._arrived) >= MAXIMUM_INSTANCES:
+        self._bytes += event.request.DataSet.getbuffer().nbytes
+        if time.monotonic() > self.deadline or len(self._arrived) >= MAXIMUM_INSTANCES or self._bytes > MAXIMUM_BYTES:
             return CANCELLED
         try:
             ds = event.dataset

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from pydicom import Dataset, dcmread
+from pynetdicom.dimse_primitives import C_GET
 from sqlalchemy import Engine
 
 from models.image import Image
@@ -23,8 +24,8 @@ from service.reporting.amendment import Amendment, Predecessor
 from service.reporting.history import Prior, study_date, velocities
 from service.reporting.results import ResultContext
 from service.reporting.source import Source
-from service.sending import requestor
-from service.sending.retrieval import GET, MOVE
+from service.sending import query, requestor, retrieval
+from service.sending.retrieval import GET, MOVE, Archive, Found
 from service.settings import Destination, PriorSettings
 from service.wrap import Patient
 from tests.factories import encoded, instance
@@ -198,6 +199,58 @@ def test_a_slow_archive_costs_its_time_limit_and_no_more() -> None:
         assert time.monotonic() - began < 15  # of one second that was allowed; a loaded machine takes longer to notice
     assert found.priors == ()
     assert found.note.split(":")[0] in ("priors-timeout", "association-aborted")
+
+
+class Endless(FakeArchive):
+    """Answers without end; what follows the 40th second would only hold up a test that fails."""
+
+    def _find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
+        began = time.monotonic()
+        while time.monotonic() - began < 40 and not event.assoc.is_aborted:
+            time.sleep(0.01)
+            yield 0xFF00, event.identifier
+        yield 0x0000, None
+
+    def _get(self, event: Any) -> Iterator[Any]:
+        began = time.monotonic()
+        answer: Any = C_GET()
+        answer.MessageIDBeingRespondedTo, answer.Status = event.request.MessageID, 0xFF00
+        answer.AffectedSOPClassUID = event.request.AffectedSOPClassUID
+        answer.NumberOfRemainingSuboperations = 1
+        while time.monotonic() - began < 40 and not event.assoc.is_aborted:
+            time.sleep(0.01)
+            event.assoc.dimse.send_msg(answer, event.context.context_id)
+        yield 0
+
+
+ASKED: dict[str, Callable[[Archive], Any]] = {
+    "the search": lambda archive: archive.report_series("MRN-7"),
+    "the retrieval": lambda archive: archive.reports([Found("1.2", "1.3")]),
+    "the read-back": lambda archive: query.instances(
+        archive.address, [("1.2", "1.3")], calling_ae_title="CARPUS", timeout_seconds=1
+    ),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_an_archive_that_answers_without_end_costs_its_time_limit_and_no_more(asked: str) -> None:
+    """Each answer came in time, so that neither delivery nor confirmation went on, and all of them were kept in memory."""
+    with Endless([]) as peer:
+        archive = Archive(peer.address, "CARPUS", PriorSettings(timeout_seconds=1), time.monotonic() + 1)
+        began = time.monotonic()
+        with pytest.raises(Retryable, match="did not answer"):
+            ASKED[asked](archive)
+        assert time.monotonic() - began < 20
+
+
+def test_what_one_look_up_keeps_in_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = [report(years_ago(1), 9.4), report(years_ago(2), 8.4)]
+    with FakeArchive(earlier) as archive:
+        assert len({prior.StudyInstanceUID for prior in look(archive).priors}) == 2
+        monkeypatch.setattr(retrieval, "MAXIMUM_BYTES", len(encoded(earlier[0])) * 3 // 2)
+        found = look(archive)
+    assert found.priors == ()
+    assert found.note.startswith("status-")  # of the archive: we refused the second report
 
 
 @pytest.mark.parametrize("service", [GET, "1.2.840.10008.5.1.4.1.2.2.1"])
