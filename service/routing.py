@@ -111,14 +111,14 @@ def _transfer_syntax(ds: Dataset) -> str | None:
 
 
 def _frames(ds: Dataset) -> str | None:
-    value = str(ds.get("NumberOfFrames") or "1").strip()
+    value = _word(ds, "NumberOfFrames") or "1"
     return None if value == "1" else f"{value} frames; a film is one"
 
 
 def _colour(ds: Dataset) -> str | None:
-    samples = ds.get("SamplesPerPixel") or 1
+    samples = _word(ds, "SamplesPerPixel") or "1"
     photometric = _word(ds, "PhotometricInterpretation")
-    if samples == 1 and (photometric in GREY or not photometric):
+    if samples == "1" and (photometric in GREY or not photometric):
         return None
     return f"{photometric or 'an image'} of {samples} samples a pixel is no grey film"
 
@@ -163,7 +163,9 @@ def route(ds: Dataset) -> Route:
 
 
 def _word(ds: Dataset, keyword: str) -> str:
-    return str(ds.get(keyword) or "").strip().upper()
+    """Return a short value as it may stand in a text: nothing that a terminal acts on, and no longer than a CS may be (PS3.5 6.2)."""
+    text = "".join(character for character in str(ds.get(keyword) or "") if character.isprintable())
+    return text.strip().upper()[:16]
 
 
 def _sex(ds: Dataset) -> Sex | None:

@@ -237,7 +237,7 @@ def _exported(repository: "Jobs", state: str | None, since: datetime | None) -> 
 
 def _write(rows: Iterable[dict[str, Any]], file: Any, as_json: bool) -> int:
     count = 0
-    table = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+    table = csv.DictWriter(file, COLUMNS)
     if not as_json:
         table.writeheader()
     for row in rows:
@@ -245,8 +245,13 @@ def _write(rows: Iterable[dict[str, Any]], file: Any, as_json: bool) -> int:
         if as_json:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
         else:
-            table.writerow(row)
+            table.writerow({name: _cell(row[name]) for name in COLUMNS})
     return count
+
+
+def _cell(value: Any) -> Any:
+    """Return a value as a spreadsheet shows it: text of a header that begins like a formula is none."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _state(name: str | None) -> Any:

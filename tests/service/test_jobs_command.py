@@ -19,7 +19,7 @@ from service.errors import Retryable
 from service.queue.breakers import Breakers
 from service.queue.jobs import Jobs, State
 from service.settings import BreakerSettings
-from service.tables import BreakerState
+from service.tables import BreakerState, Job
 from tests.service.test_jobs import advanced, film
 
 Run = Callable[..., str]
@@ -180,6 +180,16 @@ def test_the_export_holds_every_job_and_names_nobody(run: Run, jobs: Jobs, tmp_p
     target = tmp_path / "jobs.jsonl"
     assert "2 jobs in" in run("export", "--json", "--output", str(target))
     assert json.loads(target.read_text().splitlines()[0])["milliseconds"].keys() == {"prepared"}
+
+
+def test_a_header_puts_no_formula_into_the_spreadsheet(run: Run, jobs: Jobs) -> None:
+    """PhotometricInterpretation opens the cause of a film that is not grey."""
+    receive(jobs, 1)
+    with jobs._write() as session:
+        session.get_one(Job, 1).cause_text = '=HYPERLINK("HT of 1 samples a pixel is no grey film'
+    (row,) = csv.DictReader(io.StringIO(run("export")))
+    assert row["cause_text"] == "'=HYPERLINK(\"HT of 1 samples a pixel is no grey film"
+    assert json.loads(run("export", "--json"))["cause_text"].startswith("=HYPERLINK")
 
 
 def test_queues_are_paused_drained_and_resumed(run: Run, jobs: Jobs) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydicom import dcmread
+from pydicom import DataElement, dcmread
 from pydicom.uid import (
     ComprehensiveSRStorage,
     JPEGExtended12Bit,
@@ -22,6 +22,18 @@ def described(**values: Any) -> Any:
     for keyword, value in values.items():
         setattr(ds, keyword, value)
     return ds
+
+
+@pytest.mark.parametrize("keyword", ["Modality", "PhotometricInterpretation", "NumberOfFrames", "SamplesPerPixel"])
+def test_no_cause_carries_what_a_terminal_acts_on(keyword: str) -> None:
+    """`carpus jobs` printed a Modality that renamed and cleared the administrator's terminal."""
+    film = instance()
+    film[keyword] = DataElement(film.data_element(keyword).tag if keyword in film else keyword, "LO", "x")
+    film[keyword]._value = "\x1b]0;owned\x07\x1b[2J\u202e" + "y" * 90  # as it is read: nothing checks it
+    cause = route(film).text
+    assert cause.isprintable()
+    assert "]0;OWNED[2JYYYYY" in cause
+    assert len(cause) < 100
 
 
 @pytest.mark.parametrize("kind", ["CR", "DX", "DX-PROCESSING", "SC"])
