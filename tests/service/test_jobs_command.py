@@ -184,7 +184,7 @@ def test_the_export_holds_every_job_and_names_nobody(run: Run, jobs: Jobs, tmp_p
 
 def test_a_header_puts_no_formula_into_the_spreadsheet(run: Run, jobs: Jobs) -> None:
     """PhotometricInterpretation opens the cause of a film that is not grey."""
-    receive(jobs, 1)
+    failed(jobs, 1)
     with jobs._write() as session:
         session.get_one(Job, 1).cause_text = '=HYPERLINK("HT of 1 samples a pixel is no grey film'
     (row,) = csv.DictReader(io.StringIO(run("export")))
