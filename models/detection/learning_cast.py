@@ -24,12 +24,14 @@ from models.detection.conventions import CHANNELS
 from models.detection.learning import Sources
 from models.detection.predict import CAST, Detector
 from models.image import Image
+from models.runs import RunRefused
 
 FIRST_SEED: Final = 35_000_000
 THUMBNAILS: Final = 700  # of films that the split does not keep for measuring
 COVERED_SHARE: Final = 0.5  # of the views, that get a cast
 FOLDERS: Final = ("validation",)  # of real films with more pixels; `fullres` and `medium` are kept for measuring
 MEASURED: Final = 4  # every so many-th film says how it goes
+FEWEST: Final = 2  # films with a hand: one to learn from, one to measure on
 
 
 def films(options: argparse.Namespace) -> Iterator[Image]:
@@ -138,7 +140,13 @@ class CastLearning(Completing):
 
 
 def _cached(options: argparse.Namespace) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Return the upright views and places of all films, looked at once where there is a folder to keep them in."""
+    """Return the upright views and places of all films, looked at once where there is a folder to keep them in.
+
+    Raises
+    ------
+    RunRefused
+        When the detector finds a hand on too few of them to learn from some and measure on others.
+    """
     name = f"cast-{FIRST_SEED}-{options.phantoms}-{THUMBNAILS if options.data else 0}.npz"
     path: Path | None = options.phantom_cache / name if options.phantom_cache else None
     if path is not None and path.exists():
@@ -146,6 +154,11 @@ def _cached(options: argparse.Namespace) -> tuple[NDArray[np.uint8], NDArray[np.
             return kept["views"], kept["places"]
     detector = Detector(options.start)
     seen = [each for each in (upright(detector, image) for image in films(options)) if each is not None]
+    if len(seen) < FEWEST:
+        raise RunRefused(
+            f"--start {options.start}: its detector finds a hand on {len(seen)} of the films, and {FEWEST} are needed to lay casts over; "
+            "train it further, or draw more --phantoms"
+        )
     views = np.stack([np.round(255 * view).astype(np.uint8) for view, _ in seen])
     places = np.stack([place for _, place in seen])
     if path is not None:

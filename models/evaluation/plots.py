@@ -15,15 +15,20 @@ INK: Final = {"F": "#b5446e", "M": "#2f6690"}
 WORDS: Final = {"F": "girls", "M": "boys"}
 
 
+def _points(measured: Sequence[Case], method: str, sex: str) -> list[tuple[float, float]]:
+    """Return bone age and reference of each film of a sex that the method gave an age."""
+    return [
+        (answer.years, case.reference_years)
+        for case in measured
+        if case.sex == sex and (answer := case.answers.get(method)) is not None and answer.years is not None
+    ]
+
+
 def bland_altman(measured: Sequence[Case], method: str) -> bytes:
     """Difference against mean of bone age and reference, with bias and limits of agreement of each sex."""
     figure, axes = _figure()
     for sex, ink in INK.items():
-        points = [
-            (answer.years, case.reference_years)
-            for case in measured
-            if case.sex == sex and (answer := case.answers.get(method)) is not None and answer.years is not None
-        ]
+        points = _points(measured, method, sex)
         if not points:
             continue
         found, reference = np.array(points).T
@@ -54,11 +59,7 @@ def age_reliability(measured: Sequence[Case], method: str, groups: int = 10) -> 
     figure, axes = _figure()
     top = 1.0
     for sex, ink in INK.items():
-        points = [
-            (answer.years, case.reference_years)
-            for case in measured
-            if case.sex == sex and (answer := case.answers.get(method)) is not None and answer.years is not None
-        ]
+        points = _points(measured, method, sex)
         if not points:
             continue
         points.sort()

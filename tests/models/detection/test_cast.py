@@ -8,11 +8,12 @@ import torch
 
 import models
 from models import phantom
-from models.detection import cast, casting, learning_cast
+from models.detection import cast, casting, learning_cast, train
 from models.detection.anatomy import Template
 from models.detection.predict import Detector
 from models.phantom.cast import MATERIALS, Material
 from models.regions import REGIONS
+from models.runs import RunRefused
 
 FOLDER = Path(models.__file__).parent / "bundles" / "detection" / "handnet-sets"
 FIRST_SEED = 78_000_000
@@ -92,3 +93,12 @@ def test_a_view_is_looked_at_upright_whatever_the_turn_side_and_polarity(detecto
     assert other is not None
     assert np.abs(seen[1] - other[1]).max() < 0.03
     assert np.corrcoef(seen[0][0].ravel(), other[0][0].ravel())[0, 1] > 0.9
+
+
+def test_a_detector_that_finds_no_hand_is_refused_as_the_start_of_a_look_for_casts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning_cast, "upright", lambda *_: None)
+    words = ["--architecture", "cast", "--start", str(FOLDER), "--phantoms", "2", "--out", str(tmp_path / "run")]
+    with pytest.raises(RunRefused, match="finds a hand on 0 of the films, and 2 are needed"):
+        train.main(words)
