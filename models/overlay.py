@@ -12,7 +12,7 @@ from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
 
 from models.image import Image
-from models.reading import Mask, Reading, Region
+from models.reading import CONTRADICTED, Mask, Reading, Region
 
 Rectangle = tuple[float, float, float, float]
 FOOTER: Final = "Carpus - for research, not for clinical use"
@@ -72,12 +72,14 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def describe(region: Region) -> str:
     """Return the label of a region: its name, RUS-CHN stage and TW3 letter, and how sure the grader is.
 
-    A stage without a runner-up was given by a person, of whom no probability is known.
+    A stage without a runner-up was given by a person, of whom no probability is known. "!" marks one that the other bones
+    contradict.
     """
     if region.stage is None:
         return region.name
+    mark = " !" if CONTRADICTED in region.flags else ""
     sure = "" if region.stage.runner_up is None else f" {100 * region.stage.probability:.0f}%"
-    return f"{region.name} {region.stage.label} {region.stage.letter}{sure}"
+    return f"{region.name} {region.stage.label} {region.stage.letter}{sure}{mark}"
 
 
 def _window(image: Image, reading: Reading) -> NDArray[np.uint8]:

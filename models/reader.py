@@ -123,6 +123,7 @@ class Reader:
     discord_threshold: float | None = None
     hand_prior: harmony.HandPrior | None = None
     late_end: Mapping[Sex, LateEnd] = field(default_factory=dict)
+    contradiction: harmony.Contradiction | None = None
     newness: Newness | None = None
 
     @property
@@ -136,6 +137,7 @@ class Reader:
             self.discord_threshold,
             self.hand_prior,
             self.late_end,
+            self.contradiction,
         )
 
     def read(self, image: Image, sex: Sex | None, chronological_age: float | None = None) -> Reading:
@@ -201,7 +203,7 @@ class Reader:
         return dataclasses.replace(
             reading,
             verdict=self.scoring.remarked(self._remarked(reading, masks, coarse, novelty), stages, results),
-            regions=tuple(dataclasses.replace(r, stage=stages.get(r.name)) for r in reading.regions),
+            regions=self.scoring.staged(reading.regions, stages, sexes),
             masks=masks,
             methods=results,
             agreement=agreement(results, self.threshold_years),

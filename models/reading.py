@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from models.regions import REGIONS, Sex
 
+CONTRADICTED: Final = "stage-contradicted"  # flag of a bone whose stage the other bones contradict; code of the remark
 SIDES: Final[Mapping[str, str]] = {"L": "left", "R": "right"}
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels of the film as received; x to the right, y down
@@ -72,7 +73,7 @@ class Region:
     box: Box
     score: float
     stage: Stage | None = None
-    flags: tuple[str, ...] = ()  # e.g. "order" when the anatomy contradicts it
+    flags: tuple[str, ...] = ()  # "order" when the anatomy contradicts it, `CONTRADICTED`
 
     def __post_init__(self) -> None:
         """Refuse a name outside the vocabulary."""

@@ -22,7 +22,7 @@ from models.refusal import Refusal
 from models.regions import Sex
 from models.scoring import BY_STAGES, LateEnd, Scoring
 from models.standards import Classic, Top2, TopN, Weighting
-from models.standards.harmony import HandPrior
+from models.standards.harmony import Contradiction, HandPrior
 from models.weights import Metadata
 
 FOLDER: Final = Path(__file__).parent / "bundles"
@@ -31,7 +31,7 @@ THRESHOLDS: Final = ("agreement_threshold_years", "discord_threshold")
 KEYS: Final = frozenset(
     {
         "format_version", "name", "version", "intended_use", *weights.PROBLEMS, "weighting", "hand_prior", "default_method",
-        "late_end", "intervals", "site_calibration", *THRESHOLDS,
+        "late_end", "contradiction", "intervals", "site_calibration", *THRESHOLDS,
     }
 )  # fmt: skip
 # Where each problem's predictor lives; imported only when a bundle has weights for it.
@@ -74,6 +74,7 @@ class Description:
     calibration: SiteCalibration | None = None
     discord_threshold: float | None = None
     late_end: Mapping[Sex, LateEnd] = field(default_factory=dict)
+    contradiction: Contradiction | None = None
     hand_prior: HandPrior | None = None
     parts: tuple[tuple[str, Path, Metadata], ...] = ()
     absent: tuple[str, ...] = ()
@@ -89,6 +90,7 @@ class Description:
             self.discord_threshold,
             self.hand_prior,
             self.late_end,
+            self.contradiction,
         )
 
     @property
@@ -154,6 +156,7 @@ def describe(bundle: str = "default", *, folder: Path = FOLDER) -> Description:
         discord_threshold=values.get("discord_threshold"),
         hand_prior=hand_prior,
         late_end=_late_end(values, path),
+        contradiction=_contradiction(values, path),
         parts=tuple(parts),
         absent=tuple(absent),
     )
@@ -215,6 +218,7 @@ def load(bundle: str = "default", *, folder: Path = FOLDER, default_method: str 
         discord_threshold=description.discord_threshold,
         hand_prior=description.hand_prior,
         late_end=description.late_end,
+        contradiction=description.contradiction,
         newness=next((one for one in built["regression"] if hasattr(one, "novelty")), None),
         absences={
             problem: f"bundle {description.name} {description.version} holds no weights for {problem}"
@@ -276,6 +280,14 @@ def _late_end(values: dict[str, Any], path: Path) -> dict[Sex, LateEnd]:
     if given:
         raise BundleRefused(f"bundle {path}: late_end: {', '.join(given)} is no sex; F and M are")
     return found
+
+
+def _contradiction(values: dict[str, Any], path: Path) -> Contradiction | None:
+    try:
+        given = values.get("contradiction")
+        return None if given is None else Contradiction(**given)
+    except (TypeError, ValueError) as error:
+        raise BundleRefused(f"bundle {path}: contradiction: {error}") from error
 
 
 def check_method(name: str | None, description: Description) -> None:

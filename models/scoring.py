@@ -11,7 +11,7 @@ from math import sqrt
 from typing import Final, Protocol
 
 from models.calibration import SiteCalibration
-from models.reading import Agreement, MethodResult, Reading, Reason, Region, Stage, Verdict
+from models.reading import CONTRADICTED, Agreement, MethodResult, Reading, Reason, Region, Stage, Verdict
 from models.regions import RUS, Sex
 from models.standards import STANDARDS, TopN, Weighting, fine_levels, harmony, labels_of, letter_of
 from models.standards import greulich_pyle as brush
@@ -80,6 +80,8 @@ class Scoring:
         What each bone's stage is told by the other bones; None leaves the stages as they were graded.
     late_end
         Of each sex how the end of growth is read; a Reading that reaches it says so.
+    contradiction
+        When the other bones contradict the stage of a single one; None where that was not measured, and then nothing is remarked.
     """
 
     weighting: Weighting = WEIGHTING
@@ -89,6 +91,7 @@ class Scoring:
     discord_threshold: float | None = None
     hand_prior: harmony.HandPrior | None = None
     late_end: Mapping[Sex, LateEnd] = field(default_factory=dict)
+    contradiction: harmony.Contradiction | None = None
 
     def parameters(self) -> dict[str, str]:
         """Return in words what decides the bone ages beside the weights; a report states it, so that it can be read again."""
@@ -148,12 +151,14 @@ class Scoring:
         )
 
     def remarked(self, verdict: Verdict, stages: Mapping[str, Stage], results: Sequence[MethodResult]) -> Verdict:
-        """Return the verdict with what is to be remarked on the stages: that they do not go together, or that growth nearly ends.
+        """Return the verdict with what is to be remarked on the stages.
 
-        Remarks of a former look at the stages are left out.
+        That is: that they do not go together, that a single one contradicts the others, that growth nearly ends. Remarks of a
+        former look at the stages are left out.
         """
-        kept = tuple(reason for reason in verdict.reasons if reason.code not in (APART, LATE))
-        found = (self.apart(stages, results), self.nearly_mature(results))
+        kept = tuple(reason for reason in verdict.reasons if reason.code not in (APART, CONTRADICTED, LATE))
+        single = self.contradicted(stages, tuple(dict.fromkeys(result.sex for result in results)))
+        found = (self.apart(stages, results), *single.values(), self.nearly_mature(results))
         return Verdict(verdict.accepted, (*kept, *(reason for reason in found if reason is not None)))
 
     def nearly_mature(self, results: Sequence[MethodResult]) -> Reason | None:
@@ -168,6 +173,42 @@ class Scoring:
                     f"{end.too_young:.0%} were read more than a year too young; compare the whole-hand regression",
                 )
         return None
+
+    def contradicted(self, stages: Mapping[str, Stage], sexes: Sequence[Sex]) -> dict[str, Reason]:
+        """Return the bones whose stage the other bones contradict, each with its remark.
+
+        A stage that a person gave is heard and not judged: whoever gave it has looked.
+        """
+        if self.contradiction is None:
+            return {}
+        chances = {bone: stage.probabilities for bone, stage in stages.items()}
+        graded = {bone: stage.label for bone, stage in stages.items() if stage.runner_up is not None}
+        return {
+            bone: Reason(
+                CONTRADICTED,
+                f"{bone} is graded {graded[bone]} (TW3 {letter_of(bone, graded[bone])}) "
+                f"where the other bones let expect {_from_to(low, high)} "
+                f"(TW3 {_from_to(letter_of(bone, low), letter_of(bone, high))}), look at it",
+            )
+            for bone, (low, high) in self.contradiction.found(chances, graded, sexes).items()
+        }
+
+    def staged(
+        self, regions: Sequence[Region], stages: Mapping[str, Stage], sexes: Sequence[Sex]
+    ) -> tuple[Region, ...]:
+        """Return the regions with their stages, those flagged whose stage the other bones contradict."""
+        contradicted = self.contradicted(stages, sexes)
+        return tuple(
+            dataclasses.replace(
+                region,
+                stage=stages.get(region.name),
+                flags=(
+                    *(flag for flag in region.flags if flag != CONTRADICTED),
+                    *((CONTRADICTED,) if region.name in contradicted else ()),
+                ),
+            )
+            for region in regions
+        )
 
     def apart(self, stages: Mapping[str, Stage], results: Sequence[MethodResult]) -> Reason | None:
         """Return the remark that the stages of the hand do not go together on any curve read, or None."""
@@ -217,9 +258,10 @@ class Scoring:
         if both := sorted(set(stages) & set(rejected)):
             raise ValueError(f"{', '.join(both)}: either a stage is given or the region is rejected, not both")
         given = {name: _given(name, label) for name, label in stages.items()}
-        regions = tuple(_with_stage(r, given) for r in reading.regions if r.name not in rejected)
+        regions = tuple(r for r in reading.regions if r.name not in rejected)
         sexes: tuple[Sex, ...] = SEXES if reading.sex is None else (reading.sex,)
-        staged = {region.name: region.stage for region in regions if region.stage is not None}
+        known = {region.name: given.get(region.name, region.stage) for region in regions}
+        staged = {name: stage for name, stage in known.items() if stage is not None}
         results = (
             *(
                 self.complete(r, reading.chronological_age_years, reading.hand_share)
@@ -230,7 +272,7 @@ class Scoring:
         return dataclasses.replace(
             reading,
             verdict=self.remarked(reading.verdict, staged, results),
-            regions=regions,
+            regions=self.staged(regions, staged, sexes),
             masks={name: mask for name, mask in reading.masks.items() if name not in rejected},
             methods=results,
             agreement=agreement(results, self.threshold_years),
@@ -250,6 +292,10 @@ def agreement(results: Sequence[MethodResult], threshold_years: float | None) ->
     return Agreement(spread, threshold_years is not None and spread > threshold_years, threshold_years)
 
 
+def _from_to(low: str, high: str) -> str:
+    return low if low == high else f"{low} to {high}"
+
+
 def _given(bone: str, label: str) -> Stage:
     """Return the stage a person gave, certain and without a runner-up."""
     if bone not in RUS:
@@ -263,7 +309,3 @@ def _given(bone: str, label: str) -> Stage:
         fine = labels[0]
     letter = letter_of(bone, fine)  # refuses an unknown label with those there are
     return Stage(FINE, fine, letter, 1.0, probabilities=tuple(1.0 if level == fine else 0.0 for level in levels))
-
-
-def _with_stage(region: Region, given: Mapping[str, Stage]) -> Region:
-    return dataclasses.replace(region, stage=given[region.name]) if region.name in given else region

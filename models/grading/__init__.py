@@ -7,5 +7,6 @@ In the order in which a film passes through them:
 
 `models.standards` turns the probabilities into scores and bone ages: classic, Top2 or TopN.
 `phantoms` renders training crops into a cache, `losses` holds the ordinal losses, `ages` the training signal that a film's
-total score must give its bone age, `harmony` the prior that the bones of a hand agree; `train`, `tune` and `evaluate` are the commands.
+total score must give its bone age, `harmony` the prior that the bones of a hand agree; `train`, `tune` and `evaluate` are the commands,
+`contradiction` finds from when on the other bones contradict a single one.
 """

@@ -1,7 +1,8 @@
 """How the bones of one hand go together: the maturity of each RUS bone to expect at a RUS-CHN bone age, and its scatter.
 
 A total score says how far a hand has come, not which bone has come how far. Stages that no hand shows together mean a film unlike
-those learnt from, a box on the wrong bone, or a grader that guesses; the distance from what is usual is stated as `discord`.
+those learnt from, a box on the wrong bone, or a grader that guesses; the distance from what is usual is stated as `discord`. A
+single stage that the other bones contradict is a `Contradiction`.
 The table is drawn, not measured on children: its courses and their scatter are those of the phantoms.
 """
 
@@ -19,6 +20,7 @@ from models.standards.tables import table
 
 SLACK: Final = 0.35  # stages: a stage is a step, its middle lies up to half a stage beside the maturity
 GRID_YEARS: Final = np.arange(0.5, 18.51, 0.25)  # bone ages that a hand is compared with
+MIDDLE: Final = 0.8  # of what the other bones let expect of one: the stages named are those of so much in the middle
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,78 @@ class HandPrior:
     def _prior(self, sex: Sex, bone: str) -> NDArray[np.float64]:
         """Return the prior of a bone at every age, (ages, stages)."""
         return _prior(sex, bone, self.weight, self.slack_stages)
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """When the other bones of a hand contradict the stage of a single one, and what they let expect instead.
+
+    Parameters
+    ----------
+    slack_stages
+        As in `HandPrior`.
+    ahead, behind
+        The stage is contradicted where the others give less than this to it and all higher ones (`ahead`), or to it and all
+        lower ones (`behind`). Two limits, because a grader may err more often to one side: where it calls many bones of a hand
+        too old, the rest look too young.
+    """
+
+    slack_stages: float
+    ahead: float
+    behind: float
+
+    def __post_init__(self) -> None:
+        """Refuse what is no slack and no chance."""
+        if not 0.1 <= self.slack_stages <= 5:
+            raise ValueError(f"slack of a contradiction is {self.slack_stages:g} stages; 0.1 to 5 are possible")
+        for name, chance in (("ahead", self.ahead), ("behind", self.behind)):
+            if not 0 < chance < 0.5:
+                raise ValueError(f"{name} of a contradiction is {chance:g}; above 0 and below 0.5 is possible")
+
+    def found(
+        self, probabilities: Mapping[str, Sequence[float]], stages: Mapping[str, str], sexes: Sequence[Sex]
+    ) -> dict[str, tuple[str, str]]:
+        """Return the contradicted among the bones of `stages`, each with the lowest and the highest stage to expect of it.
+
+        Parameters
+        ----------
+        probabilities
+            Of all bones of the hand; those without a stage in `stages` are heard and not judged.
+        """
+        expected = told_by_others(probabilities, sexes, self.slack_stages)
+        result = {}
+        for bone, label in stages.items():
+            if bone not in expected:
+                continue  # no others: nothing contradicts it
+            levels, below = fine_levels(bone), np.cumsum(expected[bone])
+            so_high, so_low = tails(expected[bone], levels.index(label))
+            if so_high < self.ahead or so_low < self.behind:
+                low, high = (int(np.searchsorted(below, edge)) for edge in ((1 - MIDDLE) / 2, (1 + MIDDLE) / 2))
+                result[bone] = (levels[low], levels[high])
+        return result
+
+
+def tails(chances: NDArray[np.float64], place: int) -> tuple[float, float]:
+    """Return the chance of a stage and all higher ones, and of it and all lower ones."""
+    return float(chances[place:].sum()), float(chances[: place + 1].sum())
+
+
+def told_by_others(
+    probabilities: Mapping[str, Sequence[float]], sexes: Sequence[Sex], slack_stages: float
+) -> dict[str, NDArray[np.float64]]:
+    """Return the probabilities of each bone's stages by what the other bones say of the hand's age, and by nothing of its own."""
+    if len(probabilities) < 2:
+        return {}
+    chances = {bone: np.asarray(own, np.float64) / np.sum(own) for bone, own in probabilities.items()}
+    priors = {bone: np.concatenate([_prior(sex, bone, 1.0, slack_stages) for sex in sexes]) for bone in chances}
+    fit = {bone: np.log(priors[bone] @ own + 1e-12) for bone, own in chances.items()}
+    likelihood = np.sum(list(fit.values()), axis=0)
+    found = {}
+    for bone in chances:
+        others = likelihood - fit[bone]
+        age = np.exp(others - others.max())
+        found[bone] = (age / age.sum()) @ priors[bone]
+    return found
 
 
 @cache

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from pydicom.sr.coding import Code
 
+from models.reading import CONTRADICTED
 from models.regions import REGIONS
 
 Language = Literal["en", "zh"]
@@ -194,6 +195,11 @@ HARD_BONE: Final = _private(
     "HARDBONE", "Bone on which readers often differ: check the stage", "分期易有分歧的骨，请核对"
 )
 STAGE_DOUBTFUL: Final = _private("DOUBTFUL", "Stage of low probability: check the stage", "分期概率低，请核对")
+STAGE_CONTRADICTED: Final = _private(
+    "CONTRADICTED", "Stage of one bone contradicts the others", "单骨分期与其余各骨不符"
+)
+# What `Region.flags` may hold.
+REGION_FLAGS: Final = {"order": REGION_FLAGGED, CONTRADICTED: STAGE_CONTRADICTED}
 # Wang et al. 2022: the first and fifth proximal phalanx are where readers and models differ most.
 HARD_BONES: Final = ("pp1", "pp5")
 
@@ -281,6 +287,7 @@ REASONS: Final = {
     "unsupported-transfer-syntax": _private("TRANSFERSYNTAX", "Pixel encoding not supported", "不支持的像素编码"),
     "not-outlined": _private("NOTOUTLINED", "Radius or ulna not outlined", "桡骨或尺骨未能勾画"),
     "stages-apart": _private("STAGESAPART", "The stages of the hand do not go together", "各骨分期互不协调"),
+    CONTRADICTED: STAGE_CONTRADICTED,
     "near-mature": _private(
         "NEARMATURE", "Growth nearly ends: stages may be read too young", "近成熟：按分期的骨龄可能偏低"
     ),

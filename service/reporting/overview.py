@@ -253,7 +253,7 @@ class _Panel:
                 self.text(x[3], self.y, row.runner_up, 20, FAINT)
                 self.text(x[4], self.y, row.change, 20, FAINT)
             self.y += 31
-        self.text(MARGIN, self.y + 4, wording.hard_bones_note(self.language), 17, FAINT)
+        self.text(MARGIN, self.y + 4, wording.marks_note(self.language), 17, FAINT)
 
     def position(self, reading: Reading, priors: Sequence[Prior]) -> None:
         """Draw the bone age against the chronological age."""

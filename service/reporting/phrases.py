@@ -34,6 +34,10 @@ def _side(text: str) -> str:
     return _SIDES.get(text, text)
 
 
+def _range(text: str) -> str:
+    return text.replace(" to ", "～")
+
+
 def _problem(text: str) -> str:
     return _PROBLEMS.get(text, text)
 
@@ -143,6 +147,11 @@ _PATTERNS: Final[tuple[tuple[str, str, tuple[Callable[[str], str], ...]], ...]] 
         r"the stages lie ([\d.]+) standard deviations apart, usual are up to ([\d.]+); furthest from the others: (.+)",
         "各骨分期相差{}个标准差，通常不超过{}；偏离最大：{}",
         (str, str, _bones),
+    ),
+    (
+        r"(\w+) is graded (\S+) \(TW3 ([A-I])\) where the other bones let expect (.+) \(TW3 ([A-I to]+)\), look at it",
+        "{}判为{}期（TW3 {}期），据其余各骨应为{}期（TW3 {}期），请核对",
+        (_bones, str, str, _range, _range),
     ),
     (
         r"of (\d+) (girls|boys) given ([\d.]+) years or more by (.+), (\d+)% were read more than a year too young; "

@@ -21,7 +21,7 @@ from highdicom.pr import (
 from pydicom.dataset import Dataset
 
 from models.overlay import STAGE_COLOURS, UNGRADED
-from models.reading import Reading, Region
+from models.reading import CONTRADICTED, Reading, Region
 from service.reporting import results, wording
 from service.reporting.codes import Language
 from service.reporting.measurement_report import polyline
@@ -119,10 +119,10 @@ def _outline(region: Region, rows: int, columns: int) -> GraphicObject:
 
 
 def _label(region: Region, rows: int, columns: int) -> TextObject:
-    """Place the name and stage above the box, or under it where the film ends."""
+    """Place the name and stage above the box, or under it where the film ends; "!" marks what the other bones contradict."""
     text = region.name.upper()
     if region.stage is not None:
-        text += f" {region.stage.label} ({region.stage.letter})"
+        text += f" {region.stage.label} ({region.stage.letter}){' !' if CONTRADICTED in region.flags else ''}"
     points = polyline(region.box, rows, columns)
     left, top, bottom = points[0, 0], points[0, 1], points[2, 1]
     height = rows * LINE

@@ -203,7 +203,7 @@ class _Page:
             self.text(columns[2], y, row.certainty, 8.5, ALARM if row.doubtful else INK)
             self.text(columns[3], y, row.runner_up, 8.5, FAINT)
             self.text(columns[4], y, row.change, 8.5, FAINT)
-        return self.paragraph(x, y + 6, wording.hard_bones_note(self.language), 7, WIDTH - MARGIN - x, FAINT)
+        return self.paragraph(x, y + 6, wording.marks_note(self.language), 7, WIDTH - MARGIN - x, FAINT)
 
     def position(self, reading: Reading, priors: Sequence[Prior]) -> None:
         x, y, size = MARGIN, 486.0, 8.0

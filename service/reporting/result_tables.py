@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from models.overlay import STAGE_COLOURS, UNGRADED
-from models.reading import MethodResult, Reading, Stage
+from models.reading import CONTRADICTED, MethodResult, Reading, Stage
 from models.regions import RUS
 from service.reporting import codes, wording
 from service.reporting.amendment import Amendment
@@ -140,6 +140,8 @@ def bone_rows(reading: Reading, language: Language, amendment: Amendment | None 
             yield BoneRow(name, word(why, language))
             continue
         stage = region.stage
+        if CONTRADICTED in region.flags:
+            name += "!"
         certainty, doubtful, by_hand, runner_up = _certainty(bone, stage, language, amendment)
         yield BoneRow(
             name,

@@ -282,9 +282,8 @@ class _Report:
         return self._group(region.name, codes.BONES[region.name], items, box=region.box, site=codes.SITES[region.name])
 
     def _flags(self, region: Region) -> Iterator[Concept]:
-        """Yield what a reader should know of a region: the anatomy contradicts it, its stage is hard, or in doubt."""
-        if region.flags:
-            yield codes.REGION_FLAGGED
+        """Yield what a reader should know of a region: anatomy or other bones contradict it, its stage is hard, or in doubt."""
+        yield from (codes.REGION_FLAGS[flag] for flag in region.flags)
         if region.name in codes.HARD_BONES:
             yield codes.HARD_BONE
         given = self.context.amendment is not None and region.name in self.context.amendment.stages

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from models.reading import BoneScore, MethodResult, Reading, Reason
+from models.reading import CONTRADICTED, BoneScore, MethodResult, Reading, Reason
 from models.regions import Sex
 from models.standards import STANDARDS
 from service.reporting import codes, phrases
@@ -391,31 +391,36 @@ def bone_label(bone: str, language: Language) -> str:
 
 
 def check_sentence(reading: Reading, language: Language) -> str:
-    """Name the bones whose stage is worth a look: in doubt or hard to stage, the one that weighs most on the age first."""
+    """Name the bones whose stage is worth a look: those that the others contradict, then those in doubt or hard to stage.
+
+    Of either the one that weighs most on the age comes first.
+    """
     method = next((m for m in in_order(reading) if m.per_bone and m.name in _BY_STAGES), None)
     if method is None:
         return ""
-    weights: dict[str, float] = {}
+    weights: dict[str, tuple[bool, float]] = {}
     for bone, scored in method.per_bone.items():
         region = reading.region(bone)
-        stage = None if region is None else region.stage
-        if stage is None or (stage.probability >= DOUBTFUL and bone not in codes.HARD_BONES):
+        if region is None or region.stage is None:
+            continue
+        contradicted, probability = CONTRADICTED in region.flags, region.stage.probability
+        if not contradicted and probability >= DOUBTFUL and bone not in codes.HARD_BONES:
             continue
         effect = max(abs(scored.one_stage_down_years or 0.0), abs(scored.one_stage_up_years or 0.0))
         if effect >= SMALLEST_EFFECT_YEARS:
-            weights[bone] = effect * (1 - stage.probability)
-    first = sorted(weights, key=lambda bone: -weights[bone])[:CHECKED_FIRST]
+            weights[bone] = contradicted, effect * (1 if contradicted else 1 - probability)
+    first = sorted(weights, key=lambda bone: weights[bone], reverse=True)[:CHECKED_FIRST]
     sentences = [sentence for bone in first if (sentence := one_stage_sentence(method, bone, language))]
     if not sentences:
         return ""
     return f"请重点核对：{'；'.join(sentences)}。" if language == "zh" else f"Check first: {'; '.join(sentences)}."
 
 
-def hard_bones_note(language: Language) -> str:
-    """Explain the mark beside the bones that are hard to stage, and the red probabilities."""
+def marks_note(language: Language) -> str:
+    """Explain the marks beside the bones that are hard to stage or that the others contradict, and the red probabilities."""
     if language == "zh":
-        return "* 阅片者间易有分歧的骨（Wang 2022）。概率低于50%者以红色显示。"
-    return "* Readers often differ on this bone (Wang 2022). Probabilities below 50 % are red."
+        return "* 阅片者间易有分歧（Wang 2022）。! 与其余各骨不符。概率低于50%者为红色。"
+    return "* Readers often differ (Wang 2022). ! The other bones contradict it. Below 50 % is red."
 
 
 def age_sentence(reading: Reading, language: Language) -> str:

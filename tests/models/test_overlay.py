@@ -5,7 +5,7 @@ import pytest
 
 from models import overlay
 from models.image import Image
-from models.reading import Bundle, ImageFacts, Mask, Reading, Region, Stage, Verdict
+from models.reading import CONTRADICTED, Bundle, ImageFacts, Mask, Reading, Region, Stage, Verdict
 
 ROWS, COLUMNS = 300, 200
 FACTS = ImageFacts(ROWS, COLUMNS, None, "L", None, "bone bright", "MONOCHROME2", 0.0)
@@ -56,6 +56,11 @@ def test_bone_is_shown_bright_whatever_the_polarity(polarity: str, expected: int
 def test_a_label_names_bone_stage_letter_and_certainty() -> None:
     assert overlay.describe(_reading().regions[0]) == "radius 6 G 91%"
     assert overlay.describe(_reading().regions[1]) == "mc2"
+
+
+def test_a_stage_that_the_other_bones_contradict_is_marked() -> None:
+    region = dataclasses.replace(_reading().regions[0], flags=("order", CONTRADICTED))
+    assert overlay.describe(region) == "radius 6 G 91% !"
 
 
 def test_a_stage_that_a_person_gave_carries_no_probability() -> None:

@@ -8,7 +8,7 @@ from models import registry, weights
 from models.registry import BundleRefused
 from models.scoring import LateEnd
 from models.standards import Classic, Top2, TopN
-from models.standards.harmony import HandPrior
+from models.standards.harmony import Contradiction, HandPrior
 from models.weights import FREE_TERMS, RSNA_TERMS, Metadata, WeightsRefused
 
 
@@ -120,6 +120,15 @@ def test_a_prior_of_the_hand_is_read_and_one_outside_its_limits_refused(shelf: P
     assert described.hand_prior == described.scoring.hand_prior == HandPrior(1.0, 0.8)
 
 
+def test_when_the_other_bones_contradict_one_is_read_from_the_bundle(shelf: Path) -> None:
+    values = json.loads((shelf / "site.json").read_text())
+    assert registry.describe("site", folder=shelf).scoring.contradiction is None
+    limits = {"slack_stages": 0.8, "ahead": 0.02, "behind": 0.01}
+    (shelf / "site.json").write_text(json.dumps({**values, "contradiction": limits}))
+    described = registry.describe("site", folder=shelf)
+    assert described.contradiction == described.scoring.contradiction == Contradiction(0.8, 0.02, 0.01)
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -133,6 +142,11 @@ def test_a_prior_of_the_hand_is_read_and_one_outside_its_limits_refused(shelf: P
             r"late_end: O is no sex; F and M are",
         ),
         ({"late_end": {"M": {"from": 13.0}}}, r"late_end: .*'from'"),
+        ({"contradiction": {"slack_stages": 0.8}}, r"contradiction: .*'ahead'"),
+        (
+            {"contradiction": {"slack_stages": 0.8, "ahead": 0.7, "behind": 0.1}},
+            r"contradiction: .* is 0.7; above 0 and below 0.5",
+        ),
         ({"discord_threshold": -1}, r"discord_threshold is -1; a number above 0 is expected"),
     ],
 )

@@ -1,11 +1,12 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 
 from models import standards
-from models.reading import BoneScore, Mask, MethodResult, Reading, Reason, Region, Stage, Verdict
-from models.regions import RUS
+from models.reading import CONTRADICTED, BoneScore, Mask, MethodResult, Reading, Reason, Region, Stage, Verdict
+from models.regions import REGIONS, RUS
 from models.scoring import APART, LATE, LateEnd, Scoring
 from models.standards import harmony
 from models.standards.stages import named_stage
@@ -156,6 +157,89 @@ def test_stages_that_no_hand_shows_together_are_remarked_on_and_a_correction_tak
     assert "usual are up to 2" in loud.reasons[0].text
     assert scoring.remarked(loud, _staged(usual), scoring.by_stages(_staged(usual), ("F",))).reasons == ()
     assert Scoring().apart(broken, scoring.by_stages(broken, ("F",))) is None
+
+
+def _hand(years: float, **others: str) -> dict[str, Stage]:
+    """A girl's hand graded with nine tenths at the stage that is usual at an age, and at other stages where said."""
+    ages, mean, _ = harmony.usual("F")
+    made = {}
+    for index, bone in enumerate(RUS):
+        levels = standards.fine_levels(bone)
+        usual = levels[int(np.interp(years, ages, mean[:, index]))]
+        chances = np.array([0.9 if level == others.get(bone, usual) else 0.1 / (len(levels) - 1) for level in levels])
+        made[bone] = named_stage(bone, chances)
+    return made
+
+
+def test_a_single_stage_that_the_other_bones_contradict_is_remarked_on_with_what_they_let_expect() -> None:
+    scoring = Scoring(contradiction=harmony.Contradiction(0.8, 0.01, 0.01))
+    for sexes in (("F",), ("F", "M")):
+        hand = _hand(10.0, mc1="8")
+        verdict = scoring.remarked(Verdict(True), hand, scoring.by_stages(hand, sexes))
+        (reason,) = verdict.reasons
+        assert reason.code == CONTRADICTED
+        named = re.fullmatch(
+            r"mc1 is graded 8 \(TW3 I\) where the other bones let expect (\S+) to (\S+) \(TW3 ([A-I]) to ([A-I])\), look at it",
+            reason.text,
+        )
+        assert named is not None, reason.text
+        low, high, *letters = named.groups()
+        levels = standards.fine_levels("mc1")
+        usual = _hand(10.0)["mc1"].label
+        assert levels.index(low) <= levels.index(usual) <= levels.index(high) < levels.index("8")
+        assert letters == [standards.letter_of("mc1", low), standards.letter_of("mc1", high)]
+        quiet = _hand(10.0)
+        assert scoring.remarked(verdict, quiet, scoring.by_stages(quiet, sexes)).reasons == ()
+        assert Scoring().contradicted(hand, sexes) == {}
+
+
+def test_several_bones_that_contradict_the_others_have_a_remark_each() -> None:
+    scoring = Scoring(contradiction=harmony.Contradiction(0.8, 0.01, 0.01))
+    assert list(scoring.contradicted(_hand(10.0, mc1="8", dp1="8"), ("F",))) == ["mc1", "dp1"]
+
+
+def test_the_contradicted_bone_carries_a_flag_until_a_person_gives_its_stage_whichever_it_is() -> None:
+    scoring = Scoring(contradiction=harmony.Contradiction(0.8, 0.01, 0.01))
+    base, hand = readings.reading(), _hand(10.0, mc1="8")
+    ordered = tuple(dataclasses.replace(r, flags=("order",)) if r.name == "mc1" else r for r in base.regions)
+    before = dataclasses.replace(base, regions=scoring.staged(ordered, hand, ("F",)))
+
+    def flags(reading: Reading) -> dict[str, tuple[str, ...]]:
+        return {region.name: region.flags for region in reading.regions if region.flags}
+
+    assert flags(before) == {"mc1": ("order", CONTRADICTED)}
+    assert {r.name for r in before.regions if r.stage is None} == set(REGIONS) - set(RUS)
+    for given, code in (({}, [CONTRADICTED]), ({"mc5": hand["mc5"].label}, [CONTRADICTED]), ({"mc1": "8"}, [])):
+        after = scoring.restage(before, given)
+        assert [reason.code for reason in after.verdict.reasons] == code
+        assert flags(after) == {"mc1": ("order", *code)}
+
+
+def test_what_the_others_let_expect_of_a_bone_does_not_hang_on_the_bone_itself() -> None:
+    prior = harmony.told_by_others({b: s.probabilities for b, s in _hand(10.0).items()}, ("F",), 0.8)
+    broken = harmony.told_by_others({b: s.probabilities for b, s in _hand(10.0, mc1="8").items()}, ("F",), 0.8)
+    assert np.allclose(prior["mc1"], broken["mc1"])
+    assert all(chances.sum() == pytest.approx(1) for chances in broken.values())
+    assert harmony.told_by_others({"mc1": _hand(10.0)["mc1"].probabilities}, ("F",), 0.8) == {}
+    alone = {"mc1": _hand(10.0, mc1="8")["mc1"]}
+    assert Scoring(contradiction=harmony.Contradiction(0.8, 0.49, 0.49)).contradicted(alone, ("F",)) == {}
+
+
+def test_how_far_ahead_and_how_far_behind_a_stage_may_lie_are_two_limits() -> None:
+    ahead, behind = _hand(10.0, mc1="8"), _hand(10.0, mc1="0")
+    for hand, limits in ((ahead, (0.01, 1e-9)), (behind, (1e-9, 0.01))):
+        for given, bones in ((limits, ["mc1"]), (limits[::-1], [])):
+            assert list(Scoring(contradiction=harmony.Contradiction(0.8, *given)).contradicted(hand, ("F",))) == bones
+    # 0.1 + 0.2 lie at or above the fourth of five stages, 0.1 + 0.2 + 0.4 + 0.1 at or below it.
+    assert harmony.tails(np.array([0.1, 0.2, 0.4, 0.1, 0.2]), 3) == pytest.approx((0.3, 0.8))
+
+
+@pytest.mark.parametrize(
+    ("slack", "ahead", "behind"), [(0, 0.01, 0.01), (6, 0.01, 0.01), (0.8, 0, 0.01), (0.8, 0.01, 0.5)]
+)
+def test_a_contradiction_outside_its_limits_is_refused(slack: float, ahead: float, behind: float) -> None:
+    with pytest.raises(ValueError, match=r"of a contradiction is .* possible"):
+        harmony.Contradiction(slack, ahead, behind)
 
 
 def test_near_the_end_of_growth_the_reading_says_how_its_bundle_reads_such_hands() -> None:

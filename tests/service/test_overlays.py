@@ -1,5 +1,6 @@
 """SEG, GSPS and SC: what is drawn lies where the reading has it, on the pixels of the film."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from pydicom.pixels import pixel_array
 
 from models.image import Image
-from models.reading import Mask, Reading, Reason, Verdict
+from models.reading import CONTRADICTED, Mask, Reading, Reason, Verdict
 from models.regions import RUS
 from service.reporting import codes, overview, presentation, result_tables, secondary_capture, seg, wording
 from service.reporting.codes import Language
@@ -76,6 +77,19 @@ def test_the_presentation_state_boxes_and_names_every_region() -> None:
         assert label in texts
     assert any(text.startswith("RUS-CHN, girls: 10.5 years") for text in texts)
     assert "For research, not for clinical use" in texts
+
+
+def test_the_presentation_state_marks_the_stage_that_the_other_bones_contradict() -> None:
+    regions = tuple(
+        dataclasses.replace(r, flags=(CONTRADICTED,)) if r.name == "mc1" else r for r in readings.reading().regions
+    )
+    state = reread(presentation.build(film(), readings.reading(regions=regions), CONTEXT))
+    texts = [
+        text.UnformattedTextValue
+        for annotation in state.GraphicAnnotationSequence
+        for text in annotation.get("TextObjectSequence", ())
+    ]
+    assert [text for text in texts if text.endswith("!")] == ["MC1 6(0) (G) !"]
 
 
 @pytest.mark.parametrize(("declared", "shape"), [("MONOCHROME1", "INVERSE"), ("MONOCHROME2", "IDENTITY")])

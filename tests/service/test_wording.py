@@ -14,10 +14,11 @@ from models.calibration import SignOff, SiteCalibration
 from models.detection import hidden, verdict
 from models.detection.second import Other
 from models.image import Image
-from models.reading import ImageFacts, MethodResult, Reading, Reason, Region, Stage
+from models.reading import CONTRADICTED, ImageFacts, MethodResult, Reading, Reason, Region, Stage
 from models.regions import RUS
 from models.scoring import Scoring
-from models.standards import RUS_CHN, TW3_RUS
+from models.standards import RUS_CHN, TW3_RUS, fine_levels, harmony
+from models.standards.stages import named_stage
 from service.reporting import codes, phrases, result_tables, seg, sr, typesetting, wording
 from service.reporting.amendment import Amendment
 from service.reporting.results import ResultContext
@@ -55,6 +56,7 @@ def test_every_reason_that_is_given_has_its_code_its_words_and_its_advice() -> N
         "order",
         "not-outlined",
         "stages-apart",
+        CONTRADICTED,
         "near-mature",
         "unlike-training",
     }  # on films that are read
@@ -129,8 +131,79 @@ def said_by_the_standards() -> list[str]:
     return [text for each in (*results, doubtful) for text in (each.reason, each.reference) if text]
 
 
+def contradicted(fused: str = "mc1", years: float = 10.0) -> Reading:
+    """A girl's hand as is usual at an age, one bone of it graded as fused, as the Reader returns it."""
+    ages, mean, _ = harmony.usual("F")
+    stages = {}
+    for index, bone in enumerate(RUS):
+        usual = len(fine_levels(bone)) - 1 if bone == fused else int(np.interp(years, ages, mean[:, index]))
+        chances = np.full(len(fine_levels(bone)), 0.01)
+        chances[usual] = 1
+        stages[bone] = named_stage(bone, chances)
+    scoring = Scoring(contradiction=harmony.Contradiction(0.8, 0.01, 0.01))
+    base, results = readings.reading(), scoring.by_stages(stages, ("F",))
+    regions, verdict = scoring.staged(base.regions, stages, ("F",)), scoring.remarked(base.verdict, stages, results)
+    return dataclasses.replace(base, regions=regions, verdict=verdict, methods=results)
+
+
+def said_of_a_single_bone() -> list[str]:
+    return [
+        reason.text
+        for bone in RUS
+        for years in (3.0, 7.0, 10.0)
+        for reason in contradicted(bone, years).verdict.reasons
+    ]
+
+
+def test_a_bone_that_the_others_contradict_is_named_with_its_stage_and_those_to_expect() -> None:
+    (reason,) = contradicted().verdict.reasons
+    assert reason.text == "mc1 is graded 8 (TW3 I) where the other bones let expect 4 to 6(0) (TW3 E to G), look at it"
+    assert wording.remark_sentence(reason, "en") == (
+        "Note: Stage of one bone contradicts the others: "
+        "metacarpal 1 is graded 8 (TW3 I) where the other bones let expect 4 to 6(0) (TW3 E to G), look at it."
+    )
+    assert wording.remark_sentence(reason, "zh") == (
+        "提示：单骨分期与其余各骨不符（第一掌骨判为8期（TW3 I期），据其余各骨应为4～6(0)期（TW3 E～G期），请核对）。"
+    )
+
+
+@pytest.mark.parametrize("context", [CONTEXT, CHINESE])
+def test_the_report_flags_the_bone_that_the_others_contradict_and_says_so_of_the_film(context: ResultContext) -> None:
+    reading = contradicted()
+    found = groups(reread(sr.build(film(), reading, context)))
+    flags = {
+        name: [item.ConceptCodeSequence[0].CodeValue for item in children(found[name], "REGIONFLAG")] for name in RUS
+    }
+    assert {name for name, given in flags.items() if "CONTRADICTED" in given} == {"mc1"}
+    reasons = [item.ConceptCodeSequence[0].CodeValue for item in children(found["film"], "REASON")]
+    comments = [item.TextValue for item in children(found["film"], "121106")]
+    assert reasons == ["CONTRADICTED"]
+    language: codes.Language = "zh" if context is CHINESE else "en"
+    assert comments == [wording.reason_sentence(reading.verdict.reasons[0], language)]
+    assert wording.remark_sentence(reading.verdict.reasons[0], language) in wording.conclusion(reading, language)
+
+
+def test_an_anatomy_that_contradicts_a_region_has_a_flag_of_its_own() -> None:
+    regions = tuple(
+        dataclasses.replace(r, flags=("order",)) if r.name == "mc3" else r for r in readings.reading().regions
+    )
+    found = groups(reread(sr.build(film(), readings.reading(regions=regions), CONTEXT)))
+    flags = [item.ConceptCodeSequence[0].CodeValue for item in children(found["mc3"], "REGIONFLAG")]
+    assert flags == ["ANATOMY"]
+
+
+def test_the_bone_that_the_others_contradict_is_checked_first_and_marked_in_the_table() -> None:
+    reading = contradicted()
+    assert wording.check_sentence(reading, "en").startswith("Check first: MC1 8->7(2) subtracts ")
+    names = [row.name for row in result_tables.bone_rows(reading, "en")]
+    assert [name for name in names if "!" in name] == ["MC1!"]
+    assert "! The other bones contradict it." in wording.marks_note("en")
+    assert "! 与其余各骨不符" in wording.marks_note("zh")
+
+
 def test_what_the_models_say_can_be_said_in_chinese() -> None:
-    texts = [*said_by_the_detector(), *said_by_the_standards()]
+    texts = [*said_by_the_detector(), *said_by_the_standards(), *said_of_a_single_bone()]
+    assert len(said_of_a_single_bone()) > 20
     texts += [
         "bundle default 0.2 holds no weights for grading",
         "no outline of radius and ulna: the bone was not found in its region",
