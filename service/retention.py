@@ -21,7 +21,7 @@ from service import tallies
 from service.auditing.messages import APPLICATION_ROLE, AuditMessage, Event, Participant
 from service.auditing.trail import Trail
 from service.errors import Permanent
-from service.ledger import Ledger
+from service.ledger import Ledger, UnknownJob
 from service.log import get_logger, whereabouts
 from service.queue.jobs import Jobs
 from service.sending import proof_metrics
@@ -279,7 +279,7 @@ class Retention:
                 seen.add(job)
                 if not goes_on():
                     return count
-                with suppress(Held, Unconfirmed):
+                with suppress(Held, Unconfirmed, UnknownJob):  # unknown: an earlier job of the same film took it along
                     self._remove_whole(self._jobs.get(job).instance_id)
                     count += 1
         return count
@@ -306,7 +306,9 @@ class Retention:
             for job in jobs:
                 self._vault.drop_header(job.id)
         subject = next((job.subject for job in jobs if job.subject), "")
-        self._audited(Event.DELETED, f"film {instance_id}", study=instance.StudyInstanceUID, subject=subject)
+        # Other records of the trail, and the pages, name it by its jobs.
+        its = ", ".join(f"job {job.id}" for job in jobs)
+        self._audited(Event.DELETED, f"film {instance_id} ({its})", study=instance.StudyInstanceUID, subject=subject)
         self._rows.drop_film(instance_id)
 
     def _remove_quarantined(self, before: dt.datetime) -> int:

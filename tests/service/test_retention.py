@@ -77,6 +77,18 @@ def test_a_confirmed_film_leaves_whole_when_its_days_are_over(tmp_path: Path) ->
     assert [(row.subject, bool(row.study)) for row in deleted] == [(SUBJECT, True)]
 
 
+def test_the_removal_of_a_film_is_told_with_the_numbers_of_its_jobs(tmp_path: Path) -> None:
+    films = Films(tmp_path, films_days=30)
+    first, second = (films.film(films.installation.confirm()) for _ in range(2))
+    again = films.jobs.requeue(first)
+    films.jobs.cancel(again)
+    films.clock.pass_by(31 * DAY)
+    assert films.retention.round().instances == 2
+    told = [re.findall(r"film \d+ \([^)]*\)", row.message) for row in films.trail.records() if row.event == "DELETED"]
+    assert [f"film 2 (job {second})"] in told
+    assert told == [[f"film 1 (job {first}, job {again})"], [f"film 2 (job {second})"]]
+
+
 def test_the_trail_tells_of_the_films_that_come_after_a_removal(tmp_path: Path) -> None:
     """The trail follows films and events by their numbers: one that is given again would lie behind it."""
     films = Films(tmp_path, films_days=30)
