@@ -51,9 +51,3 @@ class InvalidInstance(Permanent):
     """A received instance cannot be used; it is kept in quarantine with this cause."""
 
     code = "invalid-instance"
-
-
-class NotReadable(Permanent):
-    """A film that must not be read; the reason goes back to the PACS as a report."""
-
-    code = "not-readable"
