@@ -10,6 +10,7 @@ from models.datasets.faults import BadData
 from models.reading import Box
 from models.regions import REGIONS
 
+MAXIMUM_DEPTH = 100  # labelImg writes three levels; the time for a file grows with the square of its depth
 _COORDINATES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -41,6 +42,8 @@ class _Reader:
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
         self.tags.append(tag)
+        if len(self.tags) > MAXIMUM_DEPTH:
+            raise BadData(self.path, self.parser.CurrentLineNumber, tag, "is nested too deeply for an annotation")
         self._text, self._line = "", self.parser.CurrentLineNumber
         if self.tags[1:] == ["object"]:
             self.objects.append({"object": ("", self._line)})
