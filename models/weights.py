@@ -166,9 +166,13 @@ def load(folder: Path, *, problem: str, architectures: Collection[str]) -> "tupl
     if TENSOR_FILE not in metadata.files:
         return {}, metadata
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import load as unpack
 
-    tensors = unpack((folder / TENSOR_FILE).read_bytes())
+    try:
+        tensors = unpack((folder / TENSOR_FILE).read_bytes())
+    except SafetensorError as error:  # what was hashed was no such file
+        raise WeightsRefused(folder, TENSOR_FILE, "tensors as safetensors", error) from error
     return {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}, metadata
 
 
@@ -207,7 +211,7 @@ def digest(folder: Path) -> str:
 
 def _checked(folder: Path, name: str, expected: str) -> bytes:
     path = folder / name
-    if path.parent != folder:
+    if path.parent != folder or "\0" in name:
         raise WeightsRefused(folder, "file name", "a plain name", name)
     try:
         size = path.stat().st_size

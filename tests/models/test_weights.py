@@ -1,3 +1,4 @@
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,20 @@ def test_one_changed_byte_is_refused_with_both_hashes(folder: Path) -> None:
         weights.load(folder, problem="grading", architectures={"small"})
     assert refusal.value.expected == Metadata.read(folder).files["weights.safetensors"]
     assert str(refusal.value.found) in str(refusal.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 8 + b"{}"])
+def test_tensors_of_the_right_hash_that_are_none_are_refused(folder: Path, content: bytes) -> None:
+    values = json.loads((folder / "metadata.json").read_text())
+    values["files"] = {weights.TENSOR_FILE: hashlib.sha256(content).hexdigest(), "x\0y": "0"}
+    (folder / weights.TENSOR_FILE).write_bytes(content)
+    (folder / "metadata.json").write_text(json.dumps(values))
+    with pytest.raises(WeightsRefused, match="a plain name"):
+        weights.verify(folder)
+    del values["files"]["x\0y"]
+    (folder / "metadata.json").write_text(json.dumps(values))
+    with pytest.raises(WeightsRefused, match="tensors as safetensors"):
+        weights.load(folder, problem=values["problem"], architectures=[values["architecture"]])
 
 
 def test_another_problem_or_architecture_is_refused_with_both_names(folder: Path) -> None:
