@@ -227,6 +227,9 @@ def test_bones_are_named_in_english_as_a_radiologist_writes_them() -> None:
 
 def test_what_no_pattern_knows_stays_as_it_came() -> None:
     assert phrases.chinese("something new: 12.3") == "something new: 12.3"
+    assert (
+        phrases.chinese("the code stream has 101 scans and 110 segments or more") == "码流含101次扫描和110个以上标记段"
+    )
     assert phrases.chinese("no hand was seen (probability 0.12; the limit is 0.5)") == "未见手部，概率0.12，阈值0.5"
 
 
