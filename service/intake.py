@@ -6,10 +6,13 @@ waiting for a study to be complete, which DICOM does not tell.
 """
 
 import datetime as dt
+import faulthandler
 import hashlib
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -50,14 +53,26 @@ class Intake:
         Where jobs are found, where a failed film is kept, how long to wait.
     steps
         See `Steps`.
+    limited
+        Held around the preparation of each film, given the seconds it may take; the process of the intake gives `or_ended`.
     """
 
-    def __init__(self, jobs: Jobs, stores: Stores, settings: Settings, steps: Steps) -> None:
+    def __init__(
+        self,
+        jobs: Jobs,
+        stores: Stores,
+        settings: Settings,
+        steps: Steps,
+        *,
+        limited: Callable[[float], AbstractContextManager[None]],
+    ) -> None:
         self._jobs = jobs
         self._stores = stores
         self._steps = steps
         self._debounce = dt.timedelta(seconds=settings.debounce_seconds)
         self._retry = settings.retry
+        self._longest_seconds = settings.limits.maximum_preparation_seconds
+        self._limited = limited
 
     def run(self, stop: threading.Event) -> None:
         """Work until told to stop; the job at hand is finished first."""
@@ -87,7 +102,8 @@ class Intake:
     def _prepare(self, job_id: int) -> None:
         started = time.monotonic()
         try:
-            self._steps.prepare(job_id)
+            with self._limited(self._longest_seconds):
+                self._steps.prepare(job_id)
         except LeaseLost:
             log.warning("lease lost", job=job_id)
         except (SQLAlchemyError, MemoryError):
@@ -124,6 +140,20 @@ class Intake:
             address=instance.address,
             instance_id=instance.id,
         )
+
+
+@contextmanager
+def or_ended(seconds: float) -> Iterator[None]:
+    """End the process if the block takes longer, and write where it was to standard error.
+
+    A decoder that goes on without end may hold the interpreter, and then no thread of ours would run to see it: faulthandler's
+    watch needs none. Whoever keeps the process alive starts it anew; the film comes back and is taken out at its third loss.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def stop_on_signal() -> threading.Event:

@@ -263,6 +263,9 @@ class Limits(_Frozen):
     maximum_backlog: int = Field(default=5_000, ge=1, description="instances received and not yet prepared")
     maximum_backlog_seconds: float = Field(default=1_800, gt=0, description="the oldest of them may have waited")
     maximum_database_seconds: float = Field(default=5, gt=0, description="one question or commit may take")
+    maximum_preparation_seconds: float = Field(
+        default=300, ge=1, description="one film may hold the intake; it takes seconds"
+    )
 
 
 class RetrySettings(_Frozen):

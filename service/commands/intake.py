@@ -16,7 +16,7 @@ def intake(config: Path | None) -> None:
     from service import tasks
     from service.auditing.follower import Follower
     from service.auditing.trail import Trail
-    from service.intake import Intake, stop_on_signal
+    from service.intake import Intake, or_ended, stop_on_signal
     from service.pipeline import Pipeline
     from service.queue.steps import Steps
     from service.queue.sweeper import Sweeper
@@ -43,6 +43,7 @@ def intake(config: Path | None) -> None:
     threads = [threading.Thread(target=run, args=[stop], name=name, daemon=True) for name, run in beside.items()]
     for thread in threads:
         thread.start()
-    Intake(jobs, stores, settings, Steps(jobs, pipeline, publisher.publish, settings)).run(stop)
+    steps = Steps(jobs, pipeline, publisher.publish, settings)
+    Intake(jobs, stores, settings, steps, limited=or_ended).run(stop)
     for thread in threads:
         thread.join(timeout=5)

@@ -97,6 +97,11 @@ def _limits() -> Iterator[str]:
             ("a destination fails so often in a row", "breaker.failures", str(breaker.failures)),
             ("no message comes through for longer", "worker.stall_seconds", f"{worker.stall_seconds:g} s"),
             ("a step takes longer", "worker.step_seconds", f"{worker.step_seconds:g} s"),
+            (
+                "preparing a film takes longer",
+                "limits.maximum_preparation_seconds",
+                f"{limits.maximum_preparation_seconds:g} s",
+            ),
         ),
     )
 

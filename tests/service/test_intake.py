@@ -1,6 +1,9 @@
 import datetime as dt
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,7 +32,14 @@ class Bench:
         self.stores = Stores.open(folder)
         self.prepared: list[int] = []
         self.errors: dict[int, Callable[[], Exception]] = {}
-        self.intake = Intake(self.jobs, self.stores, self.settings, self)
+        self.limits: list[float] = []
+        self.intake = Intake(self.jobs, self.stores, self.settings, self, limited=self.limited)
+
+    @contextmanager
+    def limited(self, seconds: float) -> Iterator[None]:
+        self.limits.append(seconds)
+        yield
+        self.limits.append(0.0)
 
     def prepare(self, job_id: int) -> None:
         claim = self.jobs.claim(job_id, State.RECEIVED)
@@ -158,3 +168,33 @@ def test_the_loop_outlives_a_database_that_is_away_and_stops_when_told(
     bench.intake.run(stop)
     assert bench.prepared == [1]
     assert [row.process for row in bench.jobs.processes()] == ["intake"]
+
+
+def test_each_film_is_prepared_within_a_limit_of_its_own(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, debounce_seconds=0, limits={"maximum_preparation_seconds": 7})
+    bench.receive(1)
+    bench.receive(2)
+    assert bench.intake.round() == 2
+    assert bench.limits == [7.0, 0.0, 7.0, 0.0]
+
+
+HELD = """
+import ctypes, time
+from service.intake import or_ended
+with or_ended(20):
+    pass
+with or_ended(1):
+    {held}
+"""
+
+
+@pytest.mark.parametrize(
+    "held", ["time.sleep(60)", "ctypes.PyDLL(None).sleep(60)"], ids=["lets others run", "holds the interpreter"]
+)
+def test_a_film_that_holds_the_process_ends_it_and_the_log_says_where(held: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HELD.format(held=held)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 1
+    assert "Timeout (0:00:01)" in done.stderr
+    assert "line 7 in <module>" in done.stderr
