@@ -19,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+import psutil
+
 from service.errors import InvalidConfiguration, Permanent
 from service.log import get_logger
 from service.queue.jobs import Jobs
@@ -192,13 +194,13 @@ def children_of(settings: Settings, config: Path | None, jobs: Jobs) -> list[Chi
     def beats(name: str) -> Callable[[int], bool]:
         return lambda pid: any(row.process.startswith(name) and row.pid == pid for row in jobs.processes())
 
-    def listens(host: str, port: int) -> Callable[[int], bool]:
-        return lambda _pid: _answers(socket.AF_INET6 if ":" in host else socket.AF_INET, (_local(host), port))
+    def listens(port: int) -> Callable[[int], bool]:
+        return lambda pid: _listens(pid, port)
 
     # One thread for each library unless told otherwise: the processes share the cores.
     quiet = {"OMP_NUM_THREADS": "1"}
     children = [
-        Child("scp", command("scp"), listens(settings.scp_host, settings.dicom_port), environment=quiet),
+        Child("scp", command("scp"), listens(settings.dicom_port), environment=quiet),
         Child("intake", command("intake"), beats("intake"), environment=quiet),
         Child(
             "worker inference",
@@ -207,7 +209,7 @@ def children_of(settings: Settings, config: Path | None, jobs: Jobs) -> list[Chi
             environment={"OMP_NUM_THREADS": str(settings.inference_threads)},
         ),
         Child("worker delivery", command("worker", "delivery"), beats("worker delivery"), environment=quiet),
-        Child("web", command("web"), listens(settings.web.host, settings.web.port), environment=quiet),
+        Child("web", command("web"), listens(settings.web.port), environment=quiet),
     ]
     if not settings.broker_url:
         children.insert(0, redis(settings))
@@ -247,7 +249,7 @@ def redis(settings: Settings) -> Child:
         "--loglevel": "warning",
     }
     words = [word for pair in options.items() for word in pair]
-    return Child("redis", [binary, *words], lambda _pid: _answers(socket.AF_UNIX, str(path)), last=True)
+    return Child("redis", [binary, *words], lambda _pid: _answers(path), last=True)
 
 
 def redis_server() -> str:
@@ -265,11 +267,16 @@ def redis_server() -> str:
     return str(binary)
 
 
-def _answers(family: socket.AddressFamily, address: str | tuple[str, int]) -> bool:
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(0.5)
-        return probe.connect_ex(address) == 0
+        return probe.connect_ex(str(path)) == 0
 
 
-def _local(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - compared, not bound
+def _listens(pid: int, port: int) -> bool:
+    """Say whether this process listens on the port; that somebody answers there may be another service's doing."""
+    try:
+        found = psutil.Process(pid).net_connections("tcp")
+    except psutil.Error:  # it has just died
+        return False
+    return any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in found)

@@ -1,5 +1,7 @@
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +12,11 @@ from typing import Any
 
 import psutil
 import pytest
+
+from service import db
+from service.queue.jobs import Jobs
+from service.settings import Settings
+from service.supervisor import children_of
 
 pytestmark = pytest.mark.integration
 
@@ -94,3 +101,22 @@ def test_what_dies_at_once_is_started_ever_more_slowly(tmp_path: Path) -> None:
         died = [event for event in events(log) if event["event"] == "process died"]
         assert {event["why"] for event in died} == {"exit status 3"}
         assert [event["again_in_seconds"] for event in died[:3]] == [0.5, 2.0, 4.0]
+
+
+@pytest.mark.parametrize("name", ["scp", "web"])
+def test_a_process_is_ready_when_it_listens_itself_and_not_when_another_holds_its_port(
+    tmp_path: Path, name: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+        settings = Settings(data_directory=tmp_path, scp_port=port, web={"port": port}, broker_url="redis://127.0.0.1")
+        engine = db.connect(settings.resolved_database_url)
+        child = next(each for each in children_of(settings, None, Jobs(engine)) if each.name == name)
+        other = subprocess.Popen([sys.executable, "-c", WAIT])
+        try:
+            assert child.is_ready(os.getpid())
+            assert not child.is_ready(other.pid)
+        finally:
+            other.kill()
+            other.wait()
+        assert not child.is_ready(other.pid)
