@@ -36,6 +36,7 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[set[tuple[str,
     made.quarantine("no-study-uid", "none")
     made.jobs.beat("worker inference 1", {"canary_seconds": 1, "gpu_memory_bytes": {"used": 1, "total": 2}})
     made.jobs.beat("scp", {"refusing": [{"code": "disk-full", "text": "full"}]})
+    made.jobs.count_refusals("disk-full", "full", "make room", 1)
     _open_a_breaker(made)
     page = metrics.text(metrics.registry(made.jobs, (made.store,), made.settings)).decode()
     found = set()
