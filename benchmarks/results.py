@@ -2,12 +2,12 @@
 
     python -m benchmarks.results
 
-`end_to_end.json`, `result_objects.json`, `validator_matrix.json`, `ingest.json`, `queue.json`, `scale.json` and `real_films_*.json`
+`end_to_end.json`, `result_objects.json`, `validator_matrix.json`, `ingest*.json`, `queue.json`, `scale.json` and `real_films_*.json`
 stand beside this file, the results of the four problems in `accuracy/`.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -51,7 +51,8 @@ def render(text: str) -> str:
     parts += [_accuracy(path) for path in sorted((FOLDER / "accuracy").glob("*.json"))]
     parts += [_deidentification(FOLDER / "deidentification.json")]
     parts += [_burned_in_text(FOLDER / "burned_in_text.json")]
-    parts += [_ingest(FOLDER / "ingest.json"), _queue(FOLDER / "queue.json"), _scale(FOLDER / "scale.json")]
+    parts += [_ingest([FOLDER / "ingest.json", FOLDER / "ingest_slower.json"])]
+    parts += [_queue(FOLDER / "queue.json"), _scale(FOLDER / "scale.json")]
     return head + mark + "\n\n" + "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -87,20 +88,19 @@ def _end_to_end(path: Path) -> str:
     )
 
 
-def _ingest(path: Path) -> str:
-    result = _load(path)
-    if result is None:
-        return ""
-    facts = f"{result['film']} · {result['films']} films, {result['repeats']} repeats"
-    parts = [
-        "## Receiving, durably, against storescp and Orthanc",
-        f"`{result['command']}` · {result['machine']} · {facts} · {result['date']}",
-        _table(_ingest_rows(result)),
-    ]
-    if "apart" in result:
-        said = "The same with the server on one half of the processors and the senders on the other, as senders elsewhere leave it its own:"
-        parts += [said, _table(_ingest_rows(result["apart"]))]
-    return "\n\n".join(parts)
+def _ingest(paths: Sequence[Path]) -> str:
+    """Return the section of the bench on one machine and on others."""
+    parts = ["## Receiving, durably, against storescp and Orthanc"]
+    for result in filter(None, map(_load, paths)):
+        facts = f"{result['film']} · {result['films']} films, {result['repeats']} repeats"
+        parts.append(f"`{result['command']}` · {result['commit']} · {result['machine']} · {facts} · {result['date']}")
+        parts.append(_table(_ingest_rows(result)))
+        if "apart" in result:
+            parts += [
+                "The same with the server on one half of the processors and the senders on the other, as senders elsewhere would be:",
+                _table(_ingest_rows(result["apart"])),
+            ]
+    return "\n\n".join(parts) if len(parts) > 1 else ""
 
 
 def _ingest_rows(result: Mapping[str, Any]) -> list[list[str]]:
