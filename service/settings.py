@@ -412,6 +412,11 @@ class WebSettings(_Frozen):
         return value
 
 
+def usable_processors() -> int:
+    """Return how many processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Settings(BaseSettings):
     """All settings; frozen."""
 
@@ -426,7 +431,10 @@ class Settings(BaseSettings):
     scp_host: str = "127.0.0.1"
     scp_port: Port = 11112
     scp_processes: int = Field(
-        default=2, ge=1, le=32, description="that receive on the one port, each on a core of its own"
+        default_factory=lambda: min(2, usable_processors()),
+        ge=1,
+        le=32,
+        description="that receive on the one port, each on a core of its own",
     )
     peers: tuple[Peer, ...] = ()
     destinations: tuple[Destination, ...] = ()

@@ -4,7 +4,7 @@ import pytest
 
 from service import settings
 from service.errors import InvalidConfiguration
-from service.settings import Peer, load
+from service.settings import Peer, Settings, load
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +88,11 @@ def test_an_example_password_in_an_address_refuses_to_start(setting: str, passwo
             load(None, **{setting: address})
     else:
         assert getattr(load(None, **{setting: address}), setting) == address
+
+
+@pytest.mark.parametrize(("processors", "processes"), [({3}, 1), ({0, 1}, 2), (set(range(16)), 2)])
+def test_two_processes_receive_where_two_processors_may_be_used(
+    monkeypatch: pytest.MonkeyPatch, processors: set[int], processes: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: processors)
+    assert Settings().scp_processes == processes
