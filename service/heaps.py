@@ -28,7 +28,7 @@ def share_heaps() -> None:
 
 
 def keep_pages() -> bool:
-    """Have what one film frees stay for the next one, until `give_back`; False where the C library cannot (it is not glibc).
+    """Have what one film frees stay for the next one, until `give_back`; False where the C library is not glibc, or refuses so much.
 
     By itself glibc maps arrays above 128 KiB, later up to 32 MiB, and gives a free end of the heap back: a film of 15 million pixels
     meant 10,000 to 23,000 pages taken anew, at 2 to 3 microseconds each. To be called before films are read.

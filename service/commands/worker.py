@@ -32,7 +32,7 @@ def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
     facts: Callable[[], dict[str, object]] = dict
     if queue == INFERENCE:
         if not heaps.keep_pages():
-            get_logger().info("every film takes its memory anew: the C library is not glibc")
+            get_logger().info("every film takes its memory anew: the C library refuses to keep pages")
         import torch
 
         from models import registry
