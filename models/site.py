@@ -45,9 +45,9 @@ def calibrate(table: Path, bundle: str, *, readings: Path | None = None, methods
     path = table / archive.TABLE if table.is_dir() else table
     films = archive.read(path, needs=("bone_age_years",))
     description = registry.describe(bundle)
-    if description.calibration is not None:
+    if (earlier := description.scoring.calibration) is not None:
         raise CalibrationRefused(
-            f"bundle {description.path} is calibrated for {description.calibration.site} already; calibrate the bundle it was made from"
+            f"bundle {description.path} is calibrated for {earlier.site} already; calibrate the bundle it was made from"
         )
     read = cases.kept(readings, films, description.sha256) if readings else cases.read(registry.load(bundle), films)
     measured = cases.cases(read)

@@ -20,7 +20,7 @@ from pydicom.uid import UID
 
 from service.conformance import STORAGE_CLASSES
 from service.errors import CarpusError, InvalidConfiguration, Permanent, Retryable
-from service.sending.retrieval import MAXIMUM_BYTES, MAXIMUM_INSTANCES, REPORTS, Found
+from service.sending.retrieval import MAXIMUM_BYTES, MAXIMUM_INSTANCES, REPORTS, Found, late
 from service.settings import DicomWebSettings, PriorSettings
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class WebArchive:
         """
         left = self.deadline - time.monotonic()
         if left <= 0:
-            raise self._late()
+            raise late(self.web.url, self.settings)
         return left
 
     def report_series(self, patient_id: str) -> list[Found]:
@@ -160,10 +160,10 @@ class WebArchive:
                     next_action="give priors.web.authorities of this destination the authority of that certificate (PEM)",
                 ) from None
             except requests.Timeout:
-                raise self._late() from None
+                raise late(url, self.settings) from None
             except requests.ConnectionError as error:
                 if time.monotonic() >= self.deadline:  # a body that stalls comes as a broken connection
-                    raise self._late() from None
+                    raise late(url, self.settings) from None
                 raise Retryable(
                     f"{url} cannot be reached or ended {what}",
                     code="dicomweb-unreachable",
@@ -184,13 +184,6 @@ class WebArchive:
                     code="dicomweb-unreadable",
                     next_action=ADVICE[404],
                 ) from None
-
-    def _late(self) -> Retryable:
-        return Retryable(
-            f"{self.web.url} did not answer within {self.settings.timeout_seconds:g} s",
-            code="priors-timeout",
-            next_action="raise priors.timeout_seconds of this destination, or switch its priors off",
-        )
 
 
 class _Bearer:
