@@ -138,7 +138,7 @@ class DicomWebSettings(_Frozen):
         if self.user and self.token_file:
             raise ValueError("token_file and user are two ways of admission; one is needed")
         if self.user or self.token_file:
-            _require_https("with a token or a password the url", self.url)
+            require_https("with a token or a password the url", self.url)
         return self
 
 
@@ -241,7 +241,8 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _require_https(setting: str, url: str) -> None:
+def require_https(setting: str, url: str) -> None:
+    """Refuse (ValueError) an address that is asked in the clear, unless it is on loopback."""
     parts = urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname or "")):
         raise ValueError(f"{setting} {url!r} must be an https address (http on loopback alone)")
@@ -354,7 +355,7 @@ class OidcSettings(_Frozen):
     @field_validator("issuer")
     @classmethod
     def _secure(cls, value: str) -> str:
-        _require_https("issuer", value)
+        require_https("issuer", value)
         return value.rstrip("/")
 
 
@@ -398,7 +399,7 @@ class WebSettings(_Frozen):
                 "or secure_cookies where a TLS proxy stands before the pages"
             )
         if self.oidc is not None:
-            _require_https("public_url", self.public_url)
+            require_https("public_url", self.public_url)
         return self
 
     @field_validator("secret_key")

@@ -18,6 +18,7 @@ from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
+from service.bounded_http import Bounded, TooLarge
 from service.conformance import STORAGE_CLASSES
 from service.errors import CarpusError, InvalidConfiguration, Permanent, Retryable
 from service.sending.retrieval import MAXIMUM_BYTES, MAXIMUM_INSTANCES, REPORTS, Found, late
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from requests.auth import AuthBase
 
 Answer = TypeVar("Answer")
-CHUNK: Final = 2**16
 # What the server should change, by the status of its answer.
 ADVICE: Final = {
     401: "check the token or the password of priors.web of this destination, and that the PACS still accepts it",
@@ -42,23 +42,14 @@ class _Session(requests.Session):
     def __init__(self, seconds_left: Callable[[], float]) -> None:
         super().__init__()
         self.trust_env = False
-        self._seconds_left = seconds_left
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, Bounded(seconds_left, MAXIMUM_BYTES))
 
     def request(self, *args: Any, **options: Any) -> requests.Response:
-        options |= {"timeout": self._seconds_left(), "stream": True, "allow_redirects": False}
-        with super().request(*args, **options) as response:
-            if 300 <= response.status_code < 400:  # to a log-in page, say; our token must not go there
-                raise requests.HTTPError(response=response)
-            body = bytearray()
-            for chunk in response.iter_content(CHUNK):
-                self._seconds_left()
-                body += chunk
-                if len(body) > MAXIMUM_BYTES:
-                    raise Permanent(f"the answer has more than {MAXIMUM_BYTES} bytes", code="dicomweb-too-large")
+        response = super().request(*args, **options)
         stated = re.search(r'boundary="?([^";\s]+)', response.headers.get("Content-Type", ""))
-        if stated and not body.rstrip().endswith(f"--{stated[1]}--".encode("latin-1")):  # RFC 2046 5.1.1
+        if stated and not response.content.rstrip().endswith(f"--{stated[1]}--".encode("latin-1")):  # RFC 2046 5.1.1
             raise ValueError("the last part of the answer is missing")
-        response._content = bytes(body)  # what `content` returns from now on
         return response
 
 
@@ -159,6 +150,8 @@ class WebArchive:
                     code="dicomweb-certificate",
                     next_action="give priors.web.authorities of this destination the authority of that certificate (PEM)",
                 ) from None
+            except TooLarge as error:
+                raise Permanent(str(error), code="dicomweb-too-large") from None
             except requests.Timeout:
                 raise late(url, self.settings) from None
             except requests.ConnectionError as error:
