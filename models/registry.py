@@ -84,13 +84,18 @@ def names(folder: Path = FOLDER) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in folder.glob("*.json")))
 
 
-def describe(bundle: str = "default", *, folder: Path = FOLDER) -> Description:
+def describe(bundle: str = "default", *, folder: Path = FOLDER, sha256: str = "") -> Description:
     """Read a bundle by name or path and verify every byte it names.
+
+    Parameters
+    ----------
+    sha256
+        Of the only bundle that may be used; empty where none was approved by its hash.
 
     Raises
     ------
     BundleRefused
-        When there is no such bundle, or its file is not one.
+        When there is no such bundle, its file is not one, or it is not the approved one.
     WeightsRefused
         When weights it names are missing, changed, or for another problem.
     """
@@ -107,6 +112,10 @@ def describe(bundle: str = "default", *, folder: Path = FOLDER) -> Description:
     digest = hashlib.sha256(path.read_bytes())
     for _, place, _ in parts:
         digest.update(bytes.fromhex(weights.digest(place)))
+    if sha256 and digest.hexdigest() != sha256:
+        raise BundleRefused(
+            f"bundle {path} is not the one approved: expected sha256 {sha256}, found {digest.hexdigest()}"
+        )
     try:
         weighting = parse_weighting(values.get("weighting", "TopN"))
     except ValueError as error:
@@ -166,11 +175,15 @@ def _predictor(problem: str, card: Metadata) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def load(bundle: str = "default", *, folder: Path = FOLDER, default_method: str | None = None) -> Reader:
+def load(
+    bundle: str = "default", *, folder: Path = FOLDER, sha256: str = "", default_method: str | None = None
+) -> Reader:
     """Return the Reader of a bundle, its weights verified and in memory.
 
     Parameters
     ----------
+    sha256
+        As in `describe`.
     default_method
         A site's own choice; None keeps the bundle's.
 
@@ -179,7 +192,7 @@ def load(bundle: str = "default", *, folder: Path = FOLDER, default_method: str 
     BundleRefused, WeightsRefused
         As in `describe`; also when a predictor does not know the architecture, or there is no detection to begin with.
     """
-    description = describe(bundle, folder=folder)
+    description = describe(bundle, folder=folder, sha256=sha256)
     if "detection" in description.absent:
         raise BundleRefused(f"bundle {description.path} names no weights for detection; nothing can be read without")
     check_method(default_method or description.default_method, description)

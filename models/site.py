@@ -1,4 +1,4 @@
-"""Make a hospital's own bundle: the shipped weights with the calibration its films gave, signed.
+"""Make a hospital's own bundle: the shipped weights with the calibration its films gave, signed off.
 
 The bundle is a copy of the one calibrated; it names the same weights, by a path relative to itself.
 """
@@ -82,7 +82,7 @@ def write(path: Path, result: Result, *, name: str, signed_by: str, note: str = 
     Raises
     ------
     CalibrationRefused
-        When there is nothing to sign: no method and sex was calibrated, and none had films enough for intervals of its own.
+        When there is nothing to sign off: no method and sex was calibrated, and none had films enough for intervals of its own.
     """
     films = Counter[tuple[str, Sex]]()
     for made in result.intervals:

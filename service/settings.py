@@ -48,6 +48,12 @@ Fingerprint = Annotated[
     BeforeValidator(lambda text: str(text).replace(":", "").lower()),
     StringConstraints(pattern=r"^[0-9a-f]{64}$"),
 ]
+# SHA-256 of a bundle, as `carpus models` prints it, or nothing.
+Digest = Annotated[
+    str,
+    BeforeValidator(lambda text: str(text).strip().lower()),
+    StringConstraints(pattern=r"^([0-9a-f]{64})?$"),
+]
 Confirm = Literal["auto", "commitment", "query", "none"]
 MAXIMUM_SOCKET_PATH = 100  # unix(7): 108 bytes with the final zero, on some systems 104
 SECRETS_DIRECTORY = Path("/run/secrets")
@@ -444,7 +450,11 @@ class Settings(BaseSettings):
         default=1, gt=0, le=24 * 30, description="how long the SOP classes a PACS accepts are remembered"
     )
     debounce_seconds: float = Field(default=0.3, ge=0, le=60)
-    bundle: str = "default"
+    bundle: str = Field(default="default", description="by name, or the path of its JSON file")
+    bundle_sha256: Digest = Field(
+        default="",
+        description="of the one bundle that may be used, as `carpus models` shows it; empty: whatever `bundle` names",
+    )
     default_method: str = ""  # empty: the bundle's own default
     device_uid: str = ""  # empty: made at first start and kept in the data directory
     institution_name: str = ""

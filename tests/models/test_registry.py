@@ -164,6 +164,19 @@ def test_how_the_end_of_growth_is_read_reaches_the_rules(shelf: Path) -> None:
     assert registry.describe("site", folder=shelf).scoring.late_end == {"M": LateEnd(14.8, 28, 0.21)}
 
 
+def test_a_bundle_that_is_not_the_approved_one_is_refused_though_every_hash_in_it_is_right(shelf: Path) -> None:
+    approved = registry.describe("site", folder=shelf).sha256
+    assert registry.describe("site", folder=shelf, sha256=approved).sha256 == approved
+    text = (shelf / "site.json").read_text()
+    (shelf / "site.json").write_text(text.replace("TopN:0.6", "TopN:0.7"))
+    registry.describe("site", folder=shelf)
+    for look in (registry.describe, registry.load):
+        with pytest.raises(
+            BundleRefused, match=f"is not the one approved: expected sha256 {approved}, found [0-9a-f]{{64}}$"
+        ):
+            look("site", folder=shelf, sha256=approved)
+
+
 def test_a_sites_default_method_must_be_one_of_the_bundle(shelf: Path) -> None:
     with pytest.raises(BundleRefused, match="default method 'rsna-cnn' is not one of RUS-CHN, TW3-C RUS, TW3"):
         registry.load("site", folder=shelf, default_method="rsna-cnn")
