@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -89,39 +90,32 @@ def cut(pixels: Array, crop: Crop, size: int) -> tuple[Array, NDArray[np.bool_]]
     x2, y2 = np.minimum(np.ceil(high).astype(int) + 9, (pixels.shape[1], pixels.shape[0]))
     if x1 >= x2 or y1 >= y2:
         return np.zeros((size, size), np.float32), np.zeros((size, size), np.bool_)
-    patch = np.ascontiguousarray(pixels[y1:y2, x1:x2], dtype=np.float32)
+    patch = np.asarray(pixels[y1:y2, x1:x2], np.float32)
     ratio = crop.side / size
     # As fine as the crop can hold, against aliasing.
-    film = smoothed(patch, 0.42 * ratio) if ratio > 1.2 else torch.from_numpy(patch)
+    film = torch.from_numpy(smoothed(patch, 0.42 * ratio) if ratio > 1.2 else np.ascontiguousarray(patch))
     scale = 2 / np.array([x2 - x1, y2 - y1])
     grid = _plane(line, line, axes * scale[:, None], (crop.centre - (x1, y1) + 0.5) * scale - 1)
+    # torch gives each film a thread of its own: two halves of the crop, as if each were of another film.
+    halves = grid.view(2 if size % 2 == 0 else 1, -1, size, 2)
     sampled = functional.grid_sample(
-        film[None, None], grid[None], mode="bilinear", padding_mode="border", align_corners=False
+        film.expand(len(halves), 1, -1, -1), halves, mode="bilinear", padding_mode="border", align_corners=False
     )
     last = np.array([pixels.shape[1], pixels.shape[0]]) - 0.5
-    if (low >= -0.5).all() and (high <= last).all():
-        inside = np.ones((size, size), np.bool_)
-    else:
-        x, y = crop.film_points(size)
-        inside = (x >= -0.5) & (x <= last[0]) & (y >= -0.5) & (y <= last[1])
-    return sampled[0, 0].numpy(), inside
+    inside = np.ones((size, size), np.bool_)
+    if (low < -0.5).any() or (high > last).any():
+        for place, (across, down), end in zip(crop.centre, axes, last, strict=True):
+            position = across * line + (down * line + place)[:, None]
+            inside &= (position >= -0.5) & (position <= end)
+    return sampled.view(size, size).numpy(), inside
 
 
-def smoothed(pixels: Array, sigma: float) -> torch.Tensor:
-    """Return what `scipy.ndimage.gaussian_filter(pixels, sigma, truncate=2.5)` does, in single precision and torch's threads.
-
-    It takes half the time with one thread and a quarter with two.
-    """
+def smoothed(pixels: Array, sigma: float) -> Array:
+    """Return what `scipy.ndimage.gaussian_filter(pixels, sigma, truncate=2.5)` does, in single precision and a tenth of the time."""
     reach = int(2.5 * sigma + 0.5)
-    weights = np.exp(-0.5 * (np.arange(reach + 1) / sigma) ** 2)
-    own, *others = (weights / (2 * weights.sum() - 1)).tolist()
-    soft = torch.from_numpy(np.pad(pixels, reach, mode="symmetric"))
-    for axis, count in enumerate(pixels.shape):
-        film, soft = soft, soft.narrow(axis, reach, count) * own
-        for away, weight in enumerate(others, start=1):
-            soft.add_(film.narrow(axis, reach - away, count), alpha=weight)
-            soft.add_(film.narrow(axis, reach + away, count), alpha=weight)
-    return soft
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    weights /= weights.sum()
+    return np.asarray(cv2.sepFilter2D(pixels, -1, weights, weights, borderType=cv2.BORDER_REFLECT), np.float32)
 
 
 def _plane(
@@ -144,9 +138,12 @@ def normalise(sampled: Array, inside: NDArray[np.bool_]) -> Array:
     """Subtract the mean and divide by the standard deviation (P1), both of what lies on the film; the rest becomes 0."""
     if not inside.any():
         return np.zeros_like(sampled)
-    values = sampled if inside.all() else sampled[inside]
-    scaled = (sampled - np.float32(values.mean())) / np.float32(max(float(values.std()), 1e-4))
-    return np.where(inside, scaled, np.float32(0)).astype(np.float32)
+    whole = bool(inside.all())
+    scaled: Array = sampled - (sampled if whole else sampled[inside]).mean()
+    # As `std` does it, but for the mean, which it would take again.
+    spread = np.sqrt(np.square(scaled if whole else scaled[inside]).mean())
+    scaled /= max(float(spread), 1e-4)
+    return scaled if whole else np.where(inside, scaled, np.float32(0))
 
 
 def put_back(values: Array, crop: Crop, rows: slice | int, columns: slice | int) -> tuple[Array, slice, slice]:
@@ -194,12 +191,11 @@ def reached(values: Array, crops: Sequence[Crop], least: float, rows: int, colum
     """
     places = []
     for own, crop in zip(values, crops, strict=True):
-        y, x = np.nonzero(own.max(axis=0) > least)
+        likely = (own > least).any(axis=0)
+        x, y = (np.flatnonzero(likely.any(axis=axis)) for axis in (0, 1))
         if len(y):
             size = own.shape[-1]
-            edges = np.array(
-                [[x.min(), x.max() + 1, x.min(), x.max() + 1], [y.min(), y.min(), y.max() + 1, y.max() + 1]]
-            )
+            edges = np.array([[x[0], x[-1] + 1, x[0], x[-1] + 1], [y[0], y[0], y[-1] + 1, y[-1] + 1]])
             away = 1.0 * np.array(
                 [[-1, 1, -1, 1], [-1, -1, 1, 1]]
             )  # a pixel more: values are interpolated between pixels

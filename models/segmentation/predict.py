@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
+from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from models import weights
@@ -16,7 +16,8 @@ from models.image import Image
 from models.reading import Box, Mask, Region
 from models.regions import RADIUS, ULNA
 from models.segmentation.crop import Array, Crop, crop_of, cut, join, normalise, reached
-from models.segmentation.network import ARCHITECTURES, CLASSES, build, layout
+from models.segmentation.network import ARCHITECTURES, CLASSES, UNet, build, layout
+from models.segmentation.served import ServedUNet
 
 # The crops a film is seen through, by their number: turn in degrees, scale, shift to the right and down in crop sides (`Crop.moved`).
 # What the network says of a pixel depends on where the crop's edge happens to lie; the mean over three crops depends on it less.
@@ -47,6 +48,8 @@ class Segmenter:
         self.net.load_state_dict(tensors)
         self.parameters = sum(parameter.numel() for parameter in self.net.parameters())
         self.net = folded(self.net).to(memory_format=layout(self.net))
+        if isinstance(self.net, UNet):
+            self.net = ServedUNet(self.net)
         self.size = int(self.metadata.preprocessing["size"])
         looks = self.metadata.preprocessing.get("looks", 1)
         if looks not in LOOKS:
@@ -165,9 +168,12 @@ def pieces_of(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.int
     # The runs of the next row that lie below any pixel of a run.
     first = np.searchsorted(stops, starts + width, side="right")
     touching = np.maximum(np.searchsorted(starts, stops + width, side="left") - first, 0)
-    upper = np.repeat(np.arange(len(starts)), touching)
-    lower = np.arange(len(upper)) - np.repeat(np.cumsum(touching) - touching, touching) + first[upper]
-    links = coo_array((np.ones(len(upper), np.bool_), (upper, lower)), shape=(len(starts), len(starts)))
+    ends = np.concatenate(([0], np.cumsum(touching)))
+    below = np.arange(ends[-1]) + np.repeat(first - ends[:-1], touching)
+    # What lies below one run after another is a matrix by its rows as it stands: nothing has to be sorted.
+    links = csr_array(
+        (np.ones(len(below)), below.astype(np.int32), ends.astype(np.int32)), shape=(len(starts), len(starts))
+    )
     _, piece = connected_components(links, directed=False)
     sizes = np.bincount(piece, stops - starts).astype(np.intp)
     return np.stack((starts // width, starts % width, starts % width + stops - starts, piece)), sizes

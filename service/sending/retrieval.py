@@ -54,15 +54,6 @@ class Found:
     SeriesDescription: str = ""
 
 
-def late(who: str, settings: PriorSettings) -> Retryable:
-    """Return what is said of an archive that did not answer before the deadline."""
-    return Retryable(
-        f"{who} did not answer within {settings.timeout_seconds:g} s",
-        code="priors-timeout",
-        next_action="raise priors.timeout_seconds of this destination, or switch its priors off",
-    )
-
-
 @dataclass(slots=True)
 class Archive:
     """A PACS that is asked, and the moment by which it must have answered.
@@ -91,7 +82,11 @@ class Archive:
         """
         left = self.deadline - time.monotonic()
         if left <= 0:
-            raise late(self.address.ae_title, self.settings)
+            raise Retryable(
+                f"{self.address.ae_title} did not answer within {self.settings.timeout_seconds:g} s",
+                code="priors-timeout",
+                next_action="raise priors.timeout_seconds of this destination, or switch its priors off",
+            )
         return left
 
     def report_series(self, patient_id: str) -> list[Found]:

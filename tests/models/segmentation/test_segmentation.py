@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from models import weights
 from models.datasets.faults import BadData
+from models.folding import folded
 from models.image import Image
 from models.metrics.overlap import mask_overlap
 from models.phantom import draw
@@ -23,9 +24,10 @@ from models.segmentation.crop import Crop, crop_of, cut, join, normalise, put_ba
 from models.segmentation.data import MARGIN, Crops
 from models.segmentation.evaluate import hausdorff_95
 from models.segmentation.losses import LOSSES, compound, total
-from models.segmentation.network import ARCHITECTURES, CLASSES, CLASSICAL, build, layout
+from models.segmentation.network import ARCHITECTURES, CLASSES, CLASSICAL, UNet, build, layout
 from models.segmentation.outlined import make_outlined
 from models.segmentation.predict import Segmenter, pieces_of, tidied
+from models.segmentation.served import ServedUNet
 from models.weights import FREE_TERMS, Metadata, WeightsRefused
 
 BOXES = {
@@ -219,6 +221,26 @@ def test_a_segmenter_that_is_to_look_twice_is_refused(tmp_path: Path) -> None:
         Segmenter(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("fused", "registers"), [(True, "AVX512"), (True, "AVX2"), (False, "AVX512"), (False, "DEFAULT")]
+)
+@pytest.mark.parametrize("widths", [(4, 8), (8, 16, 24), (16, 24)])
+def test_a_unet_says_the_same_as_it_is_served(
+    widths: tuple[int, ...], fused: bool, registers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: fused)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: registers)
+    torch.manual_seed(len(widths))
+    trained = folded(UNet(widths)).to(memory_format=torch.channels_last)
+    served = ServedUNet(trained)
+    with torch.inference_mode():
+        for size in (32, 44):
+            crops = torch.randn(3, 1, size, size).to(memory_format=torch.channels_last)
+            said = served(crops)
+            assert said.shape == (3, len(CLASSES), size, size)
+            assert torch.allclose(said, trained(crops), rtol=1e-4, atol=1e-4 * float(said.abs().max()))
+
+
 def test_crops_that_overlap_are_joined_to_their_mean_and_the_others_stay_as_they_are() -> None:
     left = Crop(np.array([60.0, 80.0]), np.eye(2), 60.0)
     right = Crop(np.array([100.0, 80.0]), np.eye(2), 60.0)
@@ -276,7 +298,7 @@ def test_tilted_crops_are_joined_to_what_a_mean_weighed_by_their_share_of_each_p
 def test_films_are_smoothed_as_scipy_does_it(rows: int, columns: int, sigma: float) -> None:
     film = np.random.default_rng(rows).random((rows, columns), np.float32)
     expected = ndimage.gaussian_filter(film, sigma, truncate=2.5)
-    assert smoothed(film, sigma).numpy() == pytest.approx(expected, abs=1e-6)
+    assert smoothed(film, sigma) == pytest.approx(expected, abs=1e-6)
 
 
 def test_pieces_are_those_of_scipy() -> None:
