@@ -162,6 +162,7 @@ def _films(folder: Path, count: int) -> list[Path]:
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid(None)
         paths.append(folder / f"{number:05d}.dcm")
         ds.save_as(paths[-1], enforce_file_format=True)
+    os.sync()  # nor must these be anybody's burden
     return paths
 
 
@@ -301,7 +302,13 @@ def _on(processors: set[int] | None) -> Callable[[], None] | None:
 
 
 def _cpu_seconds(parent: psutil.Process) -> float:
-    every = [process.cpu_times() for process in (parent, *parent.children(recursive=True))]
+    while True:
+        try:
+            every = [process.cpu_times() for process in (parent, *parent.children(recursive=True))]
+            break
+        except psutil.NoSuchProcess:  # a child ended meanwhile: its time is its parent's now
+            if not parent.is_running():
+                raise
     return float(sum(times.user + times.system + times.children_user + times.children_system for times in every))
 
 

@@ -13,7 +13,6 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from models.calibration import SiteCalibration
 from models.image import Image
 from models.reading import (
     Bundle,
@@ -28,8 +27,8 @@ from models.reading import (
     Verdict,
 )
 from models.regions import REGIONS, SEGMENTED, Sex
-from models.scoring import SEXES, WEIGHTING, Intervals, LateEnd, Scoring, agreement
-from models.standards import STANDARDS, Weighting, harmony
+from models.scoring import SEXES, Scoring, agreement
+from models.standards import STANDARDS
 
 # Side of a joint's region, pixels of the film, below which its stage is a guess: on six films of `fullres` made smaller step by
 # step the RUS-CHN age stays within 0.6 years of itself down to 23 pixels; at 20 and less it is off by up to 2.4, at 9 by 9 years.
@@ -103,10 +102,10 @@ class Reader:
         Required: without regions there is nothing to read.
     segmenter, grader, regressors
         None or empty where the bundle has none; the Reading then says so by `absences`.
+    scoring
+        The rules from stages to bone ages.
     absences
         Problem name -> why its weights are not there.
-    threshold_years
-        Spread between methods on one curve beyond which the Reading raises its alarm.
     """
 
     detector: Detector
@@ -114,31 +113,10 @@ class Reader:
     segmenter: Segmenter | None = None
     grader: Grader | None = None
     regressors: tuple[Regressor, ...] = ()
-    intervals: Intervals | None = None
-    weighting: Weighting = WEIGHTING
+    scoring: Scoring = field(default_factory=Scoring)
     default_method: str | None = None
-    threshold_years: float | None = None
     absences: Mapping[str, str] = field(default_factory=dict)
-    calibration: SiteCalibration | None = None
-    discord_threshold: float | None = None
-    hand_prior: harmony.HandPrior | None = None
-    late_end: Mapping[Sex, LateEnd] = field(default_factory=dict)
-    contradiction: harmony.Contradiction | None = None
     newness: Newness | None = None
-
-    @property
-    def scoring(self) -> Scoring:
-        """The rules from stages to bone ages."""
-        return Scoring(
-            self.weighting,
-            self.intervals,
-            self.threshold_years,
-            self.calibration,
-            self.discord_threshold,
-            self.hand_prior,
-            self.late_end,
-            self.contradiction,
-        )
 
     def read(self, image: Image, sex: Sex | None, chronological_age: float | None = None) -> Reading:
         """Read one film.
@@ -206,7 +184,7 @@ class Reader:
             regions=self.scoring.staged(reading.regions, stages, sexes),
             masks=masks,
             methods=results,
-            agreement=agreement(results, self.threshold_years),
+            agreement=agreement(results, self.scoring.threshold_years),
             novelty=novelty,
         )
 

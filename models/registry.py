@@ -8,8 +8,7 @@ terms of its parts. A hospital's own bundle is the same file anywhere on disk, g
 import hashlib
 import importlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,6 +54,8 @@ class Description:
 
     Parameters
     ----------
+    scoring
+        The rules from stages to bone ages; they need none of the weights.
     parts
         (problem, folder, metadata) of every weights folder it names; a problem may have several (regression).
     absent
@@ -67,31 +68,10 @@ class Description:
     sha256: str
     terms: str
     default_method: str | None
-    weighting: Weighting
-    threshold_years: float | None
-    intervals: Intervals | None
+    scoring: Scoring
     intended_use: str
-    calibration: SiteCalibration | None = None
-    discord_threshold: float | None = None
-    late_end: Mapping[Sex, LateEnd] = field(default_factory=dict)
-    contradiction: Contradiction | None = None
-    hand_prior: HandPrior | None = None
     parts: tuple[tuple[str, Path, Metadata], ...] = ()
     absent: tuple[str, ...] = ()
-
-    @property
-    def scoring(self) -> Scoring:
-        """The rules from stages to bone ages; they need none of the weights."""
-        return Scoring(
-            self.weighting,
-            self.intervals,
-            self.threshold_years,
-            self.calibration,
-            self.discord_threshold,
-            self.hand_prior,
-            self.late_end,
-            self.contradiction,
-        )
 
     @property
     def identity(self) -> Bundle:
@@ -104,13 +84,18 @@ def names(folder: Path = FOLDER) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in folder.glob("*.json")))
 
 
-def describe(bundle: str = "default", *, folder: Path = FOLDER) -> Description:
+def describe(bundle: str = "default", *, folder: Path = FOLDER, sha256: str = "") -> Description:
     """Read a bundle by name or path and verify every byte it names.
+
+    Parameters
+    ----------
+    sha256
+        Of the only bundle that may be used; empty where none was approved by its hash.
 
     Raises
     ------
     BundleRefused
-        When there is no such bundle, or its file is not one.
+        When there is no such bundle, its file is not one, or it is not the approved one.
     WeightsRefused
         When weights it names are missing, changed, or for another problem.
     """
@@ -127,6 +112,10 @@ def describe(bundle: str = "default", *, folder: Path = FOLDER) -> Description:
     digest = hashlib.sha256(path.read_bytes())
     for _, place, _ in parts:
         digest.update(bytes.fromhex(weights.digest(place)))
+    if sha256 and digest.hexdigest() != sha256:
+        raise BundleRefused(
+            f"bundle {path} is not the one approved: expected sha256 {sha256}, found {digest.hexdigest()}"
+        )
     try:
         weighting = parse_weighting(values.get("weighting", "TopN"))
     except ValueError as error:
@@ -148,15 +137,17 @@ def describe(bundle: str = "default", *, folder: Path = FOLDER) -> Description:
         sha256=digest.hexdigest(),
         terms="; ".join(sorted({metadata.terms for _, _, metadata in parts})),
         default_method=values.get("default_method"),
-        weighting=weighting,
-        threshold_years=values.get("agreement_threshold_years"),
-        intervals=_intervals(values, path),
+        scoring=Scoring(
+            weighting,
+            _intervals(values, path),
+            values.get("agreement_threshold_years"),
+            calibration,
+            values.get("discord_threshold"),
+            hand_prior,
+            _late_end(values, path),
+            _contradiction(values, path),
+        ),
         intended_use=str(values.get("intended_use", "")),
-        calibration=calibration,
-        discord_threshold=values.get("discord_threshold"),
-        hand_prior=hand_prior,
-        late_end=_late_end(values, path),
-        contradiction=_contradiction(values, path),
         parts=tuple(parts),
         absent=tuple(absent),
     )
@@ -184,11 +175,15 @@ def _predictor(problem: str, card: Metadata) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def load(bundle: str = "default", *, folder: Path = FOLDER, default_method: str | None = None) -> Reader:
+def load(
+    bundle: str = "default", *, folder: Path = FOLDER, sha256: str = "", default_method: str | None = None
+) -> Reader:
     """Return the Reader of a bundle, its weights verified and in memory.
 
     Parameters
     ----------
+    sha256
+        As in `describe`.
     default_method
         A site's own choice; None keeps the bundle's.
 
@@ -197,7 +192,7 @@ def load(bundle: str = "default", *, folder: Path = FOLDER, default_method: str 
     BundleRefused, WeightsRefused
         As in `describe`; also when a predictor does not know the architecture, or there is no detection to begin with.
     """
-    description = describe(bundle, folder=folder)
+    description = describe(bundle, folder=folder, sha256=sha256)
     if "detection" in description.absent:
         raise BundleRefused(f"bundle {description.path} names no weights for detection; nothing can be read without")
     check_method(default_method or description.default_method, description)
@@ -210,15 +205,8 @@ def load(bundle: str = "default", *, folder: Path = FOLDER, default_method: str 
         segmenter=next(iter(built["segmentation"]), None),
         grader=next(iter(built["grading"]), None),
         regressors=tuple(built["regression"]),
-        intervals=description.intervals,
-        weighting=description.weighting,
+        scoring=description.scoring,
         default_method=default_method or description.default_method,
-        threshold_years=description.threshold_years,
-        calibration=description.calibration,
-        discord_threshold=description.discord_threshold,
-        hand_prior=description.hand_prior,
-        late_end=description.late_end,
-        contradiction=description.contradiction,
         newness=next((one for one in built["regression"] if hasattr(one, "novelty")), None),
         absences={
             problem: f"bundle {description.name} {description.version} holds no weights for {problem}"

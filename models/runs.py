@@ -44,11 +44,12 @@ _WHERE: Final = frozenset(
         "phantoms",
         "phantom_cache",
         "readings",
+        "split",
         "teacher",
         "outlines",
         "outlines_validation",
     }
-)  # places on one machine: they say nothing of the weights
+)  # places on one machine: they say nothing of the weights; what counts of their content is kept by its hash
 
 
 class RunRefused(Refusal):
@@ -130,6 +131,9 @@ def keep(options: argparse.Namespace, **more: Any) -> dict[str, Any]:
     """
     path = options.out / CONFIG_FILE
     values = {**config(options), **{name: _plain(value) for name, value in more.items()}}
+    start: Path | None = getattr(options, "start", None)
+    if start is not None and (start / weights.METADATA_FILE).is_file():
+        values["start_sha256"] = weights.digest(start)
     if path.exists():
         kept = json.loads(path.read_text(encoding="utf-8"))
         for name in sorted((values.keys() & kept.keys()) - FREE - _WHERE):

@@ -1,4 +1,4 @@
-"""Make a hospital's own bundle: the shipped weights with the calibration its films gave, signed.
+"""Make a hospital's own bundle: the shipped weights with the calibration its films gave, signed off.
 
 The bundle is a copy of the one calibrated; it names the same weights, by a path relative to itself.
 """
@@ -45,9 +45,9 @@ def calibrate(table: Path, bundle: str, *, readings: Path | None = None, methods
     path = table / archive.TABLE if table.is_dir() else table
     films = archive.read(path, needs=("bone_age_years",))
     description = registry.describe(bundle)
-    if description.calibration is not None:
+    if (earlier := description.scoring.calibration) is not None:
         raise CalibrationRefused(
-            f"bundle {description.path} is calibrated for {description.calibration.site} already; calibrate the bundle it was made from"
+            f"bundle {description.path} is calibrated for {earlier.site} already; calibrate the bundle it was made from"
         )
     read = cases.kept(readings, films, description.sha256) if readings else cases.read(registry.load(bundle), films)
     measured = cases.cases(read)
@@ -82,7 +82,7 @@ def write(path: Path, result: Result, *, name: str, signed_by: str, note: str = 
     Raises
     ------
     CalibrationRefused
-        When there is nothing to sign: no method and sex was calibrated, and none had films enough for intervals of its own.
+        When there is nothing to sign off: no method and sex was calibrated, and none had films enough for intervals of its own.
     """
     films = Counter[tuple[str, Sex]]()
     for made in result.intervals:

@@ -4,7 +4,8 @@
    acknowledged.
 2. `intake` sees that a film has landed and calls `pipeline.prepare`: `routing` decides what is read and says why not for the
    rest, `deidentification` and `trust` write the copy that inference may see.
-3. `tasks` carries a job's primary key through Redis to a worker, which calls `pipeline.infer`: `models` returns a Reading.
+3. `tasks` carries a job's primary key through Redis to a worker, which calls `pipeline.infer`: `models`, with the `bundle` of the
+   settings, returns a Reading.
 4. `pipeline.deliver` re-attaches the identity of the original header and `reporting` builds the results: Structured Report,
    Segmentation, Presentation State, Secondary Capture. `uids` derives every identifier they carry.
 5. `sending` stores them to the PACS and has it prove that it keeps them; `web` shows the queue, `metrics` counts it, `supervisor`

@@ -10,8 +10,8 @@ from typing import Final
 
 from models import registry
 from models.reading import Reading, Stage
-from models.weights import WeightsRefused
-from service.errors import InvalidConfiguration, Permanent
+from service.bundle import named
+from service.errors import Permanent
 from service.queue.jobs import Jobs
 from service.reporting import wording
 from service.reporting.amendment import Amendment, Predecessor
@@ -36,12 +36,8 @@ def describe(bundle: str) -> registry.Description:
     InvalidConfiguration
         When its weights are refused.
     """
-    try:
+    with named():
         return registry.describe(bundle)
-    except (registry.BundleRefused, WeightsRefused) as error:
-        raise InvalidConfiguration(
-            str(error), code="bundle-refused", next_action="`carpus models` lists and verifies the bundles"
-        ) from error
 
 
 @dataclass(frozen=True, slots=True)

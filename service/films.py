@@ -23,7 +23,7 @@ from models.image import Image
 from models.reader import Reader
 from models.reading import Reading
 from models.regions import Sex
-from models.weights import WeightsRefused
+from service.bundle import named
 from service.errors import InvalidConfiguration, InvalidInstance
 
 COLUMNS: Final = ("file", "sex")
@@ -51,12 +51,8 @@ def load_reader(bundle: str) -> Reader:
     InvalidConfiguration
         With the expected and the found value.
     """
-    try:
+    with named():
         return registry.load(bundle)
-    except (registry.BundleRefused, WeightsRefused) as error:
-        raise InvalidConfiguration(
-            str(error), code="bundle-refused", next_action="`carpus models` lists and verifies the bundles"
-        ) from error
 
 
 def read_film(reader: Reader, path: Path, sex: Sex | None, age_years: float | None) -> tuple[Image, Reading]:

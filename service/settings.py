@@ -48,6 +48,12 @@ Fingerprint = Annotated[
     BeforeValidator(lambda text: str(text).replace(":", "").lower()),
     StringConstraints(pattern=r"^[0-9a-f]{64}$"),
 ]
+# SHA-256 of a bundle, as `carpus models` prints it, or nothing.
+Digest = Annotated[
+    str,
+    BeforeValidator(lambda text: str(text).strip().lower()),
+    StringConstraints(pattern=r"^([0-9a-f]{64})?$"),
+]
 Confirm = Literal["auto", "commitment", "query", "none"]
 MAXIMUM_SOCKET_PATH = 100  # unix(7): 108 bytes with the final zero, on some systems 104
 SECRETS_DIRECTORY = Path("/run/secrets")
@@ -138,7 +144,7 @@ class DicomWebSettings(_Frozen):
         if self.user and self.token_file:
             raise ValueError("token_file and user are two ways of admission; one is needed")
         if self.user or self.token_file:
-            _require_https("with a token or a password the url", self.url)
+            require_https("with a token or a password the url", self.url)
         return self
 
 
@@ -241,7 +247,8 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _require_https(setting: str, url: str) -> None:
+def require_https(setting: str, url: str) -> None:
+    """Refuse (ValueError) an address that is asked in the clear, unless it is on loopback."""
     parts = urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname or "")):
         raise ValueError(f"{setting} {url!r} must be an https address (http on loopback alone)")
@@ -354,7 +361,7 @@ class OidcSettings(_Frozen):
     @field_validator("issuer")
     @classmethod
     def _secure(cls, value: str) -> str:
-        _require_https("issuer", value)
+        require_https("issuer", value)
         return value.rstrip("/")
 
 
@@ -398,7 +405,7 @@ class WebSettings(_Frozen):
                 "or secure_cookies where a TLS proxy stands before the pages"
             )
         if self.oidc is not None:
-            _require_https("public_url", self.public_url)
+            require_https("public_url", self.public_url)
         return self
 
     @field_validator("secret_key")
@@ -443,7 +450,11 @@ class Settings(BaseSettings):
         default=1, gt=0, le=24 * 30, description="how long the SOP classes a PACS accepts are remembered"
     )
     debounce_seconds: float = Field(default=0.3, ge=0, le=60)
-    bundle: str = "default"
+    bundle: str = Field(default="default", description="by name, or the path of its JSON file")
+    bundle_sha256: Digest = Field(
+        default="",
+        description="of the one bundle that may be used, as `carpus models` shows it; empty: whatever `bundle` names",
+    )
     default_method: str = ""  # empty: the bundle's own default
     device_uid: str = ""  # empty: made at first start and kept in the data directory
     institution_name: str = ""

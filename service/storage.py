@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import re
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +26,7 @@ Buffer = bytes | bytearray | memoryview
 PART = ".part"
 BLOCK_BYTES = 4096  # of memory and of most disks: what direct writes must be a multiple of
 DIRECT = getattr(os, "O_DIRECT", 0)  # 0 where there is no such thing
+PIECE_BYTES = 1024**2  # of a direct write: what a flush beside it waits for
 _NAME = re.compile(r"[0-9a-z]{2}/[0-9a-z][0-9a-z_-]{1,95}\.[a-z0-9]{1,8}")
 _STEM = re.compile(r"[0-9a-z][0-9a-z_-]{1,95}")
 
@@ -56,13 +58,15 @@ class Store:
     direct
         Write past the page cache what comes in one piece that begins at a page of memory: for files that come in faster than they
         are read. It costs a third of the processor's time, and an acknowledgement does not wait while the kernel looks for
-        pages to give up.
+        pages to give up. One file is written at a time, in short pieces: a flush, of the database too, waits for all that the
+        disk has been given before it.
     """
 
     def __init__(self, root: Path, *, minimum_free_bytes: int = 0, direct: bool = False) -> None:
         self.root = root
         self._folder = str(root)  # of the names that are written
         self._direct = direct
+        self._writing_directly = threading.Lock()
         self.minimum_free_bytes = minimum_free_bytes
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -144,7 +148,10 @@ class Store:
     def _put(self, descriptor: int, views: Sequence[memoryview]) -> None:
         """Write everything, past the page cache what can be."""
         for view in views:
-            done = _written_directly(descriptor, view) if self._direct and len(views) == 1 else 0
+            done = 0
+            if self._direct and len(views) == 1:
+                with self._writing_directly:
+                    done = _written_directly(descriptor, view)
             _write_all(descriptor, view[done:])
 
     def path(self, name: str) -> Path:
@@ -279,7 +286,7 @@ def _written_directly(descriptor: int, view: memoryview) -> int:
     written = 0
     try:
         while written < whole:
-            written += os.write(descriptor, view[written:whole])
+            written += os.write(descriptor, view[written : min(written + PIECE_BYTES, whole)])
     except OSError as error:
         if (
             error.errno != errno.EINVAL

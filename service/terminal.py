@@ -38,10 +38,10 @@ def describe_bundle(description: Description) -> str:
         f"  default method  {description.default_method or 'none'}",
         f"  intended use    {description.intended_use or 'not stated'}",
     ]
-    if description.calibration is not None:
-        signed = description.calibration.sign_off
+    if (calibration := description.scoring.calibration) is not None:
+        signed = calibration.sign_off
         lines.append(
-            f"  calibrated for  {description.calibration.site}: {signed.films} films, signed {signed.date} by {signed.name}"
+            f"  calibrated for  {calibration.site}: {signed.films} films, signed off {signed.date} by {signed.name}"
         )
     for problem, folder, metadata in description.parts:
         lines.append(f"  {problem}: {folder.name} ({metadata.architecture}, version {metadata.version})")

@@ -1,5 +1,6 @@
 """A DICOMweb server that can be asked: QIDO-RS by study and series, WADO-RS, each well or badly as a test wants it."""
 
+import io
 import json
 import ssl
 import threading
@@ -9,6 +10,7 @@ from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
+from typing import Any, BinaryIO
 from urllib.parse import parse_qs, urlsplit
 
 from pydicom import Dataset
@@ -37,7 +39,7 @@ class FakeDicomWeb(AbstractContextManager["FakeDicomWeb"]):
     loose
         Whether it answers with every patient, whatever was asked.
     drip_seconds
-        How long it rests after each byte; 0 sends at once.
+        How long it rests after each byte, from the status line on; 0 sends at once.
     certificate, key
         For TLS; None: plain HTTP.
     """
@@ -63,16 +65,14 @@ class FakeDicomWeb(AbstractContextManager["FakeDicomWeb"]):
                 outer.asked.append(self.path)
                 granted = outer.authorization in ("", self.headers.get("Authorization", ""))
                 status, kind, body = outer.answer(self.path) if granted else (401, "text/plain", b"who are you?")
+                if outer.drip_seconds:
+                    self.wfile = _Dripping(self.wfile, outer.drip_seconds)
                 try:
                     self.send_response(status)
                     self.send_header("Content-Type", kind)
                     self.send_header("Content-Length", str(len(body)))
                     self.end_headers()
-                    for at in range(len(body)) if outer.drip_seconds else ():
-                        self.wfile.write(body[at : at + 1])
-                        time.sleep(outer.drip_seconds)
-                    if not outer.drip_seconds:
-                        self.wfile.write(body)
+                    self.wfile.write(body)
                 except OSError:
                     self.close_connection = True  # the client has had enough
 
@@ -134,6 +134,17 @@ class FakeDicomWeb(AbstractContextManager["FakeDicomWeb"]):
                     item[keyword] = ds[keyword]
             items[str(ds[LISTED[level][0]].value)] = item.to_json_dict()
         return json.dumps(list(items.values())).encode()
+
+
+class _Dripping(io.BufferedIOBase):
+    def __init__(self, out: BinaryIO, seconds: float) -> None:
+        self._out, self._seconds = out, seconds
+
+    def write(self, content: Any) -> int:
+        for letter in bytes(content):
+            self._out.write(bytes([letter]))
+            time.sleep(self._seconds)
+        return len(bytes(content))
 
 
 def _multipart(found: Iterable[Dataset]) -> bytes:

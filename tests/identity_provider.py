@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from joserfc import jwt
-from joserfc.jwk import ECKey
+from joserfc.jwk import ECKey, RSAKey
 
 PUBLIC = "http://127.0.0.1:8042"
 
@@ -22,12 +22,14 @@ PUBLIC = "http://127.0.0.1:8042"
 class IdentityProvider:
     """A provider with one user; its authorisation endpoint knows the user's browser already and sends it back at once."""
 
-    key: ECKey = field(default_factory=lambda: ECKey.generate_key("P-256", {"kid": "one"}))
+    key: ECKey | RSAKey = field(default_factory=lambda: ECKey.generate_key("P-256", {"kid": "one"}))
     claims: dict[str, Any] = field(default_factory=dict)  # added to what it says of the user, or instead of it
     sign: Callable[[dict[str, Any]], str] | None = None
     issuer: str = ""
     public: str = PUBLIC  # where the pages are
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
+    described: dict[str, Any] = field(default_factory=dict)  # in its description of itself, instead of what is true
+    answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = field(default_factory=dict)  # to a path, instead
 
     def sign_in(self, url: str) -> dict[str, str]:
         """Play the user who logs in: return what the browser brings back."""
@@ -72,6 +74,9 @@ class IdentityProvider:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 at = provider.issuer
+                if self.path in provider.answers:
+                    provider.answers[self.path](self)
+                    return
                 if urlsplit(self.path).path == "/authorize":
                     self.send_response(302)
                     back = urlencode(provider.sign_in(self.path))
@@ -85,6 +90,7 @@ class IdentityProvider:
                         "authorization_endpoint": f"{at}/authorize",
                         "token_endpoint": f"{at}/token",
                         "jwks_uri": f"{at}/keys",
+                        **provider.described,
                     },
                     "/keys": {"keys": [provider.key.as_dict(private=False)]},
                 }
@@ -92,6 +98,9 @@ class IdentityProvider:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                if self.path in provider.answers:
+                    provider.answers[self.path](self)
+                    return
                 form = {name: values[0] for name, values in parse_qs(body).items()}
                 self._answer(provider.redeem(form, self.headers.get("Authorization", "")))
 

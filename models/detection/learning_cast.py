@@ -5,6 +5,7 @@ It learns from upright views as that detector sees them, half of them with a cas
 
 import argparse
 import dataclasses
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from models import phantom, pixels, transforms, weights
 from models.augment import collimate, expose, hide
+from models.datasets import splits
 from models.detection import casting, rsna
 from models.detection.cast import CELLS, COVERS, SIDE, CastNet, halved
 from models.detection.completing import Completing
@@ -139,6 +141,17 @@ class CastLearning(Completing):
         return dataclasses.replace(super().described(metadata), terms=metadata.terms)
 
 
+def _recipe(options: argparse.Namespace) -> str:
+    """Return a digest of all that the views are made from: the detector that turned them upright, and the films."""
+    made = [weights.digest(options.start), f"{SIDE} {FIRST_SEED} {options.phantoms}"]
+    if options.data:
+        real = [options.split, *sorted((options.data / "thumbnails").iterdir())]
+        for folder in FOLDERS:
+            real += sorted((options.data / folder).glob("*.webp"))
+        made += [f"{THUMBNAILS}", *(f"{path.name} {splits.digest(path)}" for path in real)]
+    return hashlib.sha256("\n".join(made).encode()).hexdigest()[:12]
+
+
 def _cached(options: argparse.Namespace) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Return the upright views and places of all films, looked at once where there is a folder to keep them in.
 
@@ -147,8 +160,7 @@ def _cached(options: argparse.Namespace) -> tuple[NDArray[np.uint8], NDArray[np.
     RunRefused
         When the detector finds a hand on too few of them to learn from some and measure on others.
     """
-    name = f"cast-{FIRST_SEED}-{options.phantoms}-{THUMBNAILS if options.data else 0}.npz"
-    path: Path | None = options.phantom_cache / name if options.phantom_cache else None
+    path: Path | None = options.phantom_cache / f"cast-{_recipe(options)}.npz" if options.phantom_cache else None
     if path is not None and path.exists():
         with np.load(path, allow_pickle=False) as kept:
             return kept["views"], kept["places"]

@@ -86,7 +86,6 @@ def sources(options: argparse.Namespace, own: annotated.Annotated | None) -> Sou
     hands = sum(film.hand for film in drawn)
     data = [f"{hands} phantoms and {len(drawn) - hands} phantom pictures of chest, foot and nothing"] if drawn else []
     parts: dict[str, list[Film]] = {"train": [], "validation": []}
-    digests = []
     if options.data:
         thumbnails, split = rsna.read_thumbnails(options.data), rsna.read_split(options.split)
         for number, records in rsna.by_film(options.data).items():
@@ -95,14 +94,18 @@ def sources(options: argparse.Namespace, own: annotated.Annotated | None) -> Sou
         data.append(
             f"{len(parts['train'])} annotated films of the RSNA Pediatric Bone Age Challenge at 100 x 100 pixels"
         )
-        digests.append(splits.digest(options.split))
     if own is not None:
         for part, films in parts.items():
             films += own.films[part]
         data.append(f"{options.source} ({len(own.films['train'])} films with boxes)")
-        digests.append(own.split_sha256)
     checking = parts["validation"] or phantoms.films(min(CHECKING, options.phantoms), 900_000, options.phantom_cache)
-    return Sources(drawn, parts["train"], checking, tuple(data), " ".join(digests))
+    return Sources(drawn, parts["train"], checking, tuple(data), _split_sha256(options, own))
+
+
+def _split_sha256(options: argparse.Namespace, own: annotated.Annotated | None) -> str:
+    """Return the sha256 of each split file that divides the films; empty where every film is drawn."""
+    digests = [splits.digest(options.split)] if options.data else []
+    return " ".join([*digests, own.split_sha256] if own is not None else digests)
 
 
 def _check(options: argparse.Namespace, way: type[Learning]) -> None:
@@ -126,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _check(options, way)
     # Faults in what people annotated are told before anything is kept of the run, and before phantoms are drawn for minutes.
     own = annotated.read(options.annotations) if options.annotations else None
-    kept_options = runs.keep(options)
+    kept_options = runs.keep(options, split_sha256=_split_sha256(options, own))
     engine.seed_everything(options.seed)
     found = sources(options, own) if way.from_films else Sources((), (), (), ())
     device = engine.choose_device(options.device)

@@ -47,8 +47,8 @@ def write(
         "command": command,
         "date": datetime.now(UTC).date().isoformat(),
         "calibration": None
-        if bundle.calibration is None
-        else f"{bundle.calibration.site}, signed by {bundle.calibration.sign_off.name}",
+        if (calibration := bundle.scoring.calibration) is None
+        else f"{calibration.site}, signed off by {calibration.sign_off.name}",
     }
     reasons = tables.missing(measured)
     result = {**facts, **report, "missing": reasons}

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models import refusal, runs, weights
+from models.datasets import splits
 from models.datasets.archive import TABLE
 from models.engine import Ema, Progress, cosine, git_commit, mixed_precision, seed_everything
 from models.grading import ages, harmony, measure
@@ -71,7 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs.limit_threads(options)
     tensors, card = weights.load(options.start, problem="grading", architectures=ARCHITECTURES)
     # Every fold is tuned from the start: a tuning does not go on with more steps, it is another one.
-    kept_options = runs.keep(options, architecture=card.architecture, tuning_steps=options.steps)
+    table = options.data / TABLE
+    of_table = {"table_sha256": splits.digest(table)} if table.is_file() else {}
+    kept_options = runs.keep(options, architecture=card.architecture, tuning_steps=options.steps, **of_table)
     if (runs.weights_folder(options) / weights.METADATA_FILE).is_file():
         runs.ended(options, options.steps, options.steps)
         return

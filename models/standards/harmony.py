@@ -9,7 +9,7 @@ The table is drawn, not measured on children: its courses and their scatter are 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from models.standards.tables import table
 SLACK: Final = 0.35  # stages: a stage is a step, its middle lies up to half a stage beside the maturity
 GRID_YEARS: Final = np.arange(0.5, 18.51, 0.25)  # bone ages that a hand is compared with
 MIDDLE: Final = 0.8  # of what the other bones let expect of one: the stages named are those of so much in the middle
+
+ByBone: TypeAlias = Mapping[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +55,12 @@ class HandPrior:
         At every age the prior of a bone is normal about what is usual; the ages of all `sexes` are weighed by how well all bones
         fit them. A bone that is certain stays so.
         """
-        chances = {bone: np.asarray(own, np.float64) / np.sum(own) for bone, own in probabilities.items()}
-        priors = {bone: np.concatenate([self._prior(sex, bone) for sex in sexes]) for bone in chances}
-        fit = {bone: priors[bone] @ own + 1e-12 for bone, own in chances.items()}
+        chances, priors, fit = _heard(probabilities, sexes, self.weight, self.slack_stages)
         likelihood = np.sum([np.log(one) for one in fit.values()], axis=0)
         age = np.exp(likelihood - likelihood.max())
         age /= age.sum()
         found = {bone: own * ((age / fit[bone]) @ priors[bone]) for bone, own in chances.items()}
         return {bone: own / own.sum() for bone, own in found.items()}
-
-    def _prior(self, sex: Sex, bone: str) -> NDArray[np.float64]:
-        """Return the prior of a bone at every age, (ages, stages)."""
-        return _prior(sex, bone, self.weight, self.slack_stages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,20 +123,29 @@ def told_by_others(
     """Return the probabilities of each bone's stages by what the other bones say of the hand's age, and by nothing of its own."""
     if len(probabilities) < 2:
         return {}
-    chances = {bone: np.asarray(own, np.float64) / np.sum(own) for bone, own in probabilities.items()}
-    priors = {bone: np.concatenate([_prior(sex, bone, 1.0, slack_stages) for sex in sexes]) for bone in chances}
-    fit = {bone: np.log(priors[bone] @ own + 1e-12) for bone, own in chances.items()}
-    likelihood = np.sum(list(fit.values()), axis=0)
+    chances, priors, fit = _heard(probabilities, sexes, 1.0, slack_stages)
+    fits = {bone: np.log(one) for bone, one in fit.items()}
+    likelihood = np.sum(list(fits.values()), axis=0)
     found = {}
     for bone in chances:
-        others = likelihood - fit[bone]
+        others = likelihood - fits[bone]
         age = np.exp(others - others.max())
         found[bone] = (age / age.sum()) @ priors[bone]
     return found
 
 
+def _heard(
+    probabilities: Mapping[str, Sequence[float]], sexes: Sequence[Sex], weight: float, slack_stages: float
+) -> tuple[ByBone, ByBone, ByBone]:
+    """Return of each bone the chances of its stages, its prior (ages, stages), and how well it fits each age; ages of all sexes in turn."""
+    chances = {bone: np.asarray(own, np.float64) / np.sum(own) for bone, own in probabilities.items()}
+    priors = {bone: np.concatenate([_prior(sex, bone, weight, slack_stages) for sex in sexes]) for bone in chances}
+    return chances, priors, {bone: priors[bone] @ own + 1e-12 for bone, own in chances.items()}
+
+
 @cache
 def _prior(sex: Sex, bone: str, weight: float, slack_stages: float) -> NDArray[np.float64]:
+    """Return the prior of a bone at every age, (ages, stages)."""
     ages, mean, spread = usual(sex)
     index = RUS.index(bone)
     centre, scatter = (np.interp(GRID_YEARS, ages, column[:, index])[:, None] for column in (mean, spread))

@@ -104,11 +104,6 @@ def tanner_1975(
     return AdultHeight(method, predicted, residual_sd_cm=residual_sd, notes=(TANNER_WARNING,))
 
 
-def midparental_cm(father_cm: float, mother_cm: float, sex: Sex) -> float:
-    """Mean of the parents' heights, 6.5 cm more for boys and less for girls (Tanner)."""
-    return (father_cm + mother_cm + (13 if sex == "M" else -13)) / 2
-
-
 def _bridged(columns: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]", heights: object) -> list[float]:
     """Fill columns that are not known between known ones; NaN where none lies beyond."""
     values = np.asarray(heights, dtype=np.float64)

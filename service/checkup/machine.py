@@ -124,9 +124,10 @@ def processes(jobs: Jobs) -> Iterator[Finding]:
 def bundle(settings: Settings) -> Finding:
     """Verify every byte of the weights that read the films."""
     try:
-        found = registry.describe(settings.bundle)
+        found = registry.describe(settings.bundle, sha256=settings.bundle_sha256)
+        registry.check_method(settings.default_method or found.default_method, found)
     except (registry.BundleRefused, WeightsRefused) as error:
-        action = "install the bundle again, or set `bundle` to one that `carpus models` lists as verified"
+        action = "install the bundle again, or set `bundle`, and `bundle_sha256` with it, to one that `carpus models` lists as verified"
         return Finding(PLACE, "models", Verdict.FAILED, str(error), action)
     return good(PLACE, "models", f"bundle {found.name} {found.version} verified, sha256 {found.sha256[:12]}")
 

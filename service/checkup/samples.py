@@ -6,13 +6,15 @@ from typing import Final
 
 from pydicom import Dataset, dcmread
 
-from models import phantom, registry
+from models import phantom
 from models.image import Image
 from models.reading import Reading
+from service import bundle
 from service.conformance import SR_CLASSES
 from service.reporting import encoding, result_set, source
 from service.reporting.results import ResultContext
 from service.result_profile import ResultProfile
+from service.settings import Settings
 from service.wrap import Patient, uid, wrap
 
 PATIENT: Final = Patient("CARPUS^SETUP CHECK", "CARPUS-CHECK", "F", dt.date(2016, 1, 1))
@@ -32,9 +34,9 @@ def film() -> tuple[Image, Dataset]:
     return drawn.image, dcmread(stream)
 
 
-def read(bundle: str, image: Image) -> Reading:
-    """Read the drawn film with a bundle."""
-    return registry.load(bundle).read(image, "F", AGE_YEARS)
+def read(settings: Settings, image: Image) -> Reading:
+    """Read the drawn film with the bundle of the settings."""
+    return bundle.load(settings).read(image, "F", AGE_YEARS)
 
 
 def objects(profile: ResultProfile, device_uid: str, reading: Reading, image: Image, header: Dataset) -> list[Dataset]:

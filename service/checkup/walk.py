@@ -52,7 +52,7 @@ def walk(settings: Settings, jobs: Jobs, *, read_only: bool = False, clock_url: 
     @cache
     def sample() -> tuple[Image, Dataset, Reading]:
         image, header = samples.film()
-        return image, header, samples.read(settings.bundle, image)
+        return image, header, samples.read(settings, image)
 
     def make(profile: ResultProfile) -> list[Dataset]:
         image, header, reading = sample()

@@ -4,6 +4,8 @@ This is where objects are wired: settings are read here and passed down, and now
 """
 
 import os
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,31 @@ config_option = click.option(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     envvar="CARPUS_CONFIG",
     help="Settings in YAML; without it the defaults and CARPUS_* variables hold.",
+)
+
+_AGO = {"w": timedelta(weeks=1), "d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1)}
+
+
+def _moment(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
+    """Read so long ago, or a day or time of UTC."""
+    if value is None:
+        return None
+    try:
+        if ago := re.fullmatch(r"(\d+)([wdhm])", value, re.ASCII):
+            return datetime.now(UTC) - int(ago[1]) * _AGO[ago[2]]
+        found = datetime.fromisoformat(value)
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(
+            f"{value!r} is no time: 30m, 12h, 7d or 2w ago, a day (2026-11-21) or a time of UTC (2026-11-21T08:00) is expected"
+        ) from error
+
+
+since_option = click.option(
+    "--since",
+    metavar="TIME",
+    callback=_moment,
+    help="Only what came since: 30m, 12h, 7d or 2w ago, or 2026-11-21 or 2026-11-21T08:00 in UTC.",
 )
 
 

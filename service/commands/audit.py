@@ -1,11 +1,12 @@
 """Read and verify the audit trail."""
 
+import datetime as dt
 import json
 from pathlib import Path
 
 import click
 
-from service.commands import config_option, opened, user_at_terminal
+from service.commands import config_option, opened, since_option, user_at_terminal
 
 
 @click.group()
@@ -17,7 +18,7 @@ def audit() -> None:
 @click.option("--patient", help="PatientID as in the PACS; the trail holds its pseudonym.")
 @click.option("--issuer", default="", help="IssuerOfPatientID, where the PACS states one.")
 @click.option("--actor", help="Account, AE title or process.")
-@click.option("--since", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]), help="UTC.")
+@since_option
 @click.option("--limit", type=click.IntRange(1, 100_000), default=200, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--xml", "as_xml", is_flag=True, help="The messages as PS3.15 A.5 defines them, one a line.")
@@ -26,15 +27,13 @@ def audit_list(
     patient: str | None,
     issuer: str,
     actor: str | None,
-    since: object,
+    since: dt.datetime | None,
     limit: int,
     as_json: bool,
     as_xml: bool,
     config: Path | None,
 ) -> None:
     """List records, oldest first. Reading the trail is itself audited."""
-    import datetime as dt
-
     from service.auditing.messages import AuditMessage, Event, Participant
     from service.auditing.trail import Trail
     from service.deidentification.deidentify import patient_key
@@ -45,8 +44,7 @@ def audit_list(
     subject = ""
     if patient is not None:
         subject = Pseudonyms.of(settings).patient(patient_key(patient, issuer))
-    begin = since.replace(tzinfo=dt.UTC) if isinstance(since, dt.datetime) else None
-    rows = trail.records(limit=limit, subject=subject, actor=actor or "", since=begin)
+    rows = trail.records(limit=limit, subject=subject, actor=actor or "", since=since)
     who = (Participant(user_at_terminal(), requestor=True),)
     trail.append(AuditMessage(Event.LOG_USED, who, trail.now(), subject=subject), source=settings.audit_source)
     if as_xml:

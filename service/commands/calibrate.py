@@ -31,9 +31,9 @@ from service.errors import InvalidConfiguration
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The site bundle to write (.json); needs a signature.",
+    help="The site bundle to write (.json); needs --name and --signed-by.",
 )
-@click.option("--signed-by", help="Who approves the calibration.")
+@click.option("--signed-by", help="Who approves the calibration; a name for reports, not an electronic signature.")
 @click.option("--note", default="", help="On what grounds.")
 def calibrate(
     table: Path,

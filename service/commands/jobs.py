@@ -4,13 +4,13 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from service.commands import config_option, opened
+from service.commands import config_option, opened, since_option
 from service.commands.job_queues import drain, pause, queues, resume
 
 if TYPE_CHECKING:
@@ -57,9 +57,6 @@ for _command in (queues, pause, resume, drain):
 ids_argument = click.argument("job_ids", type=int, nargs=-1, required=True)
 json_option = click.option("--json", "as_json", is_flag=True, help="As one JSON object a line.")
 state_option = click.option("--state", help="Only this state; without it everything but FILTERED.")
-since_option = click.option(
-    "--since", type=click.DateTime(), help="Only films received since then, in UTC: 2026-11-21 or 2026-11-21T08:00:00."
-)
 
 
 @jobs.command("list")
@@ -86,9 +83,7 @@ def jobs_list(
     from service.queue.queues import Queues
 
     _, repository = opened(config, "carpus jobs")
-    found = repository.list(
-        state=_state(state), limit=limit, accession_number=accession, cause_code=cause, since=_utc(since)
-    )
+    found = repository.list(state=_state(state), limit=limit, accession_number=accession, cause_code=cause, since=since)
     if as_json:
         for job in found:
             click.echo(json.dumps(job_listing.as_dict(job, repository.now())))
@@ -224,7 +219,7 @@ def _exported(repository: "Jobs", state: str | None, since: datetime | None) -> 
     from service.queue import job_listing
 
     before = None
-    while found := repository.list(state=_state(state), since=_utc(since), limit=EXPORTED_AT_ONCE, before_id=before):
+    while found := repository.list(state=_state(state), since=since, limit=EXPORTED_AT_ONCE, before_id=before):
         for job in found:
             row = job_listing.as_dict(job, repository.now())
             cause = row.pop("cause") or {}
@@ -260,10 +255,6 @@ def _state(name: str | None) -> Any:
     if name is not None and name.upper() not in State.__members__:
         raise click.UsageError(f"there is no state {name!r}: {', '.join(State)}")
     return State(name.upper()) if name else None
-
-
-def _utc(at: datetime | None) -> datetime | None:
-    return None if at is None else at.replace(tzinfo=UTC)
 
 
 def _each(job_ids: Iterable[int], act: Callable[[int], None], as_json: bool) -> None:

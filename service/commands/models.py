@@ -28,7 +28,8 @@ def models(bundle: str | None, *, as_json: bool) -> None:
             listed.append({"name": name, "verified": False, "error": str(error)})
             text = f"{name}  REFUSED\n  {error}"
         else:
-            listed.append({**dataclasses.asdict(description), "verified": True})
+            values = dataclasses.asdict(description)
+            listed.append({**values.pop("scoring"), **values, "verified": True})
             text = terminal.describe_bundle(description)
         if not as_json:
             click.echo(text)

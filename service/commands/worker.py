@@ -35,10 +35,10 @@ def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
             get_logger().info("every film takes its memory anew: the C library refuses to keep pages")
         import torch
 
-        from models import registry
+        from service import bundle
 
         torch.set_num_threads(settings.inference_threads)
-        reader = registry.load(settings.bundle)
+        reader = bundle.load(settings)
         reader.warm_up()
         pipeline = Pipeline(jobs, stores, settings, reader=reader)
         facts = _graphics
@@ -47,7 +47,7 @@ def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
         version = installation.software_version()
         from functools import cache
 
-        from models import registry
+        from service import bundle
         from service.reporting import result_set
         from service.trust.pseudonyms import Pseudonyms
         from service.trust.vault import Vault
@@ -60,7 +60,7 @@ def worker(queue: str, concurrency: int | None, config: Path | None) -> None:
             device_uid=device_uid,
             software_version=version,
             # Loaded only where an earlier film is read again (priors.reread of a destination).
-            load_reader=cache(lambda: registry.load(settings.bundle)),
+            load_reader=cache(lambda: bundle.load(settings)),
         )
         result_set.warm_up(device_uid)
         rounds = Prober(jobs, settings).round

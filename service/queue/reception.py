@@ -1,7 +1,7 @@
 """Record what was received: an instance becomes a job in the same transaction, a file that cannot be used goes to quarantine."""
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -83,10 +83,10 @@ class Reception(Ledger):
     def _together(self) -> Together["_Film", tuple[int, int]]:
         return Together(self._record, alone=IntegrityError)
 
-    def _record(self, films: Sequence["_Film"]) -> list[tuple[int, int]]:
+    def _record(self, films: Callable[[], Sequence["_Film"]]) -> list[tuple[int, int]]:
         """Write the rows of films that came in at the same time; return (instance id, job id) of each."""
         with self._writer.begin() as connection:
-            return [self._rows(connection, film) for film in films]
+            return [self._rows(connection, film) for film in films()]
 
     def _rows(self, connection: Connection, film: "_Film") -> tuple[int, int]:
         # Three rows for every film of a burst: written as rows, without a session that would look after them as objects.

@@ -1,7 +1,8 @@
 """Write together what waits at the same time: one transaction, one flush of the disk, for all of it.
 
 Films come in on several associations at once, and each waits for its own commit. While one commit runs, those that come in
-meanwhile gather, and the next commit takes them all. Nobody waits for company: who finds nothing under way begins at once.
+meanwhile gather, and the next commit takes them all: those too that come while it waits for another process to be done writing.
+Nobody waits for company: who finds nothing under way begins at once.
 """
 
 import threading
@@ -39,12 +40,14 @@ class Together(Generic[Item, Result]):
     Parameters
     ----------
     write
-        Writes items in one transaction and returns a result for each; all or none of them is written.
+        Begins a transaction, asks only then for the items to write, and returns a result for each; all or none of them is written.
     alone
         An error that concerns one item and not the others: they are written one by one then, so that each gets its own outcome.
     """
 
-    def __init__(self, write: Callable[[Sequence[Item]], Sequence[Result]], *, alone: type[Exception]) -> None:
+    def __init__(
+        self, write: Callable[[Callable[[], Sequence[Item]]], Sequence[Result]], *, alone: type[Exception]
+    ) -> None:
         """Begin with nothing to write."""
         self._write = write
         self._alone = alone
@@ -80,11 +83,11 @@ class Together(Generic[Item, Result]):
 
     def _lead(self) -> None:
         """Write what waits, the oldest first, which is our own; then let the next one lead."""
-        with self._lock:
-            batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+        batch: list[_Entry[Item, Result]] = []
         try:
             self._settle(batch)
         finally:
+            self._take(batch)
             for entry in batch:
                 # Neither: this thread is being ended, which is no reason to end those that wait for it.
                 if not entry.results and entry.error is None:
@@ -94,15 +97,28 @@ class Together(Generic[Item, Result]):
             with self._lock:
                 self._hand_over()
 
+    def _take(self, batch: list[_Entry[Item, Result]]) -> None:
+        """Put what waits into a batch that has nothing yet."""
+        with self._lock:
+            if not batch:
+                batch[:], self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+
     def _hand_over(self) -> None:
         """Let the one that has waited longest lead; nobody where nobody waits. Called with the lock held."""
         self._leading = bool(self._waiting)
         if self._waiting:
             self._waiting[0].done.set()
 
-    def _settle(self, batch: Sequence[_Entry[Item, Result]]) -> None:
+    def _settle(self, batch: list[_Entry[Item, Result]]) -> None:
+        """Write a batch, which is taken from what waits where it is empty, and note the outcome of each."""
+
+        def items() -> Sequence[Item]:
+            self._take(batch)
+            return [entry.item for entry in batch]
+
         try:
-            for entry, result in zip(batch, self._write([entry.item for entry in batch]), strict=True):
+            results = self._write(items)
+            for entry, result in zip(batch, results, strict=True):
                 entry.results.append(result)
         except self._alone as error:
             if len(batch) == 1:
@@ -111,5 +127,6 @@ class Together(Generic[Item, Result]):
             for entry in batch:
                 self._settle([entry])
         except Exception as error:  # noqa: BLE001 - each of the waiting threads gets it
+            self._take(batch)
             for entry in batch:
                 entry.error = error

@@ -18,16 +18,16 @@ from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
+from service.bounded_http import Bounded, TooLarge
 from service.conformance import STORAGE_CLASSES
 from service.errors import CarpusError, InvalidConfiguration, Permanent, Retryable
-from service.sending.retrieval import MAXIMUM_BYTES, MAXIMUM_INSTANCES, REPORTS, Found
+from service.sending.retrieval import MAXIMUM_BYTES, MAXIMUM_INSTANCES, REPORTS, Found, late
 from service.settings import DicomWebSettings, PriorSettings
 
 if TYPE_CHECKING:
     from requests.auth import AuthBase
 
 Answer = TypeVar("Answer")
-CHUNK: Final = 2**16
 # What the server should change, by the status of its answer.
 ADVICE: Final = {
     401: "check the token or the password of priors.web of this destination, and that the PACS still accepts it",
@@ -42,23 +42,14 @@ class _Session(requests.Session):
     def __init__(self, seconds_left: Callable[[], float]) -> None:
         super().__init__()
         self.trust_env = False
-        self._seconds_left = seconds_left
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, Bounded(seconds_left, MAXIMUM_BYTES))
 
     def request(self, *args: Any, **options: Any) -> requests.Response:
-        options |= {"timeout": self._seconds_left(), "stream": True, "allow_redirects": False}
-        with super().request(*args, **options) as response:
-            if 300 <= response.status_code < 400:  # to a log-in page, say; our token must not go there
-                raise requests.HTTPError(response=response)
-            body = bytearray()
-            for chunk in response.iter_content(CHUNK):
-                self._seconds_left()
-                body += chunk
-                if len(body) > MAXIMUM_BYTES:
-                    raise Permanent(f"the answer has more than {MAXIMUM_BYTES} bytes", code="dicomweb-too-large")
+        response = super().request(*args, **options)
         stated = re.search(r'boundary="?([^";\s]+)', response.headers.get("Content-Type", ""))
-        if stated and not body.rstrip().endswith(f"--{stated[1]}--".encode("latin-1")):  # RFC 2046 5.1.1
+        if stated and not response.content.rstrip().endswith(f"--{stated[1]}--".encode("latin-1")):  # RFC 2046 5.1.1
             raise ValueError("the last part of the answer is missing")
-        response._content = bytes(body)  # what `content` returns from now on
         return response
 
 
@@ -87,7 +78,7 @@ class WebArchive:
         """
         left = self.deadline - time.monotonic()
         if left <= 0:
-            raise self._late()
+            raise late(self.web.url, self.settings)
         return left
 
     def report_series(self, patient_id: str) -> list[Found]:
@@ -159,11 +150,13 @@ class WebArchive:
                     code="dicomweb-certificate",
                     next_action="give priors.web.authorities of this destination the authority of that certificate (PEM)",
                 ) from None
+            except TooLarge as error:
+                raise Permanent(str(error), code="dicomweb-too-large") from None
             except requests.Timeout:
-                raise self._late() from None
+                raise late(url, self.settings) from None
             except requests.ConnectionError as error:
                 if time.monotonic() >= self.deadline:  # a body that stalls comes as a broken connection
-                    raise self._late() from None
+                    raise late(url, self.settings) from None
                 raise Retryable(
                     f"{url} cannot be reached or ended {what}",
                     code="dicomweb-unreachable",
@@ -184,13 +177,6 @@ class WebArchive:
                     code="dicomweb-unreadable",
                     next_action=ADVICE[404],
                 ) from None
-
-    def _late(self) -> Retryable:
-        return Retryable(
-            f"{self.web.url} did not answer within {self.settings.timeout_seconds:g} s",
-            code="priors-timeout",
-            next_action="raise priors.timeout_seconds of this destination, or switch its priors off",
-        )
 
 
 class _Bearer:

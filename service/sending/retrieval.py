@@ -54,6 +54,15 @@ class Found:
     SeriesDescription: str = ""
 
 
+def late(who: str, settings: PriorSettings) -> Retryable:
+    """Return what is said of an archive that did not answer before the deadline."""
+    return Retryable(
+        f"{who} did not answer within {settings.timeout_seconds:g} s",
+        code="priors-timeout",
+        next_action="raise priors.timeout_seconds of this destination, or switch its priors off",
+    )
+
+
 @dataclass(slots=True)
 class Archive:
     """A PACS that is asked, and the moment by which it must have answered.
@@ -82,11 +91,7 @@ class Archive:
         """
         left = self.deadline - time.monotonic()
         if left <= 0:
-            raise Retryable(
-                f"{self.address.ae_title} did not answer within {self.settings.timeout_seconds:g} s",
-                code="priors-timeout",
-                next_action="raise priors.timeout_seconds of this destination, or switch its priors off",
-            )
+            raise late(self.address.ae_title, self.settings)
         return left
 
     def report_series(self, patient_id: str) -> list[Found]:

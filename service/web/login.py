@@ -126,6 +126,8 @@ class Login:
     async def _begin(self, response: Response, user: User, request: Request) -> Response:
         address = request.client.host if request.client else ""
         await run_in_threadpool(self.audited.person, Event.LOGIN, request, user.name, detail=f"role {user.role.value}")
+        if request.state.session is not None:  # of whoever was logged in here before; the browser forgets its cookie
+            self.sessions.end(request.state.session)
         _, cookie = self.sessions.begin(user.name, user.changed_at, named(request))
         self.log.info("logged in", user=user.name, role=user.role.value, source=user.source, address=address)
         self._set(response, COOKIE, cookie, LONGEST_SECONDS)

@@ -7,19 +7,25 @@ signature, issuer, audience, time and nonce hold. The role comes from a claim; w
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+from service.bounded_http import Bounded
 from service.errors import InvalidConfiguration, Permanent
-from service.settings import OidcSettings, WebSettings
+from service.settings import OidcSettings, WebSettings, require_https
 from service.trust.accounts import Role
 
 CALLBACK: Final = "/login/oidc/callback"
 PENDING_SECONDS: Final = 600
 MAXIMUM_PENDING: Final = 1000
 METADATA_SECONDS: Final = 3600
-TIMEOUT_SECONDS: Final = 10
+TIMEOUT_SECONDS: Final = 10  # for one answer of the provider, from its first byte to its last
+MAXIMUM_BYTES: Final = 2**20  # of one answer
+AT_ONCE: Final = 8  # questions under way: a provider that is slow holds no more of the threads that serve the pages
+ENDPOINTS: Final = ("authorization_endpoint", "token_endpoint", "jwks_uri")
+LONGEST_SUBJECT: Final = 255  # OpenID Connect Core 2
 LEEWAY_SECONDS: Final = 60  # between the clocks of provider and service
 # Asymmetric alone: with a symmetric one whoever knows the client secret could vouch.
 ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
@@ -72,6 +78,7 @@ class Provider:
         self._lock = threading.Lock()
         self._pending: dict[str, Begun] = {}
         self._metadata: tuple[float, dict[str, Any]] | None = None
+        self._asking = threading.BoundedSemaphore(AT_ONCE)
 
     @classmethod
     def of(cls, web: WebSettings) -> Self | None:
@@ -104,8 +111,8 @@ class Provider:
         """
         verifier, nonce, now = secrets.token_urlsafe(48), secrets.token_urlsafe(24), self._clock()
         endpoint = str(self._described()["authorization_endpoint"])
-        with self._session() as session:
-            url, state = session.create_authorization_url(
+        with self._client() as client:
+            url, state = client.create_authorization_url(
                 endpoint, state=secrets.token_urlsafe(24), nonce=nonce, code_verifier=verifier
             )
         begun = Begun(url, state, nonce, verifier, target, now)
@@ -142,9 +149,9 @@ class Provider:
             raise Refused(f"the provider says {query.get('error', 'nothing')[:64]!r}")
         claims = self._verified(self._identity(query["code"], begun), begun)
         return Claims(
-            str(claims["sub"]),
-            str(claims.get(self._settings.name_claim) or claims["sub"])[:64],
-            _person_name(str(claims.get(self._settings.observer_claim) or "")),
+            claims["sub"],
+            (_text(claims, self._settings.name_claim) or claims["sub"])[:64],
+            _person_name(_text(claims, self._settings.observer_claim)),
             self._role(claims),
             begun.target,
         )
@@ -152,18 +159,14 @@ class Provider:
     def _identity(self, code: str, begun: Begun) -> str:
         """Redeem the code at the provider; return the ID token."""
         from authlib.integrations.base_client import OAuthError
-        from requests import RequestException
 
+        endpoint = self._described()["token_endpoint"]
         try:
-            with self._session() as session:
-                token = session.fetch_token(
-                    str(self._described()["token_endpoint"]),
-                    grant_type="authorization_code",
-                    code=code,
-                    code_verifier=begun.verifier,
-                    timeout=TIMEOUT_SECONDS,
+            with self._client() as client, self._asked(client):
+                token = client.fetch_token(
+                    endpoint, grant_type="authorization_code", code=code, code_verifier=begun.verifier
                 )
-        except (OAuthError, RequestException, ValueError) as error:
+        except (OAuthError, OSError, ValueError, RecursionError) as error:
             raise Refused(f"the provider did not redeem the code ({type(error).__name__})") from error
         if not isinstance(token.get("id_token"), str):
             raise Refused("the provider sent no ID token")
@@ -176,8 +179,9 @@ class Provider:
         from joserfc.jwk import KeySet
 
         wanted = self._settings.client_id
+        published = self._fetched(self._described()["jwks_uri"])
         try:
-            keys = KeySet.import_key_set(self._fetched(str(self._described()["jwks_uri"])))  # type: ignore[arg-type]
+            keys = KeySet.import_key_set(published)  # type: ignore[arg-type]
             claims: dict[str, Any] = jwt.decode(id_token, keys, algorithms=list(ALGORITHMS)).claims
             jwt.JWTClaimsRegistry(
                 leeway=LEEWAY_SECONDS,
@@ -188,18 +192,34 @@ class Provider:
                 iat={"essential": True},
                 nonce={"essential": True, "value": begun.nonce},
             ).validate(claims)
-        except (JoseError, ValueError, KeyError) as error:
+        except (
+            JoseError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:  # what foreign bytes make of a key set
             raise Refused(f"the ID token does not hold ({type(error).__name__})") from error
-        if isinstance(claims["aud"], list) and len(claims["aud"]) > 1 and claims.get("azp") != wanted:
+        several = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
+        if claims.get("azp", None if several else wanted) != wanted:
             raise Refused("the ID token was issued for another client")
+        if claims["nonce"] != begun.nonce:  # the library takes a list with it, too
+            raise Refused("the ID token answers another log-in")
+        subject = claims["sub"]
+        if not (subject.isascii() and subject.isprintable() and len(subject) <= LONGEST_SUBJECT):
+            raise Refused(f"the claim sub is no text of at most {LONGEST_SUBJECT} printable ASCII characters")
         return claims
 
     def _role(self, claims: Mapping[str, Any]) -> Role:
         found: Any = claims
         for part in self._settings.role_claim.split("."):
             found = found.get(part) if isinstance(found, Mapping) else None
-        values = {found} if isinstance(found, str) else {v for v in found or () if isinstance(v, str)}
-        roles = {self._settings.roles[value] for value in values if value in self._settings.roles}
+        values = [found] if isinstance(found, str) else [] if found is None else found
+        if not isinstance(values, list):  # what {"admins": false} means is not ours to guess
+            raise Refused(f"the claim {self._settings.role_claim} is neither a text nor a list of texts")
+        roles = {
+            self._settings.roles[value] for value in values if isinstance(value, str) and value in self._settings.roles
+        }
         for role in STRONGEST_FIRST:
             if role.value in roles:
                 return role
@@ -211,9 +231,13 @@ class Provider:
             found = self._fetched(f"{self.issuer}/.well-known/openid-configuration")
             if found.get("issuer") != self.issuer:
                 raise Refused("the provider calls itself by another name than the setting web.oidc.issuer")
-            missing = {"authorization_endpoint", "token_endpoint", "jwks_uri"} - found.keys()
-            if missing:
-                raise Refused(f"the provider does not name its {', '.join(sorted(missing))}")
+            for name in ENDPOINTS:
+                if not isinstance(found.get(name), str):
+                    raise Refused(f"the provider does not name its {name}")
+                try:
+                    require_https(name, found[name])  # the client secret and the visitor go there
+                except ValueError as error:
+                    raise Refused(f"the provider's {error}") from error
             self._metadata = (self._clock(), found)
         return self._metadata[1]
 
@@ -221,30 +245,57 @@ class Provider:
         import requests
 
         try:
-            answer = requests.get(url, timeout=TIMEOUT_SECONDS, verify=self._trust(), allow_redirects=False)
-            answer.raise_for_status()
-            found = answer.json()
-        except (requests.RequestException, ValueError) as error:
+            with requests.Session() as session, self._asked(session):
+                answer = session.get(url)
+                answer.raise_for_status()
+                found = answer.json()
+        except (OSError, ValueError, RecursionError) as error:
             raise Refused(f"the provider does not answer ({type(error).__name__})") from error
         if not isinstance(found, dict):
             raise Refused("the provider answers with no JSON object")
         return found
 
-    def _session(self) -> Any:
+    def _client(self) -> Any:
         from authlib.integrations.requests_client import OAuth2Session
 
-        session = OAuth2Session(
+        return OAuth2Session(
             self._settings.client_id,
             self._settings.client_secret.get_secret_value() or None,
             scope=self._settings.scopes,
             redirect_uri=self._redirect_uri,
             code_challenge_method="S256",
         )
+
+    @contextmanager
+    def _asked(self, session: Any) -> Iterator[None]:
+        """Have a session take one answer: from whom we trust, in time, of a size that such answers have, from nowhere else."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+
+        def seconds_left() -> float:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"no whole answer within {TIMEOUT_SECONDS} s")
+            return left
+
         session.verify = self._trust()
-        return session
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, Bounded(seconds_left, MAXIMUM_BYTES))
+        if not self._asking.acquire(blocking=False):
+            raise Refused("it is slow, and others wait for it already; try again in a minute")
+        try:
+            yield
+        finally:
+            self._asking.release()
 
     def _trust(self) -> bool | str:
         return str(self._settings.authorities) if self._settings.authorities else True
+
+
+def _text(claims: Mapping[str, Any], name: str) -> str:
+    found = claims.get(name) or ""
+    if not isinstance(found, str):
+        raise Refused(f"the claim {name} is no text")
+    return found
 
 
 def _person_name(text: str) -> str:

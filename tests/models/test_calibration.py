@@ -143,5 +143,5 @@ def test_a_site_that_asks_for_no_line_gets_its_intervals_signed(tmp_path: Path) 
     made = registry.describe(str(tmp_path / "site.json"))
     girl = made.scoring.complete(MethodResult("RUS-CHN", "F", 9.0), None)
     assert (girl.bone_age_years, girl.interval_years, girl.uncalibrated_years) == (9.0, (7.5, 10.5), None)
-    assert made.calibration is not None
-    assert made.calibration.sign_off.name == "TEST^Reader"
+    assert made.scoring.calibration is not None
+    assert made.scoring.calibration.sign_off.name == "TEST^Reader"

@@ -12,7 +12,7 @@ from models.evaluation.cases import Answer, Case, NothingToMeasure
 from models.reading import Bundle, ImageFacts, MethodResult, Reading, Reason, Region, Stage, Verdict
 from models.regions import Sex
 from models.registry import Description
-from models.standards import TopN
+from models.scoring import Scoring
 
 FACTS = ImageFacts(64, 48, None, "L", None, "bone bright", "MONOCHROME2", 0.0)
 
@@ -114,7 +114,7 @@ def test_the_report_holds_rows_figures_plots_and_the_reasons_of_missing_ages(tmp
     pytest.importorskip("matplotlib", reason="plots come with the extra `train`")
     measured = [_case(f"f{i}", "F" if i % 2 else "M", 5.0 + i / 3, 5.3 + i / 3) for i in range(20)]
     measured.append(_case("<b>", "F", 8.0, None))
-    bundle = Description("test", "1", tmp_path / "b.json", "0" * 64, "free", None, TopN(), None, None, "")
+    bundle = Description("test", "1", tmp_path / "b.json", "0" * 64, "free", None, Scoring(), "")
     page.write(tmp_path / "out", measured, bundle, table_sha256="1" * 64, command="carpus evaluate x")
     with (tmp_path / "out" / "rows.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

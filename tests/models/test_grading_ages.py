@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from models.grading import ages, harmony
+import models
+from models.grading import ages, harmony, tune
 from models.grading.films import Films
 from models.grading.network import COUNTS, LEVELS, WIDEST
 from models.grading.tune import folds_of, held_out, rarity, straight
 from models.regions import RUS
+from models.runs import RunRefused
 from models.standards import RUS_CHN
 
+GRADER = Path(models.__file__).parent / "bundles" / "grading" / "small"
 SCORES, CURVE = ages.score_table(), ages.curve_table()
 
 
@@ -69,6 +72,16 @@ def test_the_films_of_a_patient_stay_in_one_fold() -> None:
     fold = folds_of(films, 5, seed=3)
     assert np.array_equal(fold[:20], fold[20:])
     assert set(fold.tolist()) == {0, 1, 2, 3, 4}
+
+
+def test_a_tuning_is_not_gone_on_with_when_the_table_of_films_has_changed(tmp_path: Path) -> None:
+    table = tmp_path / "films.csv"
+    words = ["--data", str(tmp_path), "--start", str(GRADER), "--phantoms", "phantoms:1", "--terms", "internal"]
+    words += ["--out", str(tmp_path / "run"), "--source", "films of a test"]
+    for text in ("file,sex,bone_age_years\na.png,F,9\n", "file,sex,bone_age_years\na.png,F,10\n"):
+        table.write_text(text)
+        with pytest.raises(RunRefused, match="--readings says where" if "9" in text else "run with table_sha256"):
+            tune.main(words)
 
 
 def test_the_straight_line_never_sees_the_fold_it_judges() -> None:

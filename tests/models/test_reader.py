@@ -10,7 +10,7 @@ from models.image import Image
 from models.reader import Reader
 from models.reading import Bundle, ImageFacts, Mask, MethodResult, Novelty, Reading, Reason, Region, Stage, Verdict
 from models.regions import REGIONS, RUS, Sex
-from models.scoring import agreement
+from models.scoring import Scoring, agreement
 
 FILM = Image(np.zeros((64, 48), np.float32))
 FACTS = ImageFacts(64, 48, None, "L", None, "bone bright", "MONOCHROME2", 0.0)
@@ -206,7 +206,7 @@ def test_a_bone_that_was_not_outlined_is_named() -> None:
 
 
 def test_intervals_are_given_where_they_were_measured() -> None:
-    reading = _reader(intervals=FakeIntervals()).read(FILM, "F")
+    reading = _reader(scoring=Scoring(intervals=FakeIntervals())).read(FILM, "F")
     age = _method(reading, "RUS-CHN").bone_age_years
     assert age is not None
     share = reading.hand_share

@@ -43,7 +43,7 @@ def test_a_bundle_names_its_parts_what_it_lacks_and_the_terms_of_all(shelf: Path
     assert found.absent == ("segmentation", "regression")
     assert FREE_TERMS in found.terms
     assert RSNA_TERMS in found.terms
-    assert found.weighting == TopN(0.6)
+    assert found.scoring.weighting == TopN(0.6)
 
 
 def test_a_bundle_is_also_found_by_its_path(shelf: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_prior_of_the_hand_is_read_and_one_outside_its_limits_refused(shelf: P
             registry.describe("site", folder=shelf)
     (shelf / "site.json").write_text(json.dumps({**values, "hand_prior": {"weight": 1.0, "slack_stages": 0.8}}))
     described = registry.describe("site", folder=shelf)
-    assert described.hand_prior == described.scoring.hand_prior == HandPrior(1.0, 0.8)
+    assert described.scoring.hand_prior == HandPrior(1.0, 0.8)
 
 
 def test_when_the_other_bones_contradict_one_is_read_from_the_bundle(shelf: Path) -> None:
@@ -126,7 +126,7 @@ def test_when_the_other_bones_contradict_one_is_read_from_the_bundle(shelf: Path
     limits = {"slack_stages": 0.8, "ahead": 0.02, "behind": 0.01}
     (shelf / "site.json").write_text(json.dumps({**values, "contradiction": limits}))
     described = registry.describe("site", folder=shelf)
-    assert described.contradiction == described.scoring.contradiction == Contradiction(0.8, 0.02, 0.01)
+    assert described.scoring.contradiction == Contradiction(0.8, 0.02, 0.01)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +162,19 @@ def test_how_the_end_of_growth_is_read_reaches_the_rules(shelf: Path) -> None:
     ends = {"M": {"from_years": 14.8, "films": 28, "too_young": 0.21}}
     (shelf / "site.json").write_text(json.dumps({**values, "late_end": ends}))
     assert registry.describe("site", folder=shelf).scoring.late_end == {"M": LateEnd(14.8, 28, 0.21)}
+
+
+def test_a_bundle_that_is_not_the_approved_one_is_refused_though_every_hash_in_it_is_right(shelf: Path) -> None:
+    approved = registry.describe("site", folder=shelf).sha256
+    assert registry.describe("site", folder=shelf, sha256=approved).sha256 == approved
+    text = (shelf / "site.json").read_text()
+    (shelf / "site.json").write_text(text.replace("TopN:0.6", "TopN:0.7"))
+    registry.describe("site", folder=shelf)
+    for look in (registry.describe, registry.load):
+        with pytest.raises(
+            BundleRefused, match=f"is not the one approved: expected sha256 {approved}, found [0-9a-f]{{64}}$"
+        ):
+            look("site", folder=shelf, sha256=approved)
 
 
 def test_a_sites_default_method_must_be_one_of_the_bundle(shelf: Path) -> None:

@@ -29,6 +29,19 @@ def test_a_run_does_not_go_on_as_another(tmp_path: Path) -> None:
         runs.keep(_options(tmp_path, "--architecture", "small"))
 
 
+def test_a_run_does_not_go_on_from_other_weights_at_the_same_place(tmp_path: Path) -> None:
+    options = _options(tmp_path / "run")
+    options.start = tmp_path / "start"
+    options.start.mkdir()
+    (options.start / "metadata.json").write_text("{}")
+    runs.keep(options)
+    options.start = options.start.rename(tmp_path / "moved")
+    runs.keep(options)
+    (options.start / "metadata.json").write_text('{"version": "2"}')
+    with pytest.raises(RunRefused, match="holds a run with start_sha256 44136fa3"):
+        runs.keep(options)
+
+
 def test_what_goes_with_the_weights_names_no_place_of_the_machine(tmp_path: Path) -> None:
     attached = json.loads(runs.attached(runs.keep(_options(tmp_path, "--seed", "7")))[runs.CONFIG_FILE])
     assert attached["seed"] == 7

@@ -318,7 +318,6 @@ def test_chinese_height_reference_is_exact_at_printed_values():
     assert height.height_position(100, 10, "M") is None
     assert height.height_position(140, 19, "M") is None
     assert height.height_position(140.1, 10, "F").uncertain == (height.GIRLS_FROM_MEMORY,)
-    assert height.midparental_cm(175, 161, "F") == 161.5
 
 
 def test_every_table_names_its_source_and_confidence():

@@ -16,6 +16,7 @@ from models import registry, standards
 from models.image import Image
 from models.reading import Reading, Reason, Verdict
 from models.regions import RUS
+from models.scoring import Scoring
 from service import db
 from service.__main__ import cli
 from service.amendments import Amendments, InvalidAmendment, describe, parse_stages, person_name
@@ -59,7 +60,7 @@ def house(tmp_path: Path, engine: Engine) -> House:
 
 def description(sha256: str = readings.BUNDLE.sha256) -> registry.Description:
     return registry.Description(
-        "default", "0.1", Path("default.json"), sha256, "", "RUS-CHN", standards.TopN(), 2.0, None, ""
+        "default", "0.1", Path("default.json"), sha256, "", "RUS-CHN", Scoring(threshold_years=2.0), ""
     )
 
 

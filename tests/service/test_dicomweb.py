@@ -149,7 +149,7 @@ def test_a_server_that_drips_costs_its_time_limit_and_no_more() -> None:
     with FakeDicomWeb([EARLIER], drip_seconds=0.05) as archive:
         began = time.monotonic()
         found = look(archive, seconds=1)
-        assert time.monotonic() - began < 15  # of one second that was allowed; a loaded machine takes longer to notice
+        assert time.monotonic() - began < 6  # of one second that was allowed; its headers alone take seven
     assert found.note == f"priors-timeout: {archive.url} did not answer within 1 s"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from service import db
 from service.__main__ import cli
@@ -105,6 +105,24 @@ def test_the_list_is_filtered_by_state_cause_time_and_order(run: Run, jobs: Jobs
     assert "ACC-77" not in run("list") + run("list", "--json") + run("show", "2") + run("export", "--json")
 
 
+@pytest.mark.parametrize(
+    ("ago", "number"),
+    [
+        ("3d", 1), ("2h", 1), ("1w", 2), ("6000m", 2),
+        ("{:%Y-%m-%d}", 1), ("{:%Y-%m-%dT%H:%M}", 1), ("{:%Y-%m-%dT%H:%M:%S}", 1),
+    ],
+)  # fmt: skip
+def test_a_listing_and_an_export_begin_so_long_ago_or_on_a_day(run: Run, jobs: Jobs, ago: str, number: int) -> None:
+    now = dt.datetime.now(dt.UTC)
+    for uid, days in ((1, 4), (2, 0)):
+        receive(jobs, uid)
+        with jobs.engine.execution_options(write=True).begin() as connection:
+            connection.execute(update(Job).where(Job.id == uid).values(created_at=now - dt.timedelta(days=days)))
+    since = ago.format(now - dt.timedelta(days=1))
+    assert len(lines(run("list", "--since", since, "--json"))) == number
+    assert len(lines(run("export", "--since", since, "--json"))) == number
+
+
 def test_show_has_cause_next_action_and_timeline(run: Run, jobs: Jobs) -> None:
     dead = failed(jobs, 1)
     detail = json.loads(run("show", str(dead), "--json"))
@@ -153,7 +171,8 @@ def test_one_wrong_number_keeps_none_of_the_others_back(run: Run, jobs: Jobs) ->
         (("retry", "1", "--cause", "x"), "name jobs, or a --cause"),
         (("cancel",), "Missing argument"),
         (("requeue", "1", "--priority", "urgent"), "'urgent' is not one of 'stat', 'routine', 'backfill'"),
-        (("export", "--since", "yesterday"), "'yesterday' does not match the formats"),
+        (("export", "--since", "yesterday"), "'yesterday' is no time: 30m, 12h, 7d or 2w ago"),
+        (("export", "--since", "99999999999d"), "'99999999999d' is no time"),
         (("pause", "lunch"), "'lunch' is not one of 'intake', 'inference', 'delivery'"),
         (("drain", "--wait", "-1"), "-1.0 is not in the range"),
     ],

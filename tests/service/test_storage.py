@@ -3,14 +3,17 @@ import fcntl
 import mmap
 import os
 import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 from service import storage
 from service.errors import Permanent
-from service.storage import BLOCK_BYTES, DIRECT, DiskFull, Store, Stores
+from service.storage import BLOCK_BYTES, DIRECT, PIECE_BYTES, DiskFull, Store, Stores
 
 
 @pytest.fixture
@@ -50,6 +53,27 @@ def test_whole_blocks_of_a_film_do_not_pass_the_page_cache(tmp_path: Path, monke
     # A file system that cannot (tmpfs of older kernels) refuses and gets the same through the cache.
     assert (9 * BLOCK_BYTES, True) in modes or not any(direct for _, direct in modes)
     assert sum(size for size, _ in modes) >= 9 * BLOCK_BYTES + 7
+
+
+def test_files_are_given_to_the_disk_in_turn_and_in_short_pieces_so_that_a_flush_does_not_wait_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, given = os.write, []
+
+    def write(descriptor: int, data: memoryview) -> int:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & DIRECT:
+            given.append((descriptor, len(data)))
+            time.sleep(0.01)  # for others to come in between
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write)
+    direct = Store(tmp_path / "identified", direct=True)
+    with mmap.mmap(-1, 3 * PIECE_BYTES) as memory, memoryview(memory) as view, ThreadPoolExecutor(3) as pool:
+        stored = list(pool.map(lambda _: direct.write(view), range(3)))
+    assert all(direct.path(each.name).stat().st_size == 3 * PIECE_BYTES for each in stored)
+    if given:  # a file system that refuses direct writes (tmpfs of older kernels) has no such queue
+        assert {size for _, size in given} == {PIECE_BYTES}
+        assert [len(list(run)) for _, run in groupby(descriptor for descriptor, _ in given)] == [3, 3, 3]
 
 
 @pytest.mark.parametrize("which", ["none of it", "no such blocks"])

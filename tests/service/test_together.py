@@ -28,7 +28,8 @@ class _Desk:
         self.together: Together[int, str] = Together(self.write, alone=_WrongError)
         self._refuse = refuse
 
-    def write(self, items: Sequence[int]) -> list[str]:
+    def write(self, take: Callable[[], Sequence[int]]) -> list[str]:
+        items = take()
         self.batches.append(list(items))
         if len(self.batches) == 1:
             self.begun.set()
@@ -55,7 +56,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def test_who_comes_alone_is_written_at_once() -> None:
-    together: Together[int, int] = Together(lambda items: [2 * item for item in items], alone=_WrongError)
+    together: Together[int, int] = Together(lambda take: [2 * item for item in take()], alone=_WrongError)
     assert [together(number) for number in (1, 2, 3)] == [2, 4, 6]
 
 
@@ -66,6 +67,47 @@ def test_what_comes_while_a_write_is_under_way_is_written_together_and_each_gets
     futures = desk.gathered(pool, 5)
     assert [future.result(LONG_S) for future in futures] == [f"row {number}" for number in range(6)]
     assert desk.batches == [[0], [1, 2, 3, 4, 5]]
+
+
+def test_what_comes_while_a_write_waits_for_its_turn_at_the_database_is_written_with_it(
+    pool: ThreadPoolExecutor,
+) -> None:
+    batches: list[list[int]] = []
+    begun, free = threading.Event(), threading.Event()
+
+    def write(take: Callable[[], Sequence[int]]) -> list[str]:
+        begun.set()
+        assert free.wait(LONG_S)
+        batches.append(list(take()))
+        return [f"row {item}" for item in batches[-1]]
+
+    together: Together[int, str] = Together(write, alone=_WrongError)
+    futures = [pool.submit(together, 0)]
+    assert begun.wait(LONG_S)
+    futures += [pool.submit(together, number) for number in (1, 2)]
+    while len(together._waiting) < 3:
+        threading.Event().wait(0.001)
+    free.set()
+    assert [future.result(LONG_S) for future in futures] == ["row 0", "row 1", "row 2"]
+    assert len(batches) == 1
+
+
+def test_when_no_transaction_begins_everybody_who_waits_for_it_hears_of_it(pool: ThreadPoolExecutor) -> None:
+    begun, free = threading.Event(), threading.Event()
+
+    def write(take: Callable[[], Sequence[int]]) -> list[str]:
+        begun.set()
+        assert free.wait(LONG_S)
+        raise OSError("locked")
+
+    together: Together[int, str] = Together(write, alone=_WrongError)
+    futures = [pool.submit(together, 0)]
+    assert begun.wait(LONG_S)
+    futures.append(pool.submit(together, 1))
+    while len(together._waiting) < 2:
+        threading.Event().wait(0.001)
+    free.set()
+    assert [repr(future.exception(LONG_S)) for future in futures] == ["OSError('locked')"] * 2
 
 
 def test_no_more_than_the_most_are_written_at_once(pool: ThreadPoolExecutor) -> None:
@@ -105,7 +147,8 @@ def test_when_nothing_can_be_written_everybody_hears_of_it_and_the_next_is_tried
 def test_many_threads_write_everything_once() -> None:
     written: list[int] = []
 
-    def write(items: Sequence[int]) -> list[int]:
+    def write(take: Callable[[], Sequence[int]]) -> list[int]:
+        items = take()
         written.extend(items)
         return [-item for item in items]
 

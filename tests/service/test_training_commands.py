@@ -92,14 +92,14 @@ def test_a_calibration_is_shown_signed_written_and_applied(site: tuple[Path, Pat
     )  # fmt: skip
     assert done.exit_code == 0
     described = registry.describe(str(bundle))
-    assert described.calibration is not None
-    assert described.calibration.sign_off.name == "TEST^Reader"
-    assert described.calibration.line("RUS-CHN", "F") is not None
-    line = described.calibration.line("RUS-CHN", "M")
+    assert described.scoring.calibration is not None
+    assert described.scoring.calibration.sign_off.name == "TEST^Reader"
+    assert described.scoring.calibration.line("RUS-CHN", "F") is not None
+    line = described.scoring.calibration.line("RUS-CHN", "M")
     assert line is None or abs(line.intercept_years) < 0.3
     assert _run("models", bundle).exit_code == 0
     reader = registry.load(str(bundle))
-    assert reader.calibration == described.calibration
+    assert reader.scoring.calibration == described.scoring.calibration
     with pytest.raises(InvalidConfiguration, match="calibrated for Example already"):
         _run("calibrate", "--site", folder, "--bundle", bundle, "--readings", readings)
 

@@ -167,6 +167,15 @@ def test_a_cookie_replayed_after_the_log_out_opens_nothing(admin: TestClient) ->
     assert admin.get("/").status_code == 303
 
 
+def test_who_logs_in_anew_ends_the_session_of_this_browser(admin: TestClient) -> None:
+    before = admin.cookies[guard.COOKIE]
+    assert log_in(admin) == 303
+    assert admin.get("/").status_code == 200
+    admin.cookies.clear()
+    admin.cookies.set(guard.COOKIE, before)
+    assert admin.get("/").status_code == 303
+
+
 def test_a_cookie_taken_to_another_browser_opens_nothing_and_ends_the_session(admin: TestClient) -> None:
     assert admin.get("/").status_code == 200
     assert admin.get("/", headers={"User-Agent": "somebody else's"}).status_code == 303

@@ -10,6 +10,7 @@ import models
 from models import phantom
 from models.detection import cast, casting, learning_cast, train
 from models.detection.anatomy import Template
+from models.detection.learning import Sources
 from models.detection.predict import Detector
 from models.phantom.cast import MATERIALS, Material
 from models.regions import REGIONS
@@ -93,6 +94,38 @@ def test_a_view_is_looked_at_upright_whatever_the_turn_side_and_polarity(detecto
     assert other is not None
     assert np.abs(seen[1] - other[1]).max() < 0.03
     assert np.corrcoef(seen[0][0].ravel(), other[0][0].ravel())[0, 1] > 0.9
+
+
+def test_views_are_kept_for_the_detector_and_the_number_of_films_they_were_made_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+    monkeypatch.setattr(learning_cast, "films", lambda options: range(options.phantoms))
+
+    def upright(detector: Detector, number: int) -> tuple[np.ndarray, np.ndarray]:
+        looked.append(number)
+        return grey_hand(), detector.template.points
+
+    monkeypatch.setattr(learning_cast, "upright", upright)
+
+    def look(start: Path, films: int) -> int:
+        words = [
+            "--architecture",
+            "cast",
+            "--start",
+            str(start),
+            "--phantoms",
+            str(films),
+            "--out",
+            str(tmp_path / "run"),
+        ]
+        options = train.parser().parse_args([*words, "--phantom-cache", str(tmp_path)])
+        before = len(looked)
+        learning_cast.CastLearning(options, Sources((), (), (), ()), torch.device("cpu"))
+        return len(looked) - before
+
+    assert [look(FOLDER, 4), look(FOLDER, 4)] == [4, 0]
+    assert [look(FOLDER.with_name("handnet-phantoms"), 4), look(FOLDER, 5), look(FOLDER, 4)] == [4, 5, 0]
 
 
 def test_a_detector_that_finds_no_hand_is_refused_as_the_start_of_a_look_for_casts(

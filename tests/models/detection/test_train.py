@@ -8,6 +8,7 @@ import torch
 
 import models
 from models import weights
+from models.datasets.faults import BadData
 from models.detection import phantoms
 from models.detection.conventions import CHANNEL, CHANNELS
 from models.detection.learning_views import grown, validate
@@ -94,6 +95,23 @@ def test_a_look_for_casts_completes_a_detector_and_leaves_the_rest_of_it_as_it_w
     assert metadata.data == (*base.data, "look for casts: casts laid over 2 phantoms")
     assert Detector(tmp_path / "weights").cast is not None
     assert Detector(FOLDER).cast is None
+
+
+def test_a_run_goes_on_with_the_same_split_wherever_it_lies_and_with_no_other(tmp_path: Path) -> None:
+    (tmp_path / "data" / "thumbnails").mkdir(
+        parents=True
+    )  # without films: a run ends here once its options are accepted
+    split = tmp_path / "split.csv"
+    split.write_text("id,split\n1,train\n")
+    words = ["--data", str(tmp_path / "data"), "--phantoms", "0", "--out", str(tmp_path / "run"), "--split"]
+    with pytest.raises(BadData, match="thumbnails"):
+        main([*words, str(split)])
+    split = split.rename(tmp_path / "moved.csv")
+    with pytest.raises(BadData, match="thumbnails"):
+        main([*words, str(split)])
+    split.write_text("id,split\n1,validation\n")
+    with pytest.raises(RunRefused, match="holds a run with split_sha256"):
+        main([*words, str(split)])
 
 
 def test_a_folder_that_is_not_that_of_the_rsna_films_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
