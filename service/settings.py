@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -34,6 +33,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from service import yaml_file
 from service.errors import InvalidConfiguration
 from service.result_profile import BUILT_IN, ResultProfile
 
@@ -580,14 +580,12 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
     """
     values: dict[str, Any] = {}
     if path is not None:
-        try:
-            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InvalidConfiguration(f"cannot read the configuration {path}: {error.strerror}") from error
-        except yaml.YAMLError as error:
-            raise InvalidConfiguration(f"{path} is not YAML: {error}") from error
+        loaded = yaml_file.read(path)
         if loaded is not None and not isinstance(loaded, dict):
             raise InvalidConfiguration(f"{path} holds a {type(loaded).__name__}; a mapping of settings is needed")
+        for name in loaded or {}:
+            if not isinstance(name, str):
+                raise InvalidConfiguration(f"configuration {path}: {name}: there is no such setting")
         values = loaded or {}
     try:
         return Settings(**{**values, **overrides})

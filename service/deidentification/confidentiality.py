@@ -11,10 +11,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydicom.datadict import dictionary_has_tag, dictionary_keyword, dictionary_VR, tag_for_keyword
 
+from service import yaml_file
 from service.errors import InvalidConfiguration
 
 Letter = Literal["X", "Z", "D", "U", "K", "C"]
@@ -252,10 +252,10 @@ def load(path: Path | None = None) -> Profile:
     InvalidConfiguration
         When the file is missing or malformed; every fault is named.
     """
+    shipped = Path(str(files("service.deidentification"))) / "profiles" / "export.yaml"
     try:
-        text = (path or files("service.deidentification") / "profiles" / "export.yaml").read_text(encoding="utf-8")
-        file = _File.model_validate(yaml.safe_load(text))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
+        file = _File.model_validate(yaml_file.read(path or shipped))
+    except ValidationError as error:
         raise InvalidConfiguration(f"confidentiality profile {path or 'export'}: {error}") from error
     return Profile(
         name=file.name,

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import jinja2
 from sqlalchemy.exc import SQLAlchemyError
@@ -150,6 +151,7 @@ def create_app(
                 sessions=sessions,
                 accounts=accounts,
                 monitors=settings.web.monitor_addresses,
+                names={"localhost", settings.web.host, urlsplit(settings.web.public_url).hostname or "localhost"},
                 faults=faults,
             ),
         ],

@@ -2,9 +2,9 @@
 
 import ipaddress
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
@@ -113,6 +113,7 @@ class Gate(BaseHTTPMiddleware):
         sessions: Sessions,
         accounts: Accounts,
         monitors: Sequence[str],
+        names: Collection[str],
         faults: Faults,
     ) -> None:
         """Wrap the application.
@@ -121,6 +122,8 @@ class Gate(BaseHTTPMiddleware):
         ----------
         monitors
             Networks that may read what a service may, without a token.
+        names
+            By which we are called on this machine, besides by address.
         """
         super().__init__(app)
         self.log = get_logger()
@@ -128,6 +131,7 @@ class Gate(BaseHTTPMiddleware):
         self.routes = routes
         self.sessions = sessions
         self.accounts = accounts
+        self.names = names
         self.monitors = [ipaddress.ip_network(network) for network in monitors]
 
     async def dispatch(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -195,7 +199,17 @@ class Gate(BaseHTTPMiddleware):
             address = ipaddress.ip_address(request.client.host)
         except ValueError:
             return False
+        if address.is_loopback and not self._is_meant(request.headers.get("host", "")):
+            return False
         return any(address in network for network in self.monitors)
+
+    def _is_meant(self, host: str) -> bool:
+        """Whether who asks on this machine means us; a page of another site in a browser here, whose name leads to us now, does not."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+            return name in self.names or bool(ipaddress.ip_address(name))
+        except ValueError:
+            return False
 
 
 def named(request: Request) -> str:

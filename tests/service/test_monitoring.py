@@ -34,7 +34,7 @@ def client(installation: Installation, **limits: int) -> TestClient:
     web = WebSettings(password_hash=HASH, secret_key="s" * 40)
     settings = installation.settings.model_copy(update={"web": web, "limits": Limits(**limits)})
     app = create_app(settings, installation.jobs, Credentials.open(settings))
-    return TestClient(app, client=("127.0.0.1", 50000))  # where a monitor needs no token
+    return TestClient(app, base_url="http://localhost", client=("127.0.0.1", 50000))  # where a monitor needs no token
 
 
 def samples(page: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

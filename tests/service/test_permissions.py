@@ -127,7 +127,7 @@ def test_metrics_are_for_monitors(tmp_path: Path) -> None:
     installation = Installation(tmp_path)
     house = House(installation)
     assert house.visitor(client=("10.0.0.9", 1)).get("/metrics").status_code == 401
-    assert house.visitor(client=("127.0.0.1", 1)).get("/metrics").status_code == 200
+    assert house.visitor(client=("127.0.0.1", 1), base_url="http://localhost").get("/metrics").status_code == 200
     # A proxy on this machine that the settings do not know: whoever stands behind it is no monitor.
     forwarded = {"X-Forwarded-For": "10.0.0.9"}
     assert house.visitor(client=("127.0.0.1", 1)).get("/metrics", headers=forwarded).status_code == 401
@@ -138,6 +138,32 @@ def test_metrics_are_for_monitors(tmp_path: Path) -> None:
     assert "checks" not in house.visitor().get("/health/ready").json()
     house.accounts.set_disabled("monitor", True)
     assert house.visit(Role.SERVICE).get("/metrics").status_code == 401
+    installation.jobs.engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8042", "", "[::1", "127.0.0.1.evil.example", "localhost."]
+)
+def test_a_site_whose_name_leads_to_this_machine_reads_no_metrics(house: House, host: str) -> None:
+    visitor = house.visitor(client=("127.0.0.1", 1))
+    assert visitor.get("/metrics", headers={"Host": host}).status_code == 401
+    assert "checks" not in visitor.get("/health/ready", headers={"Host": host}).json()
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:8042", "localhost:8042", "[::1]:8042", "LOCALHOST", "carpus.hospital.example"]
+)
+def test_a_monitor_on_this_machine_calls_us_by_our_address_or_name(tmp_path: Path, host: str) -> None:
+    installation = Installation(tmp_path)
+    house = House(installation, web={"public_url": "https://carpus.hospital.example"})
+    assert house.visitor(client=("127.0.0.1", 1)).get("/metrics", headers={"Host": host}).status_code == 200
+    installation.jobs.engine.dispose()
+
+
+def test_a_monitor_elsewhere_calls_us_as_its_network_does(tmp_path: Path) -> None:
+    installation = Installation(tmp_path)
+    house = House(installation, web={"monitor_addresses": ("172.20.0.0/16",)})
+    assert house.visitor(client=("172.20.0.5", 1)).get("/metrics", headers={"Host": "web:8042"}).status_code == 200
     installation.jobs.engine.dispose()
 
 

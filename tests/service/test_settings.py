@@ -60,6 +60,41 @@ def test_a_fault_names_the_setting(tmp_path: Path, text: str, named: str) -> Non
         load(_file(tmp_path, text))
 
 
+MERGED = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{','.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 7))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"peers: " + b"[" * 100_000, "is not YAML in line 1: nested more than 100 deep"),
+        (b"".join(b"%sa:\n" % (b" " * i) for i in range(200)), "is not YAML in line 100: nested more than 100 deep"),
+        (MERGED.encode(), "is not YAML in line 6: a mapping of more than 10000 names"),
+        (b"scp_port: 11112\npeers: []\nscp_port: 11113\n", "line 3: scp_port stands here for the second time"),
+        (b"ae_title: \xff\n", "is not YAML: 'utf-8' codec"),
+        (b"ae_title: A\0B\n", "is not YAML: unacceptable character #x0000"),
+        (b"scp_port: " + b"9" * 10_000, "is not YAML: Exceeds the limit"),
+        (b"ae_title: 2001-99-99\n", "is not YAML: month must be in 1..12"),
+        (b"ae_title: !!python/object/apply:os.system [id]\n", "is not YAML in line 1: could not determine"),
+        (b"1: 2\n", "1: there is no such setting"),
+        (b"#" * 2**20 + b"\n", "has more than 1048576 bytes"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_no_person_wrote_is_refused_with_one_line(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "carpus.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InvalidConfiguration) as caught:
+        load(path)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_that_are_merged_may_be_set_anew(tmp_path: Path) -> None:
+    first = "&one {ae_title: ONE, addresses: [10.1.0.0/16], maximum_associations: 3}"
+    loaded = load(_file(tmp_path, f"peers: [{first}, {{<<: *one, ae_title: TWO}}]\n"))
+    assert [(peer.ae_title, peer.maximum_associations) for peer in loaded.peers] == [("ONE", 3), ("TWO", 3)]
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfiguration, match=r"nowhere\.yaml"):
         load(tmp_path / "nowhere.yaml")
