@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from models import calibration, registry, weights
+from models import calibration, registry, runs, weights
 from models.calibration import CalibrationRefused, Line, Pair, SignOff, SiteCalibration
 from models.datasets import archive, splits
 from models.evaluation import cases
@@ -38,7 +38,8 @@ def calibrate(table: Path, bundle: str, *, readings: Path | None = None, methods
     Raises
     ------
     CalibrationRefused
-        When the bundle is calibrated already, a method is unknown, or no method and sex has films enough.
+        When the bundle is calibrated already or has learned from this very table, a method is unknown, or no method and sex has
+        films enough.
     BadData, BundleRefused, WeightsRefused, NothingToMeasure
         As the table, the bundle and the films make it.
     """
@@ -49,6 +50,16 @@ def calibrate(table: Path, bundle: str, *, readings: Path | None = None, methods
         raise CalibrationRefused(
             f"bundle {description.path} is calibrated for {earlier.site} already; calibrate the bundle it was made from"
         )
+    digest = splits.digest(path)
+    for problem, folder, card in description.parts:
+        if (
+            runs.CONFIG_FILE in card.files
+            and json.loads(weights.load_file(folder, runs.CONFIG_FILE)).get("table_sha256") == digest
+        ):
+            raise CalibrationRefused(
+                f"the weights for {problem} in {folder} have learned from the films of {path}: errors on these are too small, and so would "
+                "the intervals be; calibrate on films of other patients"
+            )
     read = cases.kept(readings, films, description.sha256) if readings else cases.read(registry.load(bundle), films)
     measured = cases.cases(read)
     known = tuple(dict.fromkeys(method for case in measured for method in case.answers))
@@ -71,7 +82,7 @@ def calibrate(table: Path, bundle: str, *, readings: Path | None = None, methods
         intervals.append(made)
     if not figures:
         raise CalibrationRefused("no method gave an age for any film of the table")
-    return Result(tuple(lines), tuple(intervals), figures, len(measured), splits.digest(path), description)
+    return Result(tuple(lines), tuple(intervals), figures, len(measured), digest, description)
 
 
 def write(path: Path, result: Result, *, name: str, signed_by: str, note: str = "") -> None:

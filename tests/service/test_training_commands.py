@@ -1,7 +1,9 @@
 """From a folder of films to a site bundle, by the commands a person types."""
 
 import csv
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,22 @@ def test_a_calibration_is_shown_signed_written_and_applied(site: tuple[Path, Pat
     assert reader.scoring.calibration == described.scoring.calibration
     with pytest.raises(InvalidConfiguration, match="calibrated for Example already"):
         _run("calibrate", "--site", folder, "--bundle", bundle, "--readings", readings)
+
+
+def test_films_that_taught_a_bundle_do_not_calibrate_it(site: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, readings = site
+    values = json.loads((registry.FOLDER / "phantom.json").read_text(encoding="utf-8"))
+    for problem in ("detection", "segmentation", "grading"):
+        shutil.copytree(registry.FOLDER / values[problem], tmp_path / values[problem])
+    (tmp_path / "tuned.json").write_text(json.dumps(values), encoding="utf-8")
+    grader = tmp_path / values["grading"]
+    learned = json.dumps({"table_sha256": hashlib.sha256((folder / "films.csv").read_bytes()).hexdigest()}).encode()
+    (grader / "training.json").write_bytes(learned)
+    card = json.loads((grader / "metadata.json").read_text(encoding="utf-8"))
+    card["files"]["training.json"] = hashlib.sha256(learned).hexdigest()
+    (grader / "metadata.json").write_text(json.dumps(card), encoding="utf-8")
+    with pytest.raises(InvalidConfiguration, match=r"weights for grading in .* have learned from the films of"):
+        _run("calibrate", "--site", folder, "--bundle", tmp_path / "tuned.json", "--readings", readings)
 
 
 def test_a_bundle_is_not_written_without_a_signature(site: tuple[Path, Path], tmp_path: Path) -> None:
