@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from pydicom.dataset import Dataset
 
-from models import pixels, registry
+from models import pixels, refusal, registry
 from models.engine import git_commit
 from models.image import Image
 from models.metrics.bootstrap import wilson
@@ -431,4 +431,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -28,6 +28,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
+from models import refusal
 from service.deidentification.confidentiality import load
 from service.deidentification.deidentify import deidentify, for_inference
 from service.errors import CarpusError
@@ -155,4 +156,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from models import phantom
+from models import phantom, refusal
 from models.engine import git_commit
 from models.regions import Sex
 from service import db, log
@@ -123,4 +123,4 @@ def _parts(jobs: Jobs, finished: list[Job]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -19,7 +19,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from models import phantom, registry
+from models import phantom, refusal, registry
 from models.engine import git_commit
 from models.reader import Reader
 from models.reading import Reading
@@ -167,4 +167,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -36,7 +36,7 @@ import psutil
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 
-from models import phantom
+from models import phantom, refusal
 from models.engine import git_commit
 from service.demo.pacs import find_orthanc
 from service.demo.run import free_ports
@@ -318,4 +318,4 @@ def _answers(port: int) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from scipy.ndimage import gaussian_filter
 
-from models import phantom, registry
+from models import phantom, refusal, registry
 from models.engine import git_commit
 from models.image import Image
 from models.metrics.bootstrap import estimate
@@ -157,4 +157,4 @@ def _share(scores: NDArray[np.float64], limit: float) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

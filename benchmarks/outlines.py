@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from models import pixels, registry
+from models import pixels, refusal, registry
 from models.datasets import labelme, splits
 from models.detection.predict import Detector
 from models.engine import git_commit
@@ -84,4 +84,4 @@ def write_boxes(options: argparse.Namespace, detector: Detector) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

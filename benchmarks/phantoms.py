@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models import engine, phantom
+from models import engine, phantom, refusal
 from models.metrics.bootstrap import estimate
 
 OUT = Path(__file__).parent / "accuracy" / "phantoms.json"
@@ -50,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -33,6 +33,7 @@ import psutil
 from sqlalchemy import Engine, insert, literal, select, text, update
 from sqlalchemy.orm import Session
 
+from models import refusal
 from models.engine import git_commit
 from service import db, log, tasks
 from service.queue.jobs import Claim, Jobs, ReceivedInstance, State
@@ -423,4 +424,4 @@ def _wait(condition: Callable[[], bool], seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from models import registry
+from models import refusal, registry
 from models.engine import git_commit
 from models.metrics.ages import compare
 from models.metrics.bootstrap import estimate
@@ -106,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models import pixels
+from models import pixels, refusal
 from models.engine import git_commit
 from models.metrics import ages, bootstrap
 from models.reading import Reading
@@ -108,4 +108,4 @@ def _film(data: Path, number: int, row: dict[str, str]) -> demo.Film:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

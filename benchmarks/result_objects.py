@@ -18,6 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from models import refusal
+
 OUT: Final = Path(__file__).resolve().parent / "result_objects.json"
 LIMITS: Final = {"seconds": 0.5, "resident_mb": 300}
 ROWS, COLUMNS = 2048, 1500
@@ -132,4 +134,4 @@ def _median(values: list[float]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import age_tables, pages, papers
+from models import refusal
 
 FOLDER = Path(__file__).resolve().parent
 UNSEEN_TEXT = (
@@ -628,4 +629,4 @@ def _table(rows: list[list[str]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -16,6 +16,8 @@ import random
 from pathlib import Path
 from typing import Any, Final
 
+from models import refusal
+
 QUEUE: Final = Path(__file__).with_name("queue.json")
 # Share of a day's films in each hour, a day clinic; they sum to one.
 HOURS: Final = (
@@ -104,4 +106,4 @@ def arrivals(films: int, chance: random.Random) -> list[float]:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)

@@ -30,6 +30,7 @@ from sqlalchemy import func, select
 from benchmarks.chaos import house as houses
 from benchmarks.chaos import load
 from benchmarks.chaos.pacs import Pacs
+from models import refusal
 from models.engine import git_commit
 from service import log
 from service.errors import CarpusError
@@ -227,4 +228,4 @@ def _facts(sample: Mapping[str, Any]) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    main()
+    refusal.command(main)
