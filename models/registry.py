@@ -232,7 +232,10 @@ def _values(path: Path, folder: Path) -> dict[str, Any]:
     except OSError as error:
         known = ", ".join(names(folder)) or "none"
         raise BundleRefused(f"bundle {path} cannot be read: {error.strerror}; shipped bundles: {known}") from error
-    except json.JSONDecodeError as error:
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # besides: no UTF-8, a number of thousands of digits, nested without end
         raise BundleRefused(f"bundle {path} is not JSON: {error}") from error
     if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
         found = values.get("format_version") if isinstance(values, dict) else type(values).__name__

@@ -8,6 +8,7 @@ value that was expected and the one that was found. No file is ever unpickled.
 import dataclasses
 import hashlib
 import json
+import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ FORMAT_VERSION: Final = 1
 PROBLEMS: Final = ("detection", "segmentation", "grading", "regression")
 METADATA_FILE: Final = "metadata.json"
 TENSOR_FILE: Final = "weights.safetensors"
+MAXIMUM_METADATA_BYTES: Final = 16 * 1024**2
 MAXIMUM_BYTES: Final = 256 * 1024**2  # of one file; what ships is far smaller
 
 FREE_TERMS: Final = "Apache-2.0; trained on synthetic films alone"
@@ -85,17 +87,20 @@ class Metadata:
         WeightsRefused
             When the file is missing, is not JSON, or is of another format version.
         """
-        path = folder / METADATA_FILE
+        content = _content(folder, METADATA_FILE, MAXIMUM_METADATA_BYTES)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise WeightsRefused(folder, METADATA_FILE, "a readable file", error.strerror) from error
+            values = json.loads(content)
         except json.JSONDecodeError as error:
             raise WeightsRefused(folder, METADATA_FILE, "JSON", error.msg) from error
+        except (ValueError, RecursionError) as error:  # no UTF-8, a number of thousands of digits, nested without end
+            raise WeightsRefused(folder, METADATA_FILE, "JSON", error) from error
         if not isinstance(values, dict):
             raise WeightsRefused(folder, METADATA_FILE, "a mapping", type(values).__name__)
         if values.get("format_version") != FORMAT_VERSION:
             raise WeightsRefused(folder, "format version", FORMAT_VERSION, values.get("format_version"))
+        files = values.get("files", {})
+        if not (isinstance(files, dict) and all(isinstance(sha256, str) for sha256 in files.values())):
+            raise WeightsRefused(folder, "files", "names with their sha256", type(files).__name__)
         try:
             return cls(**{**values, "data": tuple(values.get("data", ()))})
         except (TypeError, ValueError) as error:
@@ -171,7 +176,7 @@ def load(folder: Path, *, problem: str, architectures: Collection[str]) -> "tupl
 
     try:
         tensors = unpack((folder / TENSOR_FILE).read_bytes())
-    except SafetensorError as error:  # what was hashed was no such file
+    except (SafetensorError, KeyError) as error:  # what was hashed was no such file, or of a type without a tensor
         raise WeightsRefused(folder, TENSOR_FILE, "tensors as safetensors", error) from error
     return {name: t.float() if t.dtype == torch.float16 else t for name, t in tensors.items()}, metadata
 
@@ -210,20 +215,29 @@ def digest(folder: Path) -> str:
 
 
 def _checked(folder: Path, name: str, expected: str) -> bytes:
-    path = folder / name
-    if path.parent != folder or "\0" in name:
+    if (folder / name).parent != folder or "\0" in name:
         raise WeightsRefused(folder, "file name", "a plain name", name)
-    try:
-        size = path.stat().st_size
-        if size > MAXIMUM_BYTES:
-            raise WeightsRefused(folder, f"size of {name}", f"at most {MAXIMUM_BYTES} bytes", f"{size} bytes")
-        content = path.read_bytes()
-    except OSError as error:
-        raise WeightsRefused(folder, name, "a readable file", error.strerror) from error
+    content = _content(folder, name, MAXIMUM_BYTES)
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise WeightsRefused(folder, f"sha256 of {name}", expected, found)
     return content
+
+
+def _content(folder: Path, name: str, maximum: int) -> bytes:
+    """Return what a file holds; a pipe or a device, which may never end, is not opened."""
+    path = folder / name
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise WeightsRefused(folder, name, "a readable file", "what is none")
+        if found.st_size > maximum:
+            raise WeightsRefused(folder, f"size of {name}", f"at most {maximum} bytes", f"{found.st_size} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsRefused(folder, name, "a readable file", error.strerror) from error
+    except UnicodeEncodeError as error:  # half a letter, which JSON can write
+        raise WeightsRefused(folder, "file name", "a plain name", ascii(name)) from error
 
 
 def _pack(state_dict: Mapping[str, "Tensor"], *, half: bool) -> bytes:

@@ -84,6 +84,15 @@ def test_an_unknown_bundle_names_those_there_are(shelf: Path) -> None:
         registry.describe("other", folder=shelf)
 
 
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b'{"version":' + b"9" * 10_000, b"\xff"], ids=["deep", "long", "bytes"]
+)
+def test_a_bundle_that_nobody_wrote_is_refused(shelf: Path, content: bytes) -> None:
+    (shelf / "site.json").write_bytes(content)
+    with pytest.raises(BundleRefused, match="is not JSON"):
+        registry.describe("site", folder=shelf)
+
+
 def test_another_format_version_is_refused_with_both_versions(shelf: Path) -> None:
     text = (shelf / "site.json").read_text()
     (shelf / "site.json").write_text(text.replace('"format_version": 1', '"format_version": 2'))

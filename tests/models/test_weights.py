@@ -58,6 +58,49 @@ def test_tensors_of_the_right_hash_that_are_none_are_refused(folder: Path, conte
         weights.load(folder, problem=values["problem"], architectures=[values["architecture"]])
 
 
+def test_a_type_that_has_no_tensor_is_refused(folder: Path) -> None:
+    header = json.dumps({"a": {"dtype": "F4", "shape": [8], "data_offsets": [0, 4]}}).encode()
+    content = len(header).to_bytes(8, "little") + header + b"\0" * 4
+    (folder / weights.TENSOR_FILE).write_bytes(content)
+    weights.describe(folder, replace(CARD, files={weights.TENSOR_FILE: hashlib.sha256(content).hexdigest()}))
+    with pytest.raises(WeightsRefused, match="tensors as safetensors, found 'F4'"):
+        weights.load(folder, problem="grading", architectures={"small"})
+
+
+@pytest.mark.parametrize("name", ["booster.ubj", "metadata.json"])
+def test_a_device_is_refused_and_not_read(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/null")  # /dev/zero has no end, and a pipe none before somebody writes
+    with pytest.raises(WeightsRefused, match=f"{name}: expected a readable file, found what is none"):
+        weights.verify(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"seed":' + b"[" * 100_000, "expected JSON, found maximum recursion"),
+        (b'{"seed":' + b"9" * 10_000 + b"}", "expected JSON, found Exceeds the limit"),
+        (b"\xff", "expected JSON, found 'utf-8' codec"),
+        (b'{"format_version": 1, "files": ["a"]}', "files: expected names with their sha256, found list"),
+        (b'{"format_version": 1, "files": {"a": 5}}', "files: expected names with their sha256"),
+        (b" " * (16 * 1024**2 + 1), "size of metadata.json: expected at most 16777216 bytes, found 16777217 bytes"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_metadata_that_nobody_wrote_is_refused(folder: Path, content: bytes, said: str) -> None:
+    (folder / "metadata.json").write_bytes(content)
+    with pytest.raises(WeightsRefused, match=said):
+        weights.verify(folder)
+
+
+def test_half_a_letter_is_no_name_of_a_file(folder: Path) -> None:
+    weights.describe(folder, replace(CARD, files={"x": "0" * 64}))
+    text = (folder / "metadata.json").read_text().replace('"x"', '"\\ud800"')
+    (folder / "metadata.json").write_text(text)
+    with pytest.raises(WeightsRefused, match="file name: expected a plain name"):
+        weights.verify(folder)
+
+
 def test_another_problem_or_architecture_is_refused_with_both_names(folder: Path) -> None:
     with pytest.raises(WeightsRefused, match="problem: expected detection, found grading"):
         weights.load(folder, problem="detection", architectures={"small"})
