@@ -39,8 +39,6 @@ REGION_FEATURES: Final = (
     *PROXIMAL_PHALANGES,
     *DISTAL_PHALANGES,
 )
-# P4 (ZH05-DL-ResNet50): 11 regions of China-05 spatial attention.
-CHINA_05_ATTENTION: Final = ("radius", "ulna", "mc1", "mc3", "mc5", "pp1", "mp3", "mp5", "dp1", "dp3", "dp5")
 # The distal radius and ulna crop of P1 is segmented into these two bones.
 SEGMENTED: Final = (RADIUS, ULNA)
 # Carpal scoring reads seven bones; the pisiform is not scored (Tanner 2001).

@@ -258,8 +258,8 @@ class Limits(_Frozen):
     """What one peer, one film or one disk may ask of us."""
 
     maximum_pdu_size: int = Field(default=131_072, ge=4_096, le=1_048_576)
-    maximum_associations: int = Field(default=100, ge=1)
-    maximum_associations_per_address: int = Field(default=50, ge=1)
+    maximum_associations: int = Field(default=100, ge=1, description="at once")
+    maximum_associations_per_address: int = Field(default=50, ge=1, description="at once, from one address")
     association_timeout_seconds: float = Field(
         default=10, gt=0, description="from the connection to the A-ASSOCIATE-RQ"
     )
@@ -449,7 +449,9 @@ class Settings(BaseSettings):
     negotiation_hours: float = Field(
         default=1, gt=0, le=24 * 30, description="how long the SOP classes a PACS accepts are remembered"
     )
-    debounce_seconds: float = Field(default=0.3, ge=0, le=60)
+    debounce_seconds: float = Field(
+        default=0.3, ge=0, le=60, description="how old an instance is before it is prepared"
+    )
     bundle: str = Field(default="default", description="by name, or the path of its JSON file")
     bundle_sha256: Digest = Field(
         default="",
@@ -458,8 +460,8 @@ class Settings(BaseSettings):
     default_method: str = ""  # empty: the bundle's own default
     device_uid: str = ""  # empty: made at first start and kept in the data directory
     institution_name: str = ""
-    device_serial_number: str = "1"
-    inference_threads: int = Field(default=2, ge=1)
+    device_serial_number: str = Field(default="1", description="stands in every result beside device_uid")
+    inference_threads: int = Field(default=2, ge=1, description="of the CPU, of the process that reads films")
     retry: RetrySettings = RetrySettings()
     breaker: BreakerSettings = BreakerSettings()
     worker: WorkerSettings = WorkerSettings()

@@ -11,7 +11,6 @@ from PIL import Image as Picture
 from torchvision.models import resnet50
 
 from models.datasets.rsna import HELD_OUT
-from models.regions import CHINA_05_ATTENTION
 from models.regression import ablation
 from models.regression.data import Thumbnails, part_of
 from models.regression.zh05 import (
@@ -34,7 +33,8 @@ def test_every_step_of_the_ablation_gives_nineteen_classes(architecture: str) ->
 
 
 def test_there_is_a_look_at_each_of_the_eleven_regions_and_a_vector_of_512_for_each() -> None:
-    assert tuple(ANCHORS) == CHINA_05_ATTENTION
+    # P4 (ZH05-DL-ResNet50): the regions of China-05 that attention is paid to.
+    assert tuple(ANCHORS) == ("radius", "ulna", "mc1", "mc3", "mc5", "pp1", "mp3", "mp5", "dp1", "dp3", "dp5")
     attention = China05Attention(3).eval()
     with torch.inference_mode():
         assert attention(torch.rand(2, 3, 48, 48)).shape == (2, 11 * FEATURES)
