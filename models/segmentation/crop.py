@@ -232,14 +232,16 @@ def join(values: Array, crops: Sequence[Crop], rows: slice | int, columns: slice
         total[:, *here] += _sampled(own, places)
         shares[here] += _shares(places, own.shape[-1])
     # Where all crops together cover less than one pixel of one crop, nothing is made greater than it was.
-    return (total / shares.clamp_(min=1.0)).numpy(), rows, columns
+    return total.div_(shares.clamp_(min=1.0)).numpy(), rows, columns
 
 
 def _shares(places: torch.Tensor, size: int) -> torch.Tensor:
     """Return how much of a crop each pixel has, (rows, columns): 1 within it, fading at its border as bilinear sampling does."""
     shares = torch.ones(places.shape[:2])
     # A row whose two ends lie within the crop lies within it; most do.
-    fading = (places[:, [0, -1]].abs().amax(dim=(1, 2)) > 1 - 1 / size).nonzero()[:, 0]
-    near = (0.5 * size * (1 - places[fading].abs()) + 0.5).clamp_(0.0, 1.0)
-    shares[fading] = near[..., 0] * near[..., 1]
+    ends = places[:, :: max(places.shape[1] - 1, 1)]
+    fading = (ends.abs().amax(dim=(1, 2)) > 1 - 1 / size).nonzero()[:, 0]
+    if len(fading):
+        near = (0.5 * size * (1 - places[fading].abs()) + 0.5).clamp_(0.0, 1.0)
+        shares[fading] = near[..., 0] * near[..., 1]
     return shares
