@@ -80,7 +80,8 @@ class Pages:
         query = request.query_params
         wanted = query.get("state", "")
         state = State(wanted) if wanted in State.__members__ else None
-        text = query.get("q", "").strip()[:LONGEST_SEARCH]
+        # A zero byte ends the pattern for the database; marks of direction come along when somebody pastes a number.
+        text = "".join(filter(str.isprintable, query.get("q", ""))).strip()[:LONGEST_SEARCH]
         before = job_number(query.get("before", ""))
         by_uid = searches_identity(request.state.role)
         rows, more = self.overview.rows(state, text, before, by_uid=by_uid)

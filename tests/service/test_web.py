@@ -290,6 +290,8 @@ def test_filter_and_search_choose_films(admin: TestClient, installation: Install
         "?state=FAILED": [],
         "?state=NONSENSE": [held, other, one],
         "?q=room": [other],
+        "?q=%00room": [other],
+        f"?q=%E2%80%AE%23{other}%E2%80%AC": [other],  # as pasted from a text written from right to left
         "?q=unreach": [held],
         f"?q=%23{other}": [other],
         f"?q={uid}": [one],
