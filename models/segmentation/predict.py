@@ -19,9 +19,10 @@ from models.segmentation.crop import Array, Crop, crop_of, cut, join, normalise,
 from models.segmentation.network import ARCHITECTURES, CLASSES, UNet, build, layout
 from models.segmentation.served import ServedUNet
 
-# The crops a film is seen through, by their number: turn in degrees, scale, shift to the right and down in crop sides (`Crop.moved`).
-# What the network says of a pixel depends on where the crop's edge happens to lie; the mean over three crops depends on it less.
-LOOKS: Final = {1: ((0.0, 1.0, 0.0, 0.0),), 3: ((0.0, 1.0, 0.0, 0.0), (5.0, 1.08, 0.0, 0.0), (-5.0, 0.95, 0.0, 0.0))}
+# The crops a film is seen through, so many as its weights ask for: turn in degrees, scale, shift to the right and down in crop sides
+# (`Crop.moved`). What the network says of a pixel depends on where the crop's edge happens to lie; the mean over several depends on
+# it less.
+LOOKS: Final = ((0.0, 1.0, 0.0, 0.0), (5.0, 1.08, 0.0, 0.0), (-5.0, 0.95, 0.0, 0.0))
 # A pixel is bone where that is likelier than the other bone and than background: never where all crops say less than a third.
 _NEVER: Final = 0.33
 # A bone shows as at most two pieces, shaft and epiphysis; a second piece smaller than this share of the first is a speck.
@@ -52,9 +53,9 @@ class Segmenter:
             self.net = ServedUNet(self.net)
         self.size = int(self.metadata.preprocessing["size"])
         looks = self.metadata.preprocessing.get("looks", 1)
-        if looks not in LOOKS:
-            raise weights.WeightsRefused(folder, "looks", " or ".join(map(str, LOOKS)), looks)
-        self.looks = LOOKS[looks]
+        if looks not in range(1, len(LOOKS) + 1):
+            raise weights.WeightsRefused(folder, "looks", f"1 to {len(LOOKS)}", looks)
+        self.looks = LOOKS[:looks]
 
     def segment(self, image: Image, regions: tuple[Region, ...]) -> dict[str, Mask]:
         """Return the outline of each of the two bones that was found, in pixels of the film."""

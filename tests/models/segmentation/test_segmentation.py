@@ -205,7 +205,7 @@ def test_a_segmenter_of_saved_weights_answers_in_film_coordinates(tmp_path: Path
     assert segmenter.masks(Image(film.image.pixels), {}) == {}
 
 
-def test_a_segmenter_that_is_to_look_twice_is_refused(tmp_path: Path) -> None:
+def test_a_segmenter_that_is_to_look_more_often_than_it_can_is_refused(tmp_path: Path) -> None:
     net = build("unet", {"widths": [4, 8]})
     made = Metadata(
         "segmentation",
@@ -213,11 +213,11 @@ def test_a_segmenter_that_is_to_look_twice_is_refused(tmp_path: Path) -> None:
         FREE_TERMS,
         ("none",),
         0,
-        preprocessing={"size": 64, "looks": 2},
+        preprocessing={"size": 64, "looks": 4},
         hyperparameters={"widths": [4, 8]},
     )
     weights.save(tmp_path, net.state_dict(), made)
-    with pytest.raises(weights.WeightsRefused, match="looks: expected 1 or 3, found 2"):
+    with pytest.raises(weights.WeightsRefused, match="looks: expected 1 to 3, found 4"):
         Segmenter(tmp_path)
 
 
