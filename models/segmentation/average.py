@@ -49,7 +49,9 @@ def main() -> None:
     parser.add_argument("second", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--version", default="1")
-    parser.add_argument("--looks", type=int, choices=range(1, len(LOOKS) + 1), default=1, help="crops a film is seen through")
+    parser.add_argument(
+        "--looks", type=int, choices=range(1, len(LOOKS) + 1), default=1, help="crops a film is seen through"
+    )
     options = parser.parse_args()
     average(options.first, options.second, options.out, version=options.version, looks=options.looks)
 

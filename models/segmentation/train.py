@@ -71,7 +71,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--source", help="what the outlined films are, for the weights' metadata")
     made.add_argument("--version", default="1", help="version of the weights")
     made.add_argument(
-        "--looks", type=int, choices=range(1, len(LOOKS) + 1), default=1, help="crops the trained weights see a film through"
+        "--looks",
+        type=int,
+        choices=range(1, len(LOOKS) + 1),
+        default=1,
+        help="crops the trained weights see a film through",
     )
     made.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw")
     made.add_argument(
