@@ -36,7 +36,7 @@ def intake(config: Path | None) -> None:
     stop = stop_on_signal()
     trail = Trail(jobs.engine)
     beside = {
-        "sweep": Sweeper(jobs, publisher).run,
+        "sweep": Sweeper(jobs, publisher, stores=(stores.deidentified, stores.results, stores.quarantine)).run,
         "audit": Follower(trail, settings, pseudonyms.digest("audit", "seal")).run,
         "retention": Retention(jobs, trail, stores, settings, vault=vault).run,
     }

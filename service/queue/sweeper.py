@@ -1,19 +1,26 @@
-"""Bring back what was lost: leases of dead workers, messages that a broker lost, retries whose time has come."""
+"""Bring back what was lost: leases of dead workers, messages that a broker lost, retries whose time has come.
+
+What a dead worker was writing is cleared away: its next try writes a file of its own.
+"""
 
 import datetime as dt
 import threading
 import time
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from service.log import get_logger
 from service.queue.jobs import Jobs, State
 from service.queue.steps import MESSAGE_STATES
+from service.storage import Store
 
 log = get_logger()
 
 NAMED_AT_MOST: Final = 10  # jobs in one line of the log; a backlog is overdue by hundreds
 SWEEP_SECONDS: Final = 60.0
 OUTBOX_AFTER: Final = dt.timedelta(seconds=1)  # by then whoever finished the step before has sent its message
+# An unfinished file that nobody has written to for so long has no writer; one that is only slow fails as on a full disk and tries again.
+LEFT_SECONDS: Final = 60.0
 BROKER_EMPTY_AFTER: Final = dt.timedelta(seconds=5)  # a message younger than this may be on its way to a worker
 
 
@@ -28,11 +35,20 @@ class Messages(Protocol):
 
 
 class Sweeper:
-    """Look at start, every second for messages that are due, every minute for leases and deadlines."""
+    """Look at start, every second for messages that are due, every minute for leases, deadlines and unfinished files.
 
-    def __init__(self, jobs: Jobs, messages: Messages, *, sweep_seconds: float = SWEEP_SECONDS) -> None:
+    Parameters
+    ----------
+    stores
+        Where unfinished files are cleared away; not where films are received, whose listener does so itself.
+    """
+
+    def __init__(
+        self, jobs: Jobs, messages: Messages, *, stores: Sequence[Store] = (), sweep_seconds: float = SWEEP_SECONDS
+    ) -> None:
         self._jobs = jobs
         self._messages = messages
+        self._stores = stores
         self._sweep_seconds = sweep_seconds
         self._swept_at = -sweep_seconds  # the first round sweeps
 
@@ -54,6 +70,9 @@ class Sweeper:
                 counts = {what: len(jobs) for what, jobs in found.items()}
                 some = {f"some_{what}": list(jobs[:NAMED_AT_MOST]) for what, jobs in found.items() if jobs}
                 log.warning("swept", **counts, **some)
+            for store in self._stores:
+                if left := store.sweep(older_than_seconds=LEFT_SECONDS):
+                    log.warning("unfinished files removed", store=store.root.name, count=left)
         due = self._jobs.unpublished(settled_for=OUTBOX_AFTER, older_than=None)
         for state in MESSAGE_STATES:
             lost = self._jobs.unpublished(older_than=BROKER_EMPTY_AFTER, settled_for=BROKER_EMPTY_AFTER, state=state)

@@ -11,8 +11,10 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from service.queue.jobs import Jobs, State
+from service.queue.sweeper import LEFT_SECONDS
 from service.sending.requestor import Address
 from service.sending.scu import store
+from service.storage import PART
 from tests.integration.serving import Installation, serving
 from tests.service.test_pipeline import hand
 
@@ -70,6 +72,23 @@ def test_whatever_process_is_killed_comes_back_and_every_film_is_answered_once(
         assert len(uids) == len(set(uids)) == 4
     died = [event for event in running.events() if event["event"] == "process died" and event["pid"] == pid]
     assert [(event["process"], event["why"]) for event in died] == [(name, "killed by SIGKILL")]
+
+
+def test_the_intake_clears_away_what_dead_processes_were_writing(running: Installation) -> None:
+    long_ago = time.time() - LEFT_SECONDS - 1
+    stores = ("deidentified", "results", "quarantine")
+    left = [running.settings.data_directory / store / "ab" / f"of_a_dead_worker{PART}" for store in stores]
+    for path in left:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.write_bytes(b"of a patient")
+        os.utime(path, (long_ago, long_ago))
+    pid = running.pid_of("intake")
+    os.kill(pid, signal.SIGKILL)
+    running.wait_until_ready("intake", pid)
+    end = time.monotonic() + 60
+    while any(path.exists() for path in left):
+        assert time.monotonic() < end, left
+        time.sleep(0.1)
 
 
 def test_a_second_server_on_the_same_data_is_refused(running: Installation) -> None:

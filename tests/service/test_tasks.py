@@ -1,4 +1,5 @@
 import datetime as dt
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -17,8 +18,9 @@ from service.queue.causes import Decision, backoff
 from service.queue.jobs import Claim, Jobs, State
 from service.queue.queues import INFERENCE
 from service.queue.steps import Steps
-from service.queue.sweeper import Sweeper
+from service.queue.sweeper import LEFT_SECONDS, Sweeper
 from service.settings import RetrySettings, Settings
+from service.storage import PART, Store
 from service.tasks import Publisher, Worker, create_app
 from tests.service.test_jobs import Clock, film
 
@@ -244,6 +246,25 @@ def test_while_the_broker_is_away_jobs_wait_and_then_go_on(house: House) -> None
     assert sweeper.round() == 0
     broker.away = False
     assert sweeper.round() == 1
+
+
+def test_what_a_dead_worker_was_writing_is_cleared_away_and_what_is_being_written_stays(
+    house: House, tmp_path: Path
+) -> None:
+    stores = [Store(tmp_path / name) for name in ("deidentified", "results")]
+    kept = [store.write(b"whole").name for store in stores]
+    for store in stores:
+        folder = store.path(store.write(b"another").name).parent
+        old, young = folder / f"old{PART}", folder / f"young{PART}"
+        old.write_bytes(b"of a patient")
+        young.write_bytes(b"of a pat")
+        long_ago = time.time() - LEFT_SECONDS - 1
+        os.utime(old, (long_ago, long_ago))
+        os.utime(store.path(kept[stores.index(store)]), (long_ago, long_ago))
+    Sweeper(house.jobs, FakePublisher(house.jobs), stores=stores).round()
+    for store, name in zip(stores, kept, strict=True):
+        assert [path.name for path in store.root.glob(f"??/*{PART}")] == [f"young{PART}"]
+        assert store.read(name) == b"whole"
 
 
 def test_the_sweeper_outlives_an_error(house: House) -> None:
