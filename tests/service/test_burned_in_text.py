@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from models.phantom import draw
-from service.deidentification.burned_in import hand, leftovers, lines, networks, strokes, surround
+from service.deidentification.burned_in import hand, leftovers, lines, networks, strokes, surround, weights
 from service.deidentification.burned_in import ink as inking
 from service.deidentification.burned_in.cleaning import clean, clean_instance
 from service.deidentification.burned_in.recogniser import Line, Recogniser, Text, shared
@@ -542,6 +542,54 @@ def test_the_networks_say_what_their_package_makes_of_the_same_picture(hand_film
         text, confidence = reader(line)
         assert text == read.txts[0]
         assert confidence == pytest.approx(read.scores[0], abs=1e-4)
+
+
+def message(*fields: tuple[int, int | bytes]) -> bytes:
+    """Return a protocol buffer: small numbers as they are, bytes with their length before them."""
+    return b"".join(
+        bytes([field << 3, value]) if isinstance(value, int) else bytes([field << 3 | 2, len(value)]) + value
+        for field, value in fields
+    )
+
+
+def test_only_weights_that_are_no_normal_numbers_become_zero(tmp_path: Path) -> None:
+    """Neither whole numbers nor other fields, whatever number their bytes would be, as the steps of a slice."""
+    floats = np.array([1.0, 1e-40, -1e-45, -1.2e-38, 0.0], "<f4").tobytes()
+    zeroed = np.array([1.0, 0.0, 0.0, -1.2e-38, 0.0], "<f4").tobytes()
+    integers = np.array([1, 2], "<i8").tobytes()
+
+    def model(weights: bytes) -> bytes:
+        node, fixed = message((1, floats)), b"\x15" + floats[4:8] + b"\x11" + integers[:8]
+        tensors = [(5, message((1, 5), (2, 1), (9, weights))), (5, message((1, 2), (2, 7), (9, integers)))]
+        graph = message((1, node), *tensors, (13, floats))
+        return message((1, 8), (2, b"a name"), (7, graph)) + fixed + message((8, floats))
+
+    path = tmp_path / "network.onnx"
+    path.write_bytes(model(floats))
+    assert weights.load(path) == model(zeroed) != model(floats)
+
+
+def test_the_networks_get_normal_weights_and_answer_as_with_those_of_their_files(
+    monkeypatch: pytest.MonkeyPatch, hand_film: NDArray[np.uint16]
+) -> None:
+    import onnxruntime
+    import rapidocr
+
+    session, given = onnxruntime.InferenceSession, list[Any]()
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda network, *a, **k: given.append(network) or session(network, *a, **k)
+    )
+    networks.Detector(0.3)
+    networks.Reader()
+    shown = (hand_film[None, None, 300:600, 300:600].repeat(3, axis=1) / 2048 - 1).astype(np.float32)
+    for name, network, rows, columns in zip(
+        (networks.DETECTOR, networks.READER), given, (288, 48), (256, 96), strict=True
+    ):
+        path = Path(rapidocr.__file__).parent / "models" / name
+        assert network == weights.load(path) != path.read_bytes()
+        served, plain = session(network), session(path)
+        picture = {served.get_inputs()[0].name: np.ascontiguousarray(shown[:, :, :rows, :columns])}
+        assert np.array_equal(served.run(None, picture)[0], plain.run(None, picture)[0])
 
 
 def test_the_recogniser_loads_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from service.deidentification.burned_in import weights
 from service.deidentification.burned_in.hand import Grey
 
 DETECTOR: Final = "PP-OCRv6_det_small.onnx"
@@ -98,8 +99,8 @@ class _Network:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = True
         options.enable_mem_pattern = False  # pictures are of any size
-        path = Path(rapidocr.__file__).parent / "models" / name
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        network = weights.load(Path(rapidocr.__file__).parent / "models" / name)
+        self._session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._buffer: Values = np.empty(0, np.float32)
