@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from scipy.ndimage import median_filter
 
 from models.phantom import draw
 from service.deidentification.burned_in import hand, leftovers, lines, networks, strokes, surround, weights
@@ -264,6 +265,15 @@ def test_writing_beside_the_hand_is_blanked_to_the_level_of_the_background(hand_
     assert not ((levels > around + 200) & (levels < 3900)).any()
 
 
+def test_the_surround_is_filled_with_the_plain_median_and_squares_are_counted_to_the_last_pixel() -> None:
+    levels = np.random.default_rng(0).normal(2000, 300, (129, 102)).astype(np.float32)
+    assert np.array_equal(surround._median(levels), median_filter(levels, size=9, mode="nearest"))
+    full = np.ones((300, 310), np.bool_)
+    assert surround._sum(full, 290)[:11, :22].tolist() == [
+        [min(290, 300 - y) * min(290, 310 - x) for x in range(22)] for y in range(11)
+    ]
+
+
 def test_the_brightest_thousandth_keeps_its_level_when_a_lead_marker_goes(hand_film: NDArray[np.uint16]) -> None:
     film = np.minimum(hand_film, 3000)
     write(film, ink("L", 110), 30, 60, 4095)
@@ -463,6 +473,22 @@ def test_the_hand_is_found_bright_and_dark(hand_film: NDArray[np.uint16], turned
     assert found is not None
     assert found.bone_dark == turned
     assert 0.1 < found.mask.mean() < 0.6
+
+
+@pytest.mark.parametrize(
+    ("bright", "dark", "searches", "bone_dark"),
+    [(0.7, 1.0, 1, False), (0.69, 1.0, 2, True), (0.69, 0.9, 2, False), (None, 0.1, 2, True)],
+)
+def test_bone_is_looked_for_dark_where_that_could_be_the_likelier(
+    monkeypatch: pytest.MonkeyPatch, bright: float | None, dark: float, searches: int, bone_dark: bool
+) -> None:
+    """It is from 0.7 of its score on, and no score is above 1."""
+    mask = np.ones((256, 205), np.bool_)
+    left = [None if score is None else hand._Candidate(mask, ~mask, score) for score in (bright, dark)]
+    monkeypatch.setattr(hand, "_in_field", lambda _: left.pop(0))
+    found = hand.find(np.zeros((1000, 800), np.uint8))
+    assert found is not None
+    assert (2 - len(left), found.bone_dark) == (searches, bone_dark)
 
 
 def test_a_film_without_a_hand_is_searched_whole_and_blanked_nowhere() -> None:

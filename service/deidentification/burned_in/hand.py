@@ -124,7 +124,10 @@ def find(film: Grey) -> Hand | None:
     if min(rows, columns) < 6 * MARGIN:
         return None
     small = cv2.medianBlur(cv2.resize(film, (columns, rows), interpolation=cv2.INTER_AREA), 3).astype(np.float32)
-    bright, dark = _in_field(small), _in_field(255 - small)
+    bright = _in_field(small)
+    # No score is above 1: what shows bright as clearly as this is not outdone.
+    sure = bright is not None and bright.score >= BONE_DARK_WEIGHT
+    dark = None if sure else _in_field(255 - small)
     found, bone_dark = bright, False
     if dark is not None and (bright is None or dark.score * BONE_DARK_WEIGHT > bright.score):
         found, bone_dark = dark, True

@@ -10,7 +10,6 @@ from typing import Final
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from service.deidentification.burned_in.hand import Grey, Mask
 
@@ -37,9 +36,10 @@ def patches(film: Grey, where: Mask) -> list[Patch]:
     noise = cv2.medianBlur(np.ascontiguousarray(lines[::4, ::4]), NEIGHBOURHOOD)
     contrast = np.clip(NOISE * noise.astype(np.float32), *CONTRAST).astype(np.uint8)
     contrast = np.asarray(cv2.resize(contrast, (columns, rows), interpolation=cv2.INTER_NEAREST), np.uint8)
-    strokes: NDArray[np.float32] = ((lines > contrast) & where).astype(np.float32)
-    counts = cv2.boxFilter(strokes, -1, (WINDOW, WINDOW), normalize=False, borderType=cv2.BORDER_CONSTANT)
-    _, _, places, _ = cv2.connectedComponentsWithStats((counts >= DENSE).astype(np.uint8))
+    strokes = ((lines > contrast) & where).view(np.uint8)
+    window = (WINDOW, WINDOW)
+    counts = cv2.boxFilter(strokes, cv2.CV_16U, window, normalize=False, borderType=cv2.BORDER_CONSTANT)
+    _, _, places, _ = cv2.connectedComponentsWithStats(np.asarray(counts >= DENSE).view(np.uint8))
     wide = [
         (max(x - MARGIN, 0), max(y - MARGIN, 0), min(x + width + MARGIN, columns), min(y + height + MARGIN, rows))
         for x, y, width, height, _ in places[1:].tolist()

@@ -12,7 +12,6 @@ from typing import Any, Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import median_filter
 
 from service.deidentification.burned_in.hand import Hand, Mask
 from service.deidentification.burned_in.strokes import WIDEST
@@ -32,8 +31,8 @@ def blanked(levels: NDArray[Any], hand: Hand) -> tuple[NDArray[Any], Mask]:
     small_rows, small_columns = hand.mask.shape
     half = (-(-small_columns // 2), -(-small_rows // 2))
     small = np.asarray(cv2.resize(levels.astype(np.float32), half, interpolation=cv2.INTER_AREA), np.float32)
-    fill = median_filter(small, size=WINDOW, mode="nearest")
-    surround = (~hand.kept(MARGIN)).astype(np.uint8)
+    fill = _median(small)
+    surround = (~hand.kept(MARGIN)).view(np.uint8)
     wide = cv2.resize(surround, (columns, rows), interpolation=cv2.INTER_NEAREST).view(np.bool_)
     blank = levels.copy()
     if not wide.any():
@@ -54,6 +53,13 @@ def blanked(levels: NDArray[Any], hand: Hand) -> tuple[NDArray[Any], Mask]:
     return blank, wide
 
 
+def _median(small: Levels) -> Levels:
+    """Return the median of the window about each pixel (rows, columns); beyond the edges lie the pixels there."""
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(small, WINDOW // 2, "edge"), (WINDOW, WINDOW))
+    middle = WINDOW**2 // 2
+    return np.partition(windows.reshape(*small.shape, -1), middle)[..., middle]
+
+
 def _anchor(blank: NDArray[Any], film: NDArray[Any], surround: Mask, filled: Levels, sign: int) -> None:
     """Put back, as a plain square, as many pixels of the extreme thousandth as the fill took away; `sign` -1: the darkest.
 
@@ -67,7 +73,7 @@ def _anchor(blank: NDArray[Any], film: NDArray[Any], surround: Mask, filled: Lev
     level = np.float32(np.percentile(film[::4, ::4], BRIGHTEST if sign > 0 else 100 - BRIGHTEST))
     extreme = np.greater_equal if sign > 0 else np.less_equal
     kernel = np.ones((WIDEST, WIDEST), np.uint8)
-    gone = cv2.morphologyEx((extreme(film, level) & surround).astype(np.uint8), cv2.MORPH_OPEN, kernel).view(np.bool_)
+    gone = cv2.morphologyEx((extreme(film, level) & surround).view(np.uint8), cv2.MORPH_OPEN, kernel).view(np.bool_)
     count = int(np.count_nonzero(gone)) - int(np.count_nonzero(extreme(filled, level)))
     side = int(np.ceil(np.sqrt(max(count, 0))))
     if not 0 < side < min(film.shape) // 4:
@@ -90,9 +96,8 @@ def _place(gone: Mask, surround: Mask, side: int) -> tuple[int, int] | None:
 
 def _sum(mask: Mask, side: int) -> Levels:
     """Return how much of a mask the square to the right of and below each pixel holds."""
-    return np.asarray(
-        cv2.boxFilter(
-            mask.astype(np.float32), -1, (side, side), anchor=(0, 0), normalize=False, borderType=cv2.BORDER_CONSTANT
-        ),
-        np.float32,
+    square, corner = (side, side), (0, 0)
+    counts = cv2.boxFilter(
+        mask.view(np.uint8), cv2.CV_32F, square, anchor=corner, normalize=False, borderType=cv2.BORDER_CONSTANT
     )
+    return np.asarray(counts, np.float32)
