@@ -5,7 +5,7 @@ A digest names its function, so that what an earlier version kept with SHA-256 i
 
 import hashlib
 
-import blake3
+from blake3 import blake3
 
 from service.errors import Permanent
 
@@ -22,7 +22,23 @@ def digest(data: Data, *, like: str = "blake3:") -> str:
     """
     function = like.partition(":")[0]
     if function == "blake3":
-        return f"blake3:{blake3.blake3(data).hexdigest()}"
+        return f"blake3:{blake3(data).hexdigest()}"
     if function == "sha256":
         return f"sha256:{hashlib.sha256(data).hexdigest()}"
     raise Permanent(f"{function!r} is no digest this version knows; it knows blake3 and sha256", code="unknown-digest")
+
+
+class Running:
+    """The digest of a data set that is still coming."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._function = blake3()
+
+    def update(self, data: Data) -> None:
+        """Go on with the next bytes."""
+        self._function.update(data)
+
+    def digest(self) -> str:
+        """Return what `digest` returns for all of it."""
+        return f"blake3:{self._function.hexdigest()}"

@@ -113,7 +113,7 @@ class Receiver:
                 StudyInstanceUID=header.StudyInstanceUID,
                 SeriesInstanceUID=header.SeriesInstanceUID,
                 TransferSyntaxUID=str(arrival.transfer_syntax),
-                digest=digest(arrival.data),
+                digest=arrival.digest,
                 byte_count=stored.byte_count,
                 name=stored.name,
                 calling_ae_title=arrival.calling_ae_title,

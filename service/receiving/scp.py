@@ -41,6 +41,7 @@ from service.queue.jobs import Jobs
 from service.receiving import prefork
 from service.receiving.c_store import file_head, written_comment
 from service.receiving.commitments import Commitments
+from service.receiving.digests import digest
 from service.receiving.incoming import Arrival
 from service.receiving.listener import Listener
 from service.receiving.places import Caller, Places
@@ -187,6 +188,7 @@ class StorageServer(AbstractContextManager["StorageServer"]):
                 address=requestor.address,
                 file=memoryview(head + request.DataSet.getbuffer()),
                 data_at=len(head),
+                digest=digest(request.DataSet.getbuffer()),
             )
         )
         answer = Dataset()

@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -230,8 +230,7 @@ class GuardedSocket(AssociationSocket):
     def _received(self, incoming: Incoming, connection: socket.socket) -> bool:
         """Read on in the data set and serve its request when it is complete; False where the state machine must go on."""
         try:
-            with incoming.room() as room:
-                count = self._read(connection, room)
+            count = self._read(connection, incoming.room())
             self._gather(connection, count is not None)
             if count is None:
                 self._in_time()
@@ -260,19 +259,17 @@ class GuardedSocket(AssociationSocket):
         if time.monotonic() > self._pdu_due:
             self._refuse("PDU did not end in time", seconds=self._limits.network_timeout_seconds)
 
-    def _read(self, connection: socket.socket, room: memoryview) -> int | None:
+    def _read(self, connection: socket.socket, room: Sequence[memoryview]) -> int | None:
         """Read what there is of the stream, beginning with what was read ahead; 0 at its end, None where there is nothing now."""
         if self._unread:
-            count = min(len(self._unread), len(room))
-            room[:count] = self._unread[:count]
+            count = min(len(self._unread), len(room[0]))
+            room[0][:count] = self._unread[:count]
             del self._unread[:count]
             return count
         if isinstance(connection, ssl.SSLSocket):
-            return connection.recv_into(room)
-        try:
-            return os.readv(
-                connection.fileno(), [room]
-            )  # a socket with a time limit would ask once more whether there is something
+            return connection.recv_into(room[0])
+        try:  # a socket with a time limit would ask once more whether there is something
+            return os.readv(connection.fileno(), room)
         except BlockingIOError:
             return None
 
@@ -303,6 +300,7 @@ class GuardedSocket(AssociationSocket):
             address=requestor.address,
             file=file,
             data_at=incoming.data_at,
+            digest=incoming.digest,
         )
 
     def _under_way(self, count: int) -> int:

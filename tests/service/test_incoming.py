@@ -7,6 +7,7 @@ import pytest
 
 from service.receiving import memory
 from service.receiving.c_store import StoreRequest
+from service.receiving.digests import digest
 from service.receiving.incoming import AT_ONCE, Incoming, Malformed
 from service.receiving.memory import FIRST_BYTES, KEPT, KEPT_BYTES, Lender, Pages
 from tests.raw_peer import p_data, pdu
@@ -27,9 +28,12 @@ def feed(taken: Incoming, stream: bytes, sizes: list[int]) -> int:
     """Give the stream in pieces of these sizes, over and over, until the data set is complete; return what was given."""
     given, turn = 0, 0
     while given < len(stream) and not taken.complete and not taken.other:
-        piece = stream[given : given + min(sizes[turn % len(sizes)], AT_ONCE)]
-        with taken.room() as room:
-            room[: len(piece)] = piece
+        room = taken.room()
+        piece = stream[given : given + min(sizes[turn % len(sizes)], sum(map(len, room)))]
+        left = piece
+        for part in room:
+            part[: min(len(left), len(part))] = left[: len(part)]
+            left = left[len(part) :]
         taken.received(len(piece))
         given, turn = given + len(piece), turn + 1
     return given
@@ -68,6 +72,7 @@ def test_a_film_in_any_fragments_is_the_same(seed: int) -> None:
     feed(taken, stream, [drawn.choice([1, 6, 1_000, 65_536, 1_000_000]) for _ in range(50)] + [300_000])
     assert taken.complete
     assert bytes(taken.file) == HEAD + data
+    assert taken.digest == digest(data)
 
 
 def test_a_film_larger_than_the_first_pages_moves_into_larger_ones() -> None:
