@@ -1,10 +1,11 @@
 """Look into a received data set just far enough to know that it can be kept: the UIDs and the size of its image.
 
 Works on the bytes as they came and never builds a Dataset: unlisted elements are skipped, what lies behind PixelData is not
-touched, and a header that is itself a flood ends the look.
+touched, and a header that is itself a flood ends the look. A plain header is stepped through here; in any other pydicom finds its way.
 """
 
 import re
+import struct
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,6 +14,7 @@ from typing import Final
 from pydicom.filereader import data_element_generator
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
 from service.conformance import CANNOT_PARSE, DOES_NOT_MATCH, MISSING_UID, TOO_LARGE, TOO_MANY_PIXELS, Status
 from service.errors import Permanent
@@ -24,6 +26,13 @@ MAXIMUM_ELEMENTS: Final = 20_000
 _DEFLATED_AT_ONCE: Final = 64 * 1024  # bytes
 _INFLATED_AT_ONCE: Final = 256 * 1024
 _PIXEL_GROUP: Final = 0x7FE0
+_TAG: Final = struct.Struct("<HH")
+_SHORT_LENGTH: Final = struct.Struct("<H")
+_LONG_LENGTH: Final = struct.Struct("<I")
+_UNDEFINED_LENGTH: Final = 0xFFFFFFFF
+# PS3.5 7.1.2: how long the length of an element is.
+_SHORT_VRS: Final = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_16)
+_LONG_VRS: Final = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
 _TAGS: Final = {
     0x00080016: "SOPClassUID",
     0x00080018: "SOPInstanceUID",
@@ -120,6 +129,9 @@ def _scan(data: memoryview, length: int, transfer_syntax: UID) -> dict[str, byte
     length
         Of the whole data set (bytes).
     """
+    plain = _stepped_through(data[:USUAL_HEADER_BYTES], transfer_syntax)
+    if plain:
+        return plain
     for most in (USUAL_HEADER_BYTES, MAXIMUM_HEADER_BYTES):
         try:
             values, reached_pixels = _scanned(data[:most], transfer_syntax)
@@ -135,6 +147,41 @@ def _scan(data: memoryview, length: int, transfer_syntax: UID) -> dict[str, byte
     if not values:
         raise Unusable(CANNOT_PARSE, "cannot-parse", f"no known element in the data set of {length} bytes")
     return values
+
+
+def _stepped_through(head: memoryview, transfer_syntax: UID) -> dict[str, bytes]:
+    """Return the raw values of the listed elements of a plain header; nothing for any other, of which pydicom knows more.
+
+    Plain is what is little endian, names no value representation but known ones, gives each element its length, and reaches the
+    pixels within these bytes: what most senders write.
+    """
+    if not transfer_syntax.is_little_endian:
+        return {}
+    values: dict[str, bytes] = {}
+    explicit, at, end = not transfer_syntax.is_implicit_VR, 0, len(head)
+    while at + 12 <= end:
+        group, element = _TAG.unpack_from(head, at)
+        if group >= _PIXEL_GROUP:
+            return values
+        vr = bytes(head[at + 4 : at + 6]) if explicit else b""
+        if vr in _SHORT_VRS:
+            (length,) = _SHORT_LENGTH.unpack_from(head, at + 6)
+            at += 8
+        elif vr in _LONG_VRS:
+            (length,) = _LONG_LENGTH.unpack_from(head, at + 8)
+            at += 12
+        elif not explicit:
+            (length,) = _LONG_LENGTH.unpack_from(head, at + 4)
+            at += 8
+        else:
+            return {}
+        if length == _UNDEFINED_LENGTH:
+            return {}
+        name = _TAGS.get(group << 16 | element)
+        if name is not None:
+            values[name] = bytes(head[at : at + length])
+        at += length
+    return {}
 
 
 def _scanned(head: memoryview, transfer_syntax: UID) -> tuple[dict[str, bytes], bool]:

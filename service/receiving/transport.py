@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from pydicom.uid import UID
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.transport import AssociationSocket
 
@@ -294,7 +293,7 @@ class GuardedSocket(AssociationSocket):
         return Arrival(
             SOPClassUID=incoming.request.AffectedSOPClassUID,
             SOPInstanceUID=incoming.request.AffectedSOPInstanceUID,
-            transfer_syntax=UID(self.assoc._accepted_cx[incoming.context_id].transfer_syntax[0]),
+            transfer_syntax=self.assoc._accepted_cx[incoming.context_id].transfer_syntax[0],
             calling_ae_title=requestor.ae_title,
             called_ae_title=requestor.primitive.called_ae_title,
             address=requestor.address,

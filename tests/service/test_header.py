@@ -3,6 +3,7 @@
 import time
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from functools import cache
 
 import pydicom.uid as uids
@@ -14,7 +15,15 @@ from pydicom.sequence import Sequence
 from pynetdicom.dsutils import encode
 
 from service.conformance import CANNOT_PARSE, DOES_NOT_MATCH, MISSING_UID, TOO_LARGE, TOO_MANY_PIXELS
-from service.receiving.header import MAXIMUM_HEADER_BYTES, Header, Unusable, inspect
+from service.receiving.header import (
+    MAXIMUM_HEADER_BYTES,
+    USUAL_HEADER_BYTES,
+    Header,
+    Unusable,
+    _scanned,
+    _stepped_through,
+    inspect,
+)
 from tests.factories import instance
 
 NATIVE = (uids.ImplicitVRLittleEndian, uids.ExplicitVRLittleEndian, uids.ExplicitVRBigEndian)
@@ -109,6 +118,46 @@ def test_damaged_bytes_give_a_header_or_unusable_and_nothing_else(syntax: uids.U
     except Unusable as error:
         status = error.status
     assert status in (None, CANNOT_PARSE, MISSING_UID, DOES_NOT_MATCH, TOO_MANY_PIXELS, TOO_LARGE)
+
+
+@pytest.mark.parametrize("syntax", NATIVE[:2], ids=lambda uid: uid.name)
+@settings(max_examples=100, deadline=None)
+@given(choice=st.data())
+def test_a_header_that_is_stepped_through_says_what_the_parser_says(syntax: uids.UID, choice: st.DataObject) -> None:
+    data = bytearray(beginning(syntax))
+    assert _stepped_through(memoryview(data), syntax)
+    for _ in range(choice.draw(st.integers(0, 2))):
+        data[choice.draw(st.integers(0, len(data) - 1))] = choice.draw(st.integers(0, 255))
+    found = _stepped_through(memoryview(data), syntax)
+    if not found:  # not plain, or without pixels
+        return
+    try:
+        parsed, reached_pixels = _scanned(memoryview(data), syntax)
+    except Unusable:  # for a character set that there is not: whoever reads the text says so
+        return
+    assert reached_pixels
+    assert {name: value for name, value in found.items() if value} == {n: value for n, value in parsed.items() if value}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ds: setattr(ds["ReferencedImageSequence"], "is_undefined_length", True),
+        lambda ds: ds.private_block(0x0019, "TEST", create=True).add_new(1, "OB", bytes(70_000)),
+        lambda ds: delattr(ds, "PixelData"),
+    ],
+    ids=["undefined length", "long header", "no pixels"],
+)
+def test_a_header_that_is_not_plain_is_left_to_the_parser(change: Callable[[Dataset], None]) -> None:
+    ds = instance(transfer_syntax=uids.ExplicitVRLittleEndian)
+    nested = Dataset()
+    nested.Rows = 60_000
+    ds.ReferencedImageSequence = Sequence([nested])
+    assert _stepped_through(memoryview(data_set(ds))[:USUAL_HEADER_BYTES], uids.ExplicitVRLittleEndian)
+    change(ds)
+    data = data_set(ds)
+    assert not _stepped_through(memoryview(data)[:USUAL_HEADER_BYTES], uids.ExplicitVRLittleEndian)
+    assert look(data, uids.ExplicitVRLittleEndian).Rows == 240
 
 
 def test_a_deflated_data_set_costs_the_memory_of_its_header_alone() -> None:

@@ -62,6 +62,29 @@ def test_wherever_the_network_cuts_the_data_set_is_the_same(cut: int) -> None:
             assert RELEASE.startswith(bytes(taken.rest))  # what follows is nobody's data
 
 
+@pytest.mark.parametrize("cut", [*range(1, 20), *range(2990, 3030), 6023, 6024, 6036, 70_000])
+@pytest.mark.parametrize(
+    "odd", [b"", pdu(4, p_data(3, b"ab", command=False, last=False)[6:] * 2)], ids=["same", "odd one"]
+)
+def test_pdus_of_one_length_are_read_to_where_their_data_belongs_wherever_they_are_cut(cut: int, odd: bytes) -> None:
+    data = random.Random(cut).randbytes(30_000)
+    before, behind = fragments(data[:12_000] + b"\0", [3000])[:-13], fragments(data[12_000:], [3000])
+    taken = incoming()
+    feed(taken, before + odd + behind + RELEASE, [20_000, cut] if cut > 3000 else [cut])
+    assert taken.complete
+    assert bytes(taken.file) == HEAD + data[:12_000] + b"abab" * bool(odd) + data[12_000:]
+    assert taken.digest == digest(taken.file[len(HEAD) :])
+
+
+def test_what_is_foreseen_costs_no_copy() -> None:
+    taken = incoming()
+    feed(taken, fragments(bytes(20_000), [5000])[: 2 * 12 + 5000], [AT_ONCE])  # a PDU, and the headers of the next
+    room = taken.room()
+    assert [len(part) for part in room[:3]] == [5000, 12, 5000]
+    room[0][:3], room[2][:3] = b"abc", b"def"
+    assert bytes(taken.pages.view[len(HEAD) + 5000 : len(HEAD) + 10_003]) == b"abc" + bytes(4997) + b"def"
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_film_in_any_fragments_is_the_same(seed: int) -> None:
     drawn = random.Random(seed)
@@ -112,9 +135,11 @@ def test_fragments_of_one_byte_need_no_memory_for_their_headers(monkeypatch: pyt
     ],
 )
 @pytest.mark.parametrize("cut", [1, 5, 1000])
-def test_what_may_not_come_inside_a_data_set_is_named(stream: bytes, event: str, cut: int) -> None:
-    taken = incoming(maximum_bytes=1000)
-    feed(taken, fragments(bytes(100), [100])[:-101] + b"\0" + bytes(100), [cut])  # one fragment that is not the last
+@pytest.mark.parametrize("before", [100, 2500])
+def test_what_may_not_come_inside_a_data_set_is_named(stream: bytes, event: str, before: int, cut: int) -> None:
+    taken = incoming(maximum_bytes=before + 900)
+    # One fragment that is not the last.
+    feed(taken, fragments(bytes(before), [before])[: -before - 1] + b"\0" + bytes(before), [cut])
     assert not taken.complete
     with pytest.raises(Malformed, match=event):
         feed(taken, stream, [cut])
