@@ -153,6 +153,7 @@ def create_app(
                 monitors=settings.web.monitor_addresses,
                 names={"localhost", settings.web.host, urlsplit(settings.web.public_url).hostname or "localhost"},
                 faults=faults,
+                secure=settings.web.over_tls,
             ),
         ],
         exception_handlers=dict.fromkeys((HTTPException, UnknownJob, SQLAlchemyError), faults.refused),

@@ -25,6 +25,8 @@ from service.web.sessions import Session, Sessions
 COOKIE: Final = "carpus_session"
 LOGIN_COOKIE: Final = "carpus_login"
 OIDC_COOKIE: Final = "carpus_oidc"
+# RFC 6265bis 4.1.3.2: a browser takes such a cookie over TLS alone and from this very host, not from a neighbour in its domain.
+HOST_PREFIX: Final = "__Host-"
 REFRESH_HEADER: Final = "x-refresh"  # sent by the script that keeps a page live
 MAXIMUM_BODY_BYTES: Final = 16_384
 HEADERS: Final = {
@@ -115,6 +117,7 @@ class Gate(BaseHTTPMiddleware):
         monitors: Sequence[str],
         names: Collection[str],
         faults: Faults,
+        secure: bool,
     ) -> None:
         """Wrap the application.
 
@@ -124,6 +127,8 @@ class Gate(BaseHTTPMiddleware):
             Networks that may read what a service may, without a token.
         names
             By which we are called on this machine, besides by address.
+        secure
+            Whether the pages are reached over TLS.
         """
         super().__init__(app)
         self.log = get_logger()
@@ -132,6 +137,7 @@ class Gate(BaseHTTPMiddleware):
         self.sessions = sessions
         self.accounts = accounts
         self.names = names
+        self.cookie = cookie_name(COOKIE, secure=secure)
         self.monitors = [ipaddress.ip_network(network) for network in monitors]
 
     async def dispatch(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -166,7 +172,7 @@ class Gate(BaseHTTPMiddleware):
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return None, self.accounts.by_token(token.strip())
-        session = self.sessions.find(request.cookies.get(COOKIE, ""), touch=not live)
+        session = self.sessions.find(request.cookies.get(self.cookie, ""), touch=not live)
         if session is None:
             return None, None
         if session.browser != named(request):
@@ -210,6 +216,11 @@ class Gate(BaseHTTPMiddleware):
             return name in self.names or bool(ipaddress.ip_address(name))
         except ValueError:
             return False
+
+
+def cookie_name(name: str, *, secure: bool) -> str:
+    """Return what a cookie of ours is called; over TLS by a name that browsers let nobody else set."""
+    return f"{HOST_PREFIX}{name}" if secure else name
 
 
 def named(request: Request) -> str:

@@ -12,7 +12,7 @@ from service.auditing.messages import Event
 from service.settings import WebSettings
 from service.trust.accounts import Accounts, Lockout, UnknownUser, User
 from service.web.audited import Audited
-from service.web.guard import COOKIE, LOGIN_COOKIE, OIDC_COOKIE, named, require_own_form, safe_path
+from service.web.guard import COOKIE, LOGIN_COOKIE, OIDC_COOKIE, cookie_name, named, require_own_form, safe_path
 from service.web.oidc import Provider, Refused
 from service.web.sessions import LOGIN_FORM_SECONDS, LONGEST_SECONDS, Sessions
 
@@ -42,14 +42,14 @@ class Login:
             "provider": self.provider,
         }
         response = self.page(request, "login.html", status_code, **context)
-        self._set(response, LOGIN_COOKIE, token, LOGIN_FORM_SECONDS, path="/login")
+        self._set(response, LOGIN_COOKIE, token, LOGIN_FORM_SECONDS)
         return response
 
     async def enter(self, request: Request) -> Response:
         """Check name and password; lock out who guesses."""
         form = await request.form(max_files=0, max_fields=8)
         name, password, token = (str(form.get(field, "")) for field in ("user", "password", "csrf"))
-        if not self.sessions.is_login_token(token, request.cookies.get(LOGIN_COOKIE, "")):
+        if not self.sessions.is_login_token(token, self._cookie(request, LOGIN_COOKIE)):
             return self.form(request, fault="The form was too old. Try again.", status_code=403)
         tried = {"address": request.client.host if request.client else "", "name": name}
         locked = await run_in_threadpool(self.lockout.attempt, **tried)
@@ -75,14 +75,14 @@ class Login:
         self.log.info("logged out", user=request.state.session.user)
         await run_in_threadpool(self.audited.person, Event.LOGOUT, request, request.state.session.user)
         response = RedirectResponse("/login", status_code=303)
-        response.delete_cookie(COOKIE, path="/")
+        self._forget(response, COOKIE)
         return response
 
     async def go_to_provider(self, request: Request) -> Response:
         """Send the visitor to the identity provider."""
         form = await request.form(max_files=0, max_fields=8)
         token = str(form.get("csrf", ""))
-        if self.provider is None or not self.sessions.is_login_token(token, request.cookies.get(LOGIN_COOKIE, "")):
+        if self.provider is None or not self.sessions.is_login_token(token, self._cookie(request, LOGIN_COOKIE)):
             return self.form(request, fault="The form was too old. Try again.", status_code=403)
         try:
             begun = await run_in_threadpool(self.provider.begin, safe_path(str(form.get("next", "/"))))
@@ -93,7 +93,7 @@ class Login:
             request, "onwards.html", target=begun.url, told="On to the log-in of your hospital.", path="/login"
         )
         # Lax: the way back comes from the provider's site.
-        self._set(response, OIDC_COOKIE, begun.state, LOGIN_FORM_SECONDS, path="/login", samesite="lax")
+        self._set(response, OIDC_COOKIE, begun.cookie, LOGIN_FORM_SECONDS, samesite="lax")
         return response
 
     async def back_from_provider(self, request: Request) -> Response:
@@ -102,7 +102,7 @@ class Login:
             return self.form(request, fault="No identity provider is set up.", status_code=404)
         query = dict(request.query_params)
         try:
-            claims = await run_in_threadpool(self.provider.finish, query, request.cookies.get(OIDC_COOKIE, ""))
+            claims = await run_in_threadpool(self.provider.finish, query, self._cookie(request, OIDC_COOKIE))
             user = await run_in_threadpool(
                 self.accounts.from_provider,
                 self.provider.issuer,
@@ -116,7 +116,7 @@ class Login:
             return self._refused(request, refused)
         # A redirect would still belong to the provider's site, and the strict cookie would not go with it.
         response = self.page(request, "onwards.html", target=claims.target, told="You are logged in.", path="/login")
-        response.delete_cookie(OIDC_COOKIE, path="/login")
+        self._forget(response, OIDC_COOKIE)
         return await self._begin(response, user, request)
 
     def _refused(self, request: Request, refused: Exception) -> Response:
@@ -131,18 +131,23 @@ class Login:
         _, cookie = self.sessions.begin(user.name, user.changed_at, named(request))
         self.log.info("logged in", user=user.name, role=user.role.value, source=user.source, address=address)
         self._set(response, COOKIE, cookie, LONGEST_SECONDS)
-        response.delete_cookie(LOGIN_COOKIE, path="/login")
+        self._forget(response, LOGIN_COOKIE)
         return response
 
-    def _set(
-        self, response: Response, name: str, value: str, seconds: int, *, path: str = "/", samesite: str = "strict"
-    ) -> None:
+    def _cookie(self, request: Request, name: str) -> str:
+        return request.cookies.get(cookie_name(name, secure=self.web.over_tls), "")
+
+    def _set(self, response: Response, name: str, value: str, seconds: int, *, samesite: str = "strict") -> None:
         response.set_cookie(
-            name,
+            cookie_name(name, secure=self.web.over_tls),
             value,
             max_age=seconds,
-            path=path,
+            path="/",
             httponly=True,
             samesite="lax" if samesite == "lax" else "strict",
             secure=self.web.over_tls,
         )
+
+    def _forget(self, response: Response, name: str) -> None:
+        """Let the browser remove a cookie; one of a secure name it removes over TLS alone, like setting it."""
+        response.delete_cookie(cookie_name(name, secure=self.web.over_tls), path="/", secure=self.web.over_tls)

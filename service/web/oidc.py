@@ -1,7 +1,8 @@
 """Ask an identity provider who somebody is (OpenID Connect Core 3.1: authorisation code, with PKCE and nonce).
 
 What a visitor brings back is believed only when it belongs to a log-in that this browser began here, and when the provider's
-signature, issuer, audience, time and nonce hold. The role comes from a claim; who has none of the mapped values stays outside.
+signature, issuer, audience, time and nonce hold. A log-in that was begun is kept by the browser, in a signed cookie: whoever begins
+thousands pushes out nobody's. The role comes from a claim; who has none of the mapped values stays outside.
 """
 
 import secrets
@@ -9,8 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Final, Self
+
+from itsdangerous import BadSignature, URLSafeSerializer
 
 from service.bounded_http import Bounded
 from service.errors import InvalidConfiguration, Permanent
@@ -19,7 +22,8 @@ from service.trust.accounts import Role
 
 CALLBACK: Final = "/login/oidc/callback"
 PENDING_SECONDS: Final = 600
-MAXIMUM_PENDING: Final = 1000
+MAXIMUM_FINISHED: Final = 10_000  # states that are refused a second time; the provider redeems no code twice either
+LONGEST_COOKIE: Final = 3_000  # browsers keep 4,096 bytes
 METADATA_SECONDS: Final = 3600
 TIMEOUT_SECONDS: Final = 10  # for one answer of the provider, from its first byte to its last
 MAXIMUM_BYTES: Final = 2**20  # of one answer
@@ -53,12 +57,19 @@ class Claims:
 class Begun:
     """A log-in that waits for the visitor to come back."""
 
-    url: str
     state: str
     nonce: str
     verifier: str
     target: str
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where the visitor is sent, and the cookie that comes back from there."""
+
+    url: str
+    cookie: str
 
 
 class Provider:
@@ -76,7 +87,9 @@ class Provider:
         self._redirect_uri = web.public_url.rstrip("/") + CALLBACK
         self._clock = clock
         self._lock = threading.Lock()
-        self._pending: dict[str, Begun] = {}
+        # Of this process: what was begun before a restart counts as too old.
+        self._signer = URLSafeSerializer(secrets.token_bytes(32), salt="carpus-oidc")
+        self._finished: dict[str, float] = {}
         self._metadata: tuple[float, dict[str, Any]] | None = None
         self._asking = threading.BoundedSemaphore(AT_ONCE)
 
@@ -101,8 +114,8 @@ class Provider:
             ) from error
         return cls(web, web.oidc)
 
-    def begin(self, target: str) -> Begun:
-        """Return the address at the provider to send the visitor to, and the state that comes back from there.
+    def begin(self, target: str) -> Way:
+        """Return the address at the provider to send the visitor to, and the cookie that has to come back with the visitor.
 
         Raises
         ------
@@ -115,35 +128,30 @@ class Provider:
             url, state = client.create_authorization_url(
                 endpoint, state=secrets.token_urlsafe(24), nonce=nonce, code_verifier=verifier
             )
-        begun = Begun(url, state, nonce, verifier, target, now)
-        with self._lock:
-            self._pending = {k: v for k, v in self._pending.items() if now - v.at < PENDING_SECONDS}
-            while len(self._pending) >= MAXIMUM_PENDING:
-                del self._pending[next(iter(self._pending))]
-            self._pending[state] = begun
-        return begun
+        cookie = self._sealed(Begun(state, nonce, verifier, target, now))
+        if len(cookie) > LONGEST_COOKIE:
+            cookie = self._sealed(Begun(state, nonce, verifier, "/", now))
+        return Way(url, cookie)
 
-    def finish(self, query: Mapping[str, str], state_of_browser: str) -> Claims:
+    def finish(self, query: Mapping[str, str], cookie: str) -> Claims:
         """Return what the provider says of the visitor who came back.
 
         Parameters
         ----------
         query
             What the provider sent along with the visitor.
-        state_of_browser
-            From the cookie that `begin` had set.
+        cookie
+            That `begin` had set.
 
         Raises
         ------
         Refused
             When anything does not hold.
         """
-        state = query.get("state", "")
-        if not state or not secrets.compare_digest(state.encode(), state_of_browser.encode()):
+        begun = self._opened(cookie)
+        if begun is None or not secrets.compare_digest(query.get("state", "").encode(), begun.state.encode()):
             raise Refused("it does not belong to a log-in of this browser")
-        with self._lock:
-            begun = self._pending.pop(state, None)  # once
-        if begun is None or self._clock() - begun.at > PENDING_SECONDS:
+        if self._clock() - begun.at > PENDING_SECONDS or not self._is_first(begun):
             raise Refused("the log-in took too long, or was finished already")
         if "error" in query or "code" not in query:
             raise Refused(f"the provider says {query.get('error', 'nothing')[:64]!r}")
@@ -155,6 +163,28 @@ class Provider:
             self._role(claims),
             begun.target,
         )
+
+    def _sealed(self, begun: Begun) -> str:
+        return str(self._signer.dumps(astuple(begun)))
+
+    def _opened(self, cookie: str) -> Begun | None:
+        """Return the log-in that a cookie of ours holds; None for any other."""
+        try:
+            return Begun(*self._signer.loads(cookie))
+        except BadSignature:
+            return None
+
+    def _is_first(self, begun: Begun) -> bool:
+        """Whether nobody came back with this log-in before."""
+        now = self._clock()
+        with self._lock:
+            if begun.state in self._finished:
+                return False
+            self._finished = {state: at for state, at in self._finished.items() if now - at <= PENDING_SECONDS}
+            while len(self._finished) >= MAXIMUM_FINISHED:
+                del self._finished[next(iter(self._finished))]
+            self._finished[begun.state] = begun.at
+        return True
 
     def _identity(self, code: str, begun: Begun) -> str:
         """Redeem the code at the provider; return the ID token."""

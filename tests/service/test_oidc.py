@@ -292,6 +292,36 @@ def test_a_way_back_that_this_browser_did_not_begin_is_refused(house: House, pro
     assert house.visitor().get("/login/oidc/callback").status_code == 403
 
 
+def test_who_begins_thousands_of_log_ins_pushes_out_nobodys(house: House, provider: IdentityProvider) -> None:
+    asked = oidc.Provider.of(WebSettings(**house.web))
+    assert asked is not None
+    way = asked.begin("/films/1")
+    others = [asked.begin("/") for _ in range(2_000)]
+    assert asked.finish(provider.sign_in(way.url), way.cookie).target == "/films/1"
+    assert asked.finish(provider.sign_in(others[0].url), others[0].cookie).target == "/"
+
+
+def test_a_cookie_that_was_not_made_here_begins_nothing(house: House, provider: IdentityProvider) -> None:
+    client = house.visitor()
+    brought = provider.sign_in(begin(client))
+    kept = client.cookies[guard.OIDC_COOKIE]
+    for forged in ("", "x", kept[:-1], f"{kept[:-4]}AAAA"):
+        client.cookies.clear()
+        client.cookies.set(guard.OIDC_COOKIE, forged)
+        assert client.get("/login/oidc/callback", params=brought).status_code == 403, forged
+    client.cookies.clear()
+    client.cookies.set(guard.OIDC_COOKIE, kept)
+    assert client.get("/login/oidc/callback", params=brought).status_code == 200
+
+
+def test_a_wish_that_no_cookie_can_hold_leads_to_the_first_page(house: House, provider: IdentityProvider) -> None:
+    asked = oidc.Provider.of(WebSettings(**house.web))
+    assert asked is not None
+    way = asked.begin(f"/?q={''.join(chr(0x4E00 + i) for i in range(3_000))}")
+    assert len(way.cookie) < 4_000
+    assert asked.finish(provider.sign_in(way.url), way.cookie).target == "/"
+
+
 def test_a_refusal_of_the_provider_is_said(house: House, provider: IdentityProvider) -> None:
     client = house.visitor()
     state = provider.sign_in(begin(client))["state"]

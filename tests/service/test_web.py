@@ -223,8 +223,28 @@ def test_behind_tls_cookies_are_secure(installation: Installation) -> None:
     client = TestClient(app, base_url="https://testserver", follow_redirects=False)
     assert log_in(client) == 303
     answer = client.get("/login")
-    assert "Secure" in answer.headers["set-cookie"]
+    # RFC 6265bis 4.1.3.2: by this name a browser takes them over TLS and from this host alone, with Path=/ and no Domain.
+    assert set(client.cookies) == {"__Host-carpus_session", "__Host-carpus_login"}
+    for name, value, *attributes in (re.split("=|; ", line) for line in answer.headers.get_list("set-cookie")):
+        assert name == "__Host-carpus_login"
+        assert value
+        assert {"Secure", "HttpOnly", "Path"} <= set(attributes)
+        assert "Domain" not in attributes
     assert "strict-transport-security" in answer.headers
+
+
+def test_behind_tls_a_cookie_of_a_neighbour_in_the_domain_is_not_asked(installation: Installation) -> None:
+    web = WebSettings(password_hash=HASH, secret_key="s" * 40, secure_cookies=True)
+    settings = installation.settings.model_copy(update={"web": web})
+    app = create_app(settings, installation.jobs, Credentials.open(settings))
+    attacker, victim = (TestClient(app, base_url="https://testserver", follow_redirects=False) for _ in range(2))
+    assert log_in(attacker) == 303
+    victim.cookies.set("carpus_session", next(iter(attacker.cookies.values())))
+    assert victim.get("/").status_code == 303
+    left = attacker.post("/logout", data={"csrf": token(attacker.get("/").text)})
+    # A browser removes a cookie of this name only where it might set it.
+    assert "Secure" in left.headers["set-cookie"]
+    assert "carpus_session" not in "".join(attacker.cookies)
 
 
 def test_a_first_password_is_made_once_and_works(installation: Installation, tmp_path: Path) -> None:
