@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
@@ -31,6 +31,7 @@ from service.tables import Instance, Job, LegalHold, Quarantined, ResultObject
 from service.trust.vault import Vault
 
 log = get_logger()
+Thing = TypeVar("Thing")
 
 ROUND_SECONDS: Final = 600.0
 BATCH: Final = 100
@@ -55,6 +56,12 @@ class Removed:
 
     instances: int = 0
     quarantined: int = 0
+
+
+class Stuck(Permanent):
+    """A file that the file system does not let go."""
+
+    code = "cannot-remove"
 
 
 class Removals(Ledger):
@@ -280,8 +287,7 @@ class Retention:
                 if not goes_on():
                     return count
                 with suppress(Held, Unconfirmed, UnknownJob):  # unknown: an earlier job of the same film took it along
-                    self._remove_whole(self._jobs.get(job).instance_id)
-                    count += 1
+                    count += _or_told(self._remove_whole, self._jobs.get(job).instance_id, job=job)
         return count
 
     def _remove_whole(self, instance_id: int) -> None:
@@ -314,9 +320,7 @@ class Retention:
     def _remove_quarantined(self, before: dt.datetime) -> int:
         rows = [row for row in self._rows.quarantine() if row.last_at < before]
         free = [row for row in rows if row.instance_id is None or not self._rows.holds_on(row.instance_id)]
-        for row in free:
-            self._remove_file(row)
-        return len(free)
+        return sum(_or_told(self._remove_file, row, quarantined=row.id) for row in free)
 
     def _remove_file(self, row: Quarantined) -> None:
         self._audited(Event.DELETED, f"quarantined file {row.id}, {row.cause_code}")
@@ -328,9 +332,25 @@ class Retention:
         self._trail.append(AuditMessage(event, (who,), self._jobs.now(), study=study, subject=subject, detail=detail))
 
 
+def _or_told(remove: Callable[[Thing], None], thing: Thing, **what: int) -> bool:
+    """Remove one thing; one that stays is told, and keeps none of the others."""
+    try:
+        remove(thing)
+    except Stuck as error:
+        log.error("not removed", cause=str(error), next_action=error.next_action, **what)
+        return False
+    return True
+
+
 def _unlink(store: Store, names: Iterable[str]) -> None:
     for name in names:
-        store.remove(name)
+        try:
+            store.remove(name)
+        except OSError as error:
+            raise Stuck(
+                f"{store.path(name)} cannot be removed: {error.strerror}",
+                next_action="let the user of the service write in this folder, or remove what is there instead of a file",
+            ) from error
 
 
 def _is_of(store: Store, row: Quarantined, belongs: Callable[[str, str], bool]) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import update
+from structlog.testing import capture_logs
 
 from service.__main__ import cli
 from service.auditing.follower import Follower
@@ -14,7 +15,7 @@ from service.auditing.trail import Trail
 from service.deidentification.deidentify import patient_key
 from service.ledger import UnknownJob
 from service.queue.jobs import State
-from service.retention import Held, Removed, Retention, Unconfirmed
+from service.retention import Held, Removed, Retention, Stuck, Unconfirmed
 from service.settings import RetentionSettings
 from service.storage import Stores
 from service.tables import Instance, Job
@@ -231,6 +232,27 @@ def test_an_interrupted_removal_is_finished_by_the_next_round(tmp_path: Path) ->
     job = films.film(films.installation.confirm())
     films.stores.identified.remove(films.jobs.instance(films.jobs.get(job).instance_id).name)
     films.clock.pass_by(10 * DAY)
+    assert films.retention.round().instances == 1
+    assert films.files() == 0
+
+
+def test_a_file_that_cannot_be_removed_is_told_and_keeps_no_other_film(tmp_path: Path) -> None:
+    films = Films(tmp_path, films_days=30)
+    stuck, free = (films.film(films.installation.confirm()) for _ in range(2))
+    path = films.stores.identified.path(films.jobs.instance(films.jobs.get(stuck).instance_id).name)
+    path.unlink()
+    path.mkdir()  # as a restore by another user leaves it, root passes over rights
+    films.clock.pass_by(31 * DAY)
+    with capture_logs() as logs:
+        assert films.retention.round().instances == 1
+    with pytest.raises(UnknownJob):
+        films.jobs.get(free)
+    (line,) = [entry for entry in logs if entry["event"] == "not removed"]
+    assert line["job"] == stuck
+    assert str(path) in line["cause"]
+    with pytest.raises(Stuck, match="cannot be removed"):
+        films.retention.forget(SUBJECT, belongs=lambda *_: False)
+    path.rmdir()
     assert films.retention.round().instances == 1
     assert films.files() == 0
 
