@@ -6,6 +6,7 @@ No field ever holds a patient's value: instances are named by their row in the d
 import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,6 @@ import structlog
 # The loggers of the libraries print identifiers of the data they handle at INFO and below.
 QUIET = (
     "pynetdicom",
-    "pydicom",
     "celery",
     "kombu",
     "highdicom",
@@ -24,8 +24,9 @@ QUIET = (
     "uvicorn.access",
     "alembic",
 )
-# What these warn of names the address that was asked, with the patient in its query; we say ourselves what went wrong.
-SILENT = ("urllib3", "dicomweb_client", "retrying")
+# What these warn of names the address that was asked, with the patient in its query, or a value of a header as it came, with whatever
+# a peer wrote into it; we say ourselves what went wrong and what we tolerated.
+SILENT = ("urllib3", "dicomweb_client", "retrying", "pydicom")
 
 
 def configure(level: str = "INFO", *, as_json: bool = True, stream: TextIO | None = None) -> None:
@@ -45,12 +46,23 @@ def configure(level: str = "INFO", *, as_json: bool = True, stream: TextIO | Non
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in SILENT:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    logging.captureWarnings(True)
+    warnings.filterwarnings("ignore", module="pydicom")  # the same texts as those to its logger
+    fields: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    if as_json:  # the lines of libraries too: a text of theirs that has line ends in it is one line
+        named = [structlog.stdlib.add_logger_name, *fields]
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(
+                structlog.stdlib.ProcessorFormatter(structlog.processors.JSONRenderer(), foreign_pre_chain=named)
+            )
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
+            *fields,
             structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=out.isatty()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
