@@ -7,6 +7,7 @@ messages is harmless (the `sweeper` sends them again from the database), and so 
 
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from kombu.entity import Queue
 from kombu.exceptions import KombuError, OperationalError
 
 from service.log import get_logger
+from service.queue import messages
 from service.queue.jobs import Jobs, State
 from service.queue.queues import DELIVERY, INFERENCE
 from service.queue.steps import Steps
@@ -34,12 +36,17 @@ CANARY: Final = "carpus.canary"
 POLL_SECONDS: Final = 2.0
 IDLE_SECONDS: Final = 5.0  # without a message; then a worker looks into the database itself
 BROKER_AWAY_SECONDS: Final = 3.0
+BROKER_AWAY_TIMES: Final = 9.0  # as long as it took to find out: one that hangs costs a tenth of the time
 BROKER_ERRORS: Final = (OperationalError, KombuError, OSError)
 TURNED_AWAY: Final = ("AuthenticationError", "NoPermissionError", "AccessRefused")  # of Redis and of RabbitMQ, by name
+AMQP: Final = ("amqp", "amqps", "pyamqp")  # RabbitMQ by URL
 # What each transport understands; RabbitMQ's driver refuses names it does not know.
 TRANSPORT_OPTIONS: Final = {
-    "redis": {"socket_connect_timeout": 2, "socket_timeout": 10, "visibility_timeout": 3600},
-    "amqp": {"confirm_publish": True},
+    **{
+        name: {"socket_connect_timeout": 2, "socket_timeout": 10, "visibility_timeout": 3600}
+        for name in messages.SCHEMES
+    },
+    **{name: {"confirm_publish": True} for name in AMQP},
 }
 
 
@@ -65,13 +72,15 @@ class Publisher:
 
     def send(self, task: str, queue: str, *arguments: int) -> bool:
         """Send one message; False when the broker is away."""
-        if time.monotonic() < self._away_until:
+        began = time.monotonic()
+        if began < self._away_until:
             return False
         try:
             self._app.send_task(task, args=list(arguments), queue=queue, retry=False, ignore_result=True)
         except BROKER_ERRORS as error:
             # Finding out takes seconds; who works through a backlog must not pay them for each job.
-            self._away_until = time.monotonic() + BROKER_AWAY_SECONDS
+            now = time.monotonic()
+            self._away_until = now + max(BROKER_AWAY_SECONDS, BROKER_AWAY_TIMES * (now - began))
             log.warning("message not sent", queue=queue, error=type(error).__name__)
             self._forget_connections()
             return False
@@ -121,11 +130,15 @@ class Publisher:
 def create_app(settings: Settings) -> Celery:
     """Return the Celery application of this installation; it can send, and a `Worker` lets it work."""
     url = settings.resolved_broker_url
-    transport = urlsplit(url).scheme.partition("+")[0].replace("pyamqp", "amqp").removesuffix("s")
+    parts = urlsplit(url)
+    transport = parts.scheme.partition("+")[0]
     # A quorum queue of RabbitMQ survives the loss of a node; Redis knows no kinds of queues.
-    arguments = {"x-queue-type": "quorum"} if transport == "amqp" else None
+    arguments = {"x-queue-type": "quorum"} if transport in AMQP else None
+    # kombu believes any certificate of a Redis unless it is told which; the address may say so (?ssl_ca_certs=FILE).
+    trusting = transport == "rediss" and "ssl_" not in parts.query
     app = Celery("carpus", broker=url, set_as_current=False)
     app.conf.update(
+        broker_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True} if trusting else None,
         accept_content=["json"],
         task_serializer="json",
         task_ignore_result=True,
@@ -145,6 +158,8 @@ def create_app(settings: Settings) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         enable_utc=True,
     )
+    ours = app.amqp.as_task_v2("number", CANARY, args=[], ignore_result=True)
+    messages.take_only(ours.headers, ours.body[2])
     return app
 
 

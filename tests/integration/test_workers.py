@@ -1,5 +1,6 @@
 """Real Redis, real worker processes: what dies or is lost comes back, what comes twice is done once."""
 
+import json
 import os
 import shutil
 import signal
@@ -10,7 +11,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from copy import deepcopy
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -307,3 +311,39 @@ def test_rabbitmq_is_a_broker_by_url(tmp_path: Path, rabbitmq: str) -> None:
         assert house.publisher.waiting(State.INFERRED) == 0
         house.publisher.publish(house.prepared(6), State.PREPARED)
         wait_until(lambda: house.publisher.waiting(State.INFERRED) == 1, 20)  # it waits for a worker
+
+
+def hostile(genuine: dict[str, Any]) -> Iterator[bytes]:
+    """Yield what somebody may push to a list of Redis that is no message, and messages with one thing wrong."""
+    yield from (b"", b"\xff\xfe", b"x", b"[" * 100_000, b"1", b"null", b"[]", b"{}", b'{"properties": null}')
+    yield b'{"__type__": "datetime", "__value__": 5}'
+    yield b'{"__type__": [], "__value__": 5}'
+    yield b'{"__type__": "uuid", "__value__": 5}'
+    yield b'{"__type__": "decimal", "__value__": "x"}'
+    for holder in ([], ["properties"], ["properties", "delivery_info"], ["headers"]):
+        for name in reduce(lambda found, key: found[key], holder, genuine):
+            values: tuple[object, ...] = (None, [], {}, "\u00e9\ud800", -1)
+            for value in values:
+                changed = deepcopy(genuine)
+                reduce(lambda found, key: found[key], holder, changed)[name] = value
+                yield json.dumps(changed).encode()
+            changed = deepcopy(genuine)
+            del reduce(lambda found, key: found[key], holder, changed)[name]
+            yield json.dumps(changed).encode()
+
+
+@pytest.mark.parametrize("queue", ["inference", "delivery"])
+def test_what_is_no_message_is_dropped_and_its_worker_lives_on(house: House, queue: str) -> None:
+    job_id = house.prepared(1)
+    house.publisher.publish(job_id, State.PREPARED)
+    with Redis(unix_socket_path=str(house.settings.redis_socket)) as client:
+        genuine = json.loads(client.rpop("inference"))
+        worker = house.start_worker(queue, 0)
+        for each in hostile(genuine):
+            client.lpush(queue, each)
+            wait_until(lambda: client.llen(queue) == 0, 10)
+            assert worker.poll() is None, each
+    if queue == "inference":  # and takes what is one
+        second = house.prepared(2)
+        assert house.publisher.publish(second, State.PREPARED)
+        wait_until(lambda: house.state(second) == State.INFERRED, 3)

@@ -1,9 +1,13 @@
 import datetime as dt
 import os
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
 
 import pytest
@@ -22,6 +26,7 @@ from service.queue.sweeper import LEFT_SECONDS, Sweeper
 from service.settings import RetrySettings, Settings
 from service.storage import PART, Store
 from service.tasks import Publisher, Worker, create_app
+from tests.certificates import folder
 from tests.service.test_jobs import Clock, film
 
 
@@ -292,6 +297,57 @@ def test_a_broker_that_is_away_is_an_outcome_not_an_error(house: House, tmp_path
     assert time.monotonic() - started < 1  # a backlog does not wait for the broker job by job
     assert publisher.waiting(State.PREPARED) is None
     assert house.jobs.unpublished() == [(job_id, State.PREPARED)]
+
+
+def test_a_broker_that_takes_connections_and_never_answers_costs_seconds(house: House) -> None:
+    job_id = house.prepared()
+    with socket.create_server(
+        ("127.0.0.1", 0)
+    ) as silent:  # the kernel takes them; a Redis that hangs, a network that is cut
+        settings = Settings(broker_url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        publisher = Publisher(create_app(settings), house.jobs)
+        told: list[bool] = []
+        asking = threading.Thread(target=lambda: told.append(publisher.publish(job_id, State.PREPARED)), daemon=True)
+        asking.start()
+        asking.join(25)
+        assert told == [False]
+        started = time.monotonic()
+        assert not any(publisher.publish(job_id, State.PREPARED) for _ in range(100))
+        assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_the_password_of_a_redis_goes_to_no_server_without_its_certificate(house: House, known: bool) -> None:
+    authority = folder() / "authority.pem"
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(folder() / "CARPUS.pem", folder() / "CARPUS.key")
+    came: list[bytes] = []
+
+    class Listens(BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError), context.wrap_socket(self.request, server_side=True) as stream:
+                came.append(stream.recv(65_536))
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Listens) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        query = f"?ssl_ca_certs={authority}" if known else ""
+        url = f"rediss://:one%20of%20ours@127.0.0.1:{server.server_address[1]}/0{query}"
+        assert Publisher(create_app(Settings(broker_url=url)), house.jobs).waiting(State.PREPARED) is None
+        server.shutdown()
+    assert any(b"one of ours" in each for each in came) is known
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "amqp", "amqps", "pyamqp"])
+def test_every_kind_of_broker_has_the_options_of_its_driver(scheme: str) -> None:
+    app = create_app(Settings(broker_url=f"{scheme}://broker.example/0"))
+    queues = {str(queue.queue_arguments) for queue in app.conf.task_queues}
+    if scheme.startswith("redis"):
+        assert app.conf.broker_transport_options["socket_timeout"] == 10
+        assert queues == {"None"}
+    else:
+        assert app.conf.broker_transport_options == {"confirm_publish": True}
+        assert queues == {"{'x-queue-type': 'quorum'}"}
 
 
 def test_a_backlog_that_is_overdue_makes_one_short_line_of_the_log(house: House) -> None:
