@@ -4,8 +4,8 @@ highdicom builds the template; here stands what it leaves to the caller or what 
 a clean header for the image library, a region in every group, SEPARATE continuity, and identifiers that a repeat derives again.
 """
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache
 from typing import Final
 
 import numpy as np
@@ -46,6 +46,7 @@ from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, Enhanc
 from models.reading import Box
 from service.reporting import codes, results
 from service.reporting.codes import Concept, Language
+from service.reporting.encoding import CONTENT
 from service.reporting.results import Reference, ResultContext
 from service.reporting.source import Source
 
@@ -57,6 +58,7 @@ LANGUAGES: Final = {
     "zh": CodedConcept("zh-CN", "RFC5646", "Chinese (S)"),
 }
 Elements = dict[BaseTag, DataElement | RawDataElement]
+Outline = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 CONTAINS: Final = RelationshipTypeValues.CONTAINS
 _VALUE_TYPE: Final = Tag("ValueType")
 PROPERTY: Final = RelationshipTypeValues.HAS_PROPERTIES
@@ -67,6 +69,11 @@ CLASSES: Final = {
     ComprehensiveSRStorage: ComprehensiveSR,
     EnhancedSRStorage: EnhancedSR,
 }
+
+
+def hold(item: Dataset, content: Iterable[Dataset]) -> None:
+    """Give an item its content as a plain sequence: highdicom's own kind hashes the name of every item, twice."""
+    item.add(DataElement(CONTENT, "SQ", DataElementSequence(content)))
 
 
 @cache
@@ -94,7 +101,7 @@ def number(
     measured.FloatingPointValue = float(value)
     item.MeasuredValueSequence = [measured]
     if children:
-        item.ContentSequence = DataElementSequence(children)  # highdicom makes its own kind of it
+        hold(item, children)
     return item
 
 
@@ -164,11 +171,7 @@ def group(
     if box is not None and source.rows is not None and source.columns is not None:
         made = PlanarROIMeasurementsAndQualitativeEvaluations(
             tracking_identifier=tracking,
-            referenced_region=ImageRegion(
-                GraphicTypeValues.POLYLINE,
-                polyline(box, source.rows, source.columns),
-                SourceImageForRegion(source.header.SOPClassUID, source.SOPInstanceUID),
-            ),
+            referenced_region=_region(source, language, polyline(box, source.rows, source.columns)),
             finding_type=finding_type,
             algorithm_id=algorithm,
             finding_sites=sites,
@@ -183,13 +186,31 @@ def group(
             finding_sites=sites,
             method=by,
         )
-    for item in () if method is None else made[0].ContentSequence.find(dicom_codes.SCT.MeasurementMethod):
+    content = made[0].ContentSequence
+    for item in () if method is None else content.find(dicom_codes.SCT.MeasurementMethod):
         item.RelationshipType = MODIFIER.value  # TID 1501 row 5; highdicom writes CONTAINS
-    made[0].ContentSequence.extend(items)
+    hold(made[0], (*content, *items))
     return made
 
 
-def polyline(box: Box, rows: int, columns: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def _region(source: Source, language: Language, outline: Outline) -> ImageRegion:
+    """Make the SCOORD item of an outline."""
+    region = ImageRegion.__new__(ImageRegion)
+    Dataset.__init__(region, dict(_unplaced(source.header.SOPClassUID, source.SOPInstanceUID, language)))
+    region.GraphicData = outline.ravel().tolist()
+    return region
+
+
+@lru_cache(maxsize=1)
+def _unplaced(sop_class_uid: str, sop_instance_uid: str, _language: Language) -> Elements:
+    """Make what the regions of one film share in one language (`translate` changes them); a report holds some twenty."""
+    source = SourceImageForRegion(sop_class_uid, sop_instance_uid)
+    region = ImageRegion(GraphicTypeValues.POLYLINE, np.zeros((2, 2)), source)
+    del region.GraphicData
+    return dict(region.items())
+
+
+def polyline(box: Box, rows: int, columns: int) -> Outline:
     """Return the closed outline of a box as (5, 2) column and row coordinates within the film."""
     x1, x2 = (min(max(float(x), 0.0), float(columns)) for x in (box[0], box[2]))
     y1, y2 = (min(max(float(y), 0.0), float(rows)) for y in (box[1], box[3]))
@@ -221,9 +242,9 @@ def assemble(
     content = MeasurementReport(
         observation_context=_observers(context),
         procedure_reported=coded(codes.PROCEDURE, language),
-        # The constructor below copies and searches all content several times; one group is enough for it to collect the
-        # evidence, the others follow afterwards.
-        imaging_measurements=groups[:1],
+        # The constructor below copies and searches all content several times; one group without findings is enough for it to
+        # collect the evidence, all of them follow afterwards.
+        imaging_measurements=[_bare(source, language)],
         title=coded(codes.TITLE, language),
         language_of_content_item_and_descendants=LanguageOfContentItemAndDescendants(LANGUAGES[language]),
         # The image library describes pixels: an instance that states no size cannot stand in it.
@@ -246,13 +267,12 @@ def assemble(
         specific_character_set=None,
     )
     measurements = next(item for item in report.ContentSequence if item.name == dicom_codes.DCM.ImagingMeasurements)
-    for more in groups[1:]:
-        measurements.ContentSequence.extend(more)
+    hold(measurements, (item for each in groups for item in each))
     conclusions = ContainerContentItem(coded(codes.CONCLUSIONS, language), relationship_type=CONTAINS)
     if "ISO 2022 IR 58" in results.character_set(source, context):
         # PS3.5 6.1.2.5.3: a line break ends the escape into GB 2312, and pydicom escapes once a value.
         conclusion = conclusion.replace("\n", " ")
-    conclusions.ContentSequence = DataElementSequence([text(codes.CONCLUSION, conclusion, language)])
+    hold(conclusions, [text(codes.CONCLUSION, conclusion, language)])
     # TID 1500 is extensible: what a person wants to read first stands before the image library and the measurements.
     first_container = next(i for i, item in enumerate(report.ContentSequence) if item.ValueType == "CONTAINER")
     report.ContentSequence.insert(first_container, conclusions)
@@ -266,6 +286,13 @@ def assemble(
     if cited:
         _cite(report, source, cited)
     return results.finish(report, source, "SR", context)
+
+
+def _bare(source: Source, language: Language) -> Group:
+    """Make a group that says no more than which film it is of."""
+    uid = source.SOPInstanceUID
+    whole = (0.0, 0.0, float(source.columns or 0), float(source.rows or 0))
+    return group(source, language, tracking_identifier=uid, tracking_uid=uid, finding=codes.TITLE, items=(), box=whole)
 
 
 def separate(item: Dataset) -> None:

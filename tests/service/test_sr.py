@@ -196,6 +196,23 @@ def test_a_report_does_not_depend_on_those_built_before_it() -> None:
     assert "桡骨".encode("gb18030") not in first[0]
 
 
+def test_the_regions_of_a_report_name_its_own_film_in_its_own_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They share all but their outline. No word of theirs is translated yet; here one is, to see that it stays in its report."""
+    words = {**codes.translations(), ("DCM", "111030"): codes.COMMENT}
+    monkeypatch.setattr(codes, "translations", lambda: words)
+    one, other = film(), film(seed=1)
+    reports = [
+        (each, reread(sr.build(each, readings.reading(), ResultContext("2.25.42", AT, language))), name)
+        for each in (one, other, one)
+        for language, name in (("zh", codes.COMMENT.code("zh").value), ("en", "111030"))
+    ]
+    for each, report, name in reports:
+        regions = [item for group in groups(report).values() for item in group.ContentSequence if "GraphicData" in item]
+        assert {region.ConceptNameCodeSequence[0].CodeValue for region in regions} == {name}
+        cited = [region.ContentSequence[0].ReferencedSOPSequence[0] for region in regions]
+        assert {item.ReferencedSOPInstanceUID for item in cited} == {each.SOPInstanceUID}
+
+
 def test_the_report_leaves_the_header_of_the_film_to_the_other_objects_as_it_is() -> None:
     """The image library has a film without orientation under another modality; a picture with that of the film has not."""
     bare = film(without=("PatientOrientation",))
