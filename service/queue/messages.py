@@ -18,6 +18,8 @@ from service.log import get_logger
 log = get_logger()
 
 SCHEMES: Final = ("redis", "rediss")  # of the URLs that this holds for
+REDELIVERED: Final = "redelivered"  # a header that kombu adds to what a worker gave back
+PARENT: Final = "parent_id"  # of what is sent from within a task, its number; nothing otherwise
 
 
 class Channel(redis.Channel):
@@ -61,13 +63,17 @@ def is_ours(found: Any, headers: Mapping[str, Any], embedded: Mapping[str, Any])
         properties = found["properties"]
         route = properties["delivery_info"]
         texts = properties["delivery_tag"], route["exchange"], route["routing_key"]
+        said = dict(found["headers"])
+        again, parent = said.pop(REDELIVERED, True), said.pop(PARENT)
         arguments, named, beside = json.loads(base64.b64decode(found["body"], validate=True))
         return (
             all(isinstance(text, str) and text.isascii() for text in texts)
             and properties["body_encoding"] == "base64"
             and (found["content-type"], found["content-encoding"]) == ("application/json", "utf-8")
-            and found["headers"].keys() == headers.keys()
-            and all(_like(found["headers"][name], value) for name, value in headers.items())
+            and again is True
+            and (parent is None or _like(parent, ""))
+            and said.keys() == headers.keys() - {PARENT}
+            and all(_like(value, headers[name]) for name, value in said.items())
             and isinstance(arguments, list)
             and all(isinstance(each, int) for each in arguments)
             and (named, beside) == ({}, embedded)

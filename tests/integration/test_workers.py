@@ -21,6 +21,7 @@ from redis import Redis
 
 from service import db, tasks
 from service.queue.jobs import Jobs, State
+from service.queue.messages import Transport, is_ours
 from service.queue.sweeper import Sweeper
 from service.queue.watchdog import STALLED
 from service.settings import Settings
@@ -347,3 +348,19 @@ def test_what_is_no_message_is_dropped_and_its_worker_lives_on(house: House, que
         second = house.prepared(2)
         assert house.publisher.publish(second, State.PREPARED)
         wait_until(lambda: house.state(second) == State.INFERRED, 3)
+
+
+def test_what_a_task_sends_and_what_a_worker_gave_back_are_messages_of_ours(house: House) -> None:
+    house.start_worker("inference", 0)
+    assert house.publisher.publish(house.prepared(1), State.PREPARED)
+    with Redis(unix_socket_path=str(house.settings.redis_socket)) as client:
+        wait_until(lambda: client.llen("delivery") == 1, 10)
+        sent = json.loads(client.lindex("delivery", 0))
+        assert sent["headers"]["parent_id"]  # from within the task that inferred
+        assert is_ours(sent, Transport.headers, Transport.embedded)
+        with house.app.connection() as connection:
+            channel = connection.default_channel
+            channel.basic_reject(channel.basic_get("delivery").delivery_tag, requeue=True)
+        given_back = json.loads(client.lindex("delivery", 0))
+        assert given_back["headers"]["redelivered"]
+        assert is_ours(given_back, Transport.headers, Transport.embedded)
