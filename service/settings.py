@@ -31,6 +31,7 @@ from pydantic_settings import (
     NestedSecretsSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from service import yaml_file
@@ -578,7 +579,8 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
     Raises
     ------
     InvalidConfiguration
-        When the file is missing or malformed, a key is unknown or a value is out of its limits; every fault is named.
+        When the file is missing or malformed, a key is unknown or a value is out of its limits; every fault is named. Also when
+        a secret cannot be read, or a variable that holds more than a text is no JSON.
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -594,6 +596,15 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {_fault(e)}" for e in error.errors())
         raise InvalidConfiguration(f"configuration {path or '(environment)'}: {faults}") from error
+    except SettingsError as error:  # names the variable, never its value
+        raise InvalidConfiguration(f"configuration (environment, {SECRETS_DIRECTORY}): {error}") from error
+    except OSError as error:
+        raise InvalidConfiguration(
+            f"the secret {error.filename} cannot be read: {error.strerror}",
+            next_action=f"let the user of the service (uid {os.geteuid()}) read the file",
+        ) from error
+    except UnicodeError as error:
+        raise InvalidConfiguration(f"a secret in {SECRETS_DIRECTORY} is no text of UTF-8") from error
 
 
 def _fault(error: Any) -> str:

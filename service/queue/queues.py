@@ -90,6 +90,11 @@ class Queues(Ledger):
                 found.append(Queue(name, mode, total - busy, busy, *why))
             return found
 
+    def held(self) -> Sequence[QueueControl]:
+        """Return what a person holds, in the order a film passes through the queues."""
+        with self._read() as session:
+            return sorted(session.scalars(select(QueueControl)), key=lambda row: list(QUEUES).index(row.queue))
+
     def mode(self, name: str) -> QueueMode:
         """Return what was asked of one queue."""
         with self._read() as session:

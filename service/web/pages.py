@@ -20,6 +20,7 @@ from service import metrics
 from service.auditing.messages import Event
 from service.errors import Permanent
 from service.queue.jobs import Jobs
+from service.queue.queues import Queues, refusing
 from service.settings import Settings
 from service.storage import Store
 from service.tables import State
@@ -98,6 +99,8 @@ class Pages:
             counts=self.jobs.counts(),
             oldest=self.jobs.oldest(),
             moving=MOVING,
+            held=Queues(self.jobs.engine, clock=self.jobs.now).held(),
+            refused=refusing(self.jobs.processes(), self.jobs.now()),
             attention=self.overview.attention(),
             broken=[check for check in self._checks() if check.warning or not check.ok],
         )

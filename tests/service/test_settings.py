@@ -1,4 +1,7 @@
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +38,40 @@ def test_a_secret_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "carpus_web__secret_key").write_text("k" * 40)
     assert load().web.secret_key.get_secret_value() == "k" * 40
+
+
+def test_a_secret_that_cannot_be_read_is_named_with_who_has_to_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secrets").mkdir()
+    secret = tmp_path / "secrets" / "carpus_database_url"
+    secret.write_text("postgresql+psycopg://carpus@postgres/carpus")
+    read = Path.read_text
+
+    def refused(path: Path, *words: Any, **named: Any) -> str:
+        if path == secret:  # as root, who runs some of these tests, reads every file
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path, *words, **named)
+
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(InvalidConfiguration, match=f"{secret} cannot be read: Permission denied") as caught:
+        load()
+    assert f"uid {os.geteuid()}" in caught.value.next_action
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b" " * 17_000_000])
+def test_a_secret_that_is_none_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "carpus_database_url").write_bytes(content)
+    with pytest.raises(InvalidConfiguration, match=f"{tmp_path}/secrets"):
+        load()
+
+
+def test_a_variable_that_is_no_json_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARPUS_WEB__MONITOR_ADDRESSES", "10.9.8.0/24")
+    with pytest.raises(InvalidConfiguration, match="web") as caught:
+        load()
+    assert "10.9.8.0" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,23 @@ def test_a_queue_is_paused_and_resumed_by_its_buttons(admin: TestClient, install
     assert queues.mode("inference") == QueueMode.RUNNING
 
 
+def test_the_list_of_films_says_what_is_held_and_refused(admin: TestClient, installation: Installation) -> None:
+    queues = Queues(installation.jobs.engine, clock=installation.clock)
+    assert "is paused" not in admin.get("/").text
+    queues.set("delivery", QueueMode.PAUSED, by="li", reason="<b>PACS upgrade</b>")
+    backlog = {"code": "backlog", "text": "5000 instances wait", "next_action": "see whether the intake runs"}
+    installation.jobs.beat("scp", {"refusing": [backlog]})
+    for path in ("/", "/films/live"):  # what refreshes itself says it too
+        page = admin.get(path).text
+        assert "delivery is paused" in page
+        assert "&lt;b&gt;PACS upgrade" in page
+        assert 'href="/queues"' in page
+        assert "films are refused for now" in page
+        assert "see whether the intake runs" in page
+    queues.set("delivery", QueueMode.RUNNING, by="li")
+    assert "is paused" not in admin.get("/").text
+
+
 @pytest.mark.parametrize("path", ["/queues/lunch/pause", "/queues/intake/delete"])
 def test_an_unknown_queue_or_action_is_refused(admin: TestClient, path: str) -> None:
     assert admin.post(path, data={"csrf": token(admin.get("/queues").text)}).status_code == 404
