@@ -43,6 +43,12 @@ def read_film(path: Path) -> Dataset:
     """
     if not path.exists():
         raise FileNotFoundError(path.name)
+    if not path.is_file():  # a pipe put in its place would be waited for
+        raise InvalidInstance(
+            "there is no file in the store under the film's name, but a folder, a pipe or a device",
+            code="cannot-parse",
+            next_action="remove it, see who else writes into the data directory, and send the film again",
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they repeat values of the patient

@@ -123,6 +123,9 @@ class Intake:
     def _quarantine(self, job_id: int, code: str, text: str) -> None:
         """Keep a copy of the film with its cause; what was received stays where it is for a retry."""
         instance = self._jobs.instance(self._jobs.get(job_id).instance_id)
+        if not self._stores.identified.path(instance.name).is_file():  # a pipe put in its place would be waited for
+            log.error("quarantine failed: there is no file", job=job_id)
+            return
         try:
             data = self._stores.identified.read(instance.name)
             sha256 = hashlib.sha256(data).hexdigest()

@@ -355,6 +355,8 @@ def _unlink(store: Store, names: Iterable[str]) -> None:
 
 def _is_of(store: Store, row: Quarantined, belongs: Callable[[str, str], bool]) -> bool:
     """Whether a quarantined file names the patient; one that cannot be read names nobody."""
+    if not store.path(row.name).is_file():  # gone, or a pipe that would be waited for
+        return False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is in quarantine is broken by definition

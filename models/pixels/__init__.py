@@ -5,6 +5,7 @@ Training and serving both load through here, so that they see the same numbers. 
 whose text names the value and the limit; what was tolerated stands in `Image.notes`. Only this package knows pydicom.
 """
 
+import stat
 from pathlib import Path
 
 from models.image import Image
@@ -26,6 +27,8 @@ def load(path: Path | str) -> Image:
     """
     path = Path(path)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device may never end
+            raise UnreadablePixels("not-an-image", f"{path.name} is no file but a folder, a pipe or a device")
         with path.open("rb") as file:
             head = file.read(132)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -341,6 +342,17 @@ def test_a_missing_file_and_a_text_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "film").write_text("not a film at all")
     with pytest.raises(pixels.UnreadablePixels, match="neither DICOM, PNG, JPEG nor WebP"):
         pixels.load(tmp_path / "film")
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe.dcm", tmp_path / "link.png"
+    os.mkfifo(pipe)
+    link.symlink_to("/dev/zero")
+    for path in (pipe, link, tmp_path):
+        with pytest.raises(pixels.UnreadablePixels, match="is no file") as refused:
+            pixels.load(path)
+        assert refused.value.code == "not-an-image"
 
 
 @pytest.mark.parametrize("name", ["film.png", "film.webp", "film.jpg"])

@@ -1,5 +1,6 @@
 """Reading a received film back: what cannot be decoded is left out or named, never an unexpected error."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,11 @@ def test_a_panic_of_a_codec_in_rust_is_an_error_like_any_other() -> None:
         raise PanicException("index out of range")
     with pytest.raises(KeyboardInterrupt), panics_are_errors():
         raise KeyboardInterrupt
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_in_the_place_of_a_film_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "film.dcm")
+    with pytest.raises(InvalidInstance, match="a pipe or a device") as refused:
+        read_film(tmp_path / "film.dcm")
+    assert refused.value.code == "cannot-parse"

@@ -1,4 +1,5 @@
 import datetime as dt
+import os
 import subprocess
 import sys
 import threading
@@ -134,6 +135,21 @@ def test_a_permanent_error_is_not_tried_again(bench: Bench) -> None:
     job = bench.jobs.get(1)
     assert (job.state, job.cause_code, job.next_action) == (State.FAILED, "missing", "mend it")
     assert bench.jobs.quarantined()[0].cause_code == "missing"
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_in_the_place_of_a_film_holds_up_nobody(bench: Bench) -> None:
+    bench.receive(1)
+    bench.receive(2)
+    path = bench.stores.identified.path(bench.jobs.instance(1).name)
+    path.unlink()
+    os.mkfifo(path)
+    bench.errors[1] = lambda: Permanent("there is no file in the store under the film's name", code="cannot-parse")
+    bench.wait(1)
+    with capture_logs() as logs:
+        bench.intake.round()
+    assert (bench.state(1), bench.state(2)) == (State.FAILED, State.PREPARED)
+    assert "quarantine failed: there is no file" in [entry["event"] for entry in logs]
 
 
 def test_a_full_disk_does_not_use_up_the_attempts_of_a_film(bench: Bench) -> None:
