@@ -2,7 +2,8 @@
 
 The sets mean different places by one name (`conventions`), and each has its own channels in the detector's network, which sees a hand of
 192 pixels. This look takes two upright views about each of these points, a close and a wide one, in each of them where which edges
-run, and where all the other points were found; a linear map of its own for every point, fitted by `learning_readers_look`, moves it.
+run, in the close one also where strokes of a learned bank lie, and where all the other points were found; a linear map of its own for
+every point, fitted by `learning_readers_look`, moves it.
 It serves measurements against a set and whoever wants points in a set's convention: a call of its own, and no part of `Detector.detect`.
 """
 
@@ -23,7 +24,7 @@ from models.detection.conventions import CHANNEL, JOINTS, LOOSE, SPOTS, TIGHT
 from models.detection.predict import Detection
 from models.image import Image
 
-ARCHITECTURE: Final = "readers-look"
+ARCHITECTURE: Final = "readers-look-strokes"
 SETS: Final = {
     "handpose": JOINTS,
     "epiphyses21": LOOSE,
@@ -39,10 +40,14 @@ SIDE: Final = 24  # pixels of a view
 CLOSE: Final = 0.25  # side of the close view over the hand's length
 WIDE: Final = 0.75  # and of the wide one
 CELL: Final = 4  # pixels of a view, over which edges and grey levels are averaged
-FEATURES: Final = 2 * 5 * (SIDE // CELL) ** 2 + 2 * TOLD
+STROKE: Final = 5  # pixels of a view, the side of a stroke
+STROKES: Final = 48
+FEATURES: Final = (2 * 5 + 2 * STROKES) * (SIDE // CELL) ** 2 + 2 * TOLD
 # How much each kind of feature weighs beside the others where the regression is held back.
 EDGES: Final = 6.0
 GREY: Final = 0.3
+MARKS: Final = 5.5
+FAINT: Final = 0.8  # a stroke's answer that counts as none
 UNIT: Final = 0.04  # of the hand's length, in which it is told where the other points lie
 PERCENT: Final = 0.01  # of the hand's length, in which it answers
 LEARNED_PIXELS: Final = 74.0  # of the hand's length on the films learned from, their median
@@ -84,6 +89,35 @@ def described(seen: Tensor) -> Tensor:
     return torch.cat([cells, GREY * functional.avg_pool2d(smooth, CELL).flatten(1)], dim=1)
 
 
+@dataclass(frozen=True, slots=True)
+class Bank:
+    """Small strokes, learned from views without any label, and where they lie.
+
+    Parameters
+    ----------
+    filters
+        (STROKES, 1, STROKE, STROKE), each of mean 0.
+    level
+        (STROKES,) what a filter answers to the mean patch.
+    contrast
+        (), added to a patch's standard deviation, by which it is divided.
+    """
+
+    filters: Tensor
+    level: Tensor
+    contrast: Tensor
+
+    def __call__(self, seen: Tensor) -> Tensor:
+        """Return (n, 2 STROKES (SIDE / CELL)²): how strong each stroke, bright and then dark, is in each cell of a view."""
+        padded = functional.pad(normalised(seen), (STROKE // 2,) * 4, mode="replicate")
+        mean, square = (functional.avg_pool2d(each, STROKE, stride=1) for each in (padded, padded.square()))
+        deviation = ((square - mean.square()).clamp_min(0) * (STROKE**2 / (STROKE**2 - 1))).sqrt()
+        answer = functional.conv2d(padded, self.filters) / (deviation + self.contrast) - self.level[:, None, None]
+        cells = [functional.avg_pool2d((each - FAINT).clamp_min(0), CELL) for each in (answer, -answer)]
+        marks = torch.cat(cells, dim=1).flatten(1)
+        return MARKS * marks / (marks.norm(dim=1, keepdim=True) + 0.5)
+
+
 def told(places: Tensor, seen: Tensor, template: Template) -> Tensor:
     """Return (n, 2 TOLD): how far the points of each hand lie from those of the mean hand; one that was not found tells nothing.
 
@@ -100,12 +134,12 @@ def told(places: Tensor, seen: Tensor, template: Template) -> Tensor:
 
 
 def features(
-    films: Tensor, uprights: Tensor, places: Tensor, seen: Tensor, chosen: Tensor, template: Template
+    films: Tensor, uprights: Tensor, places: Tensor, seen: Tensor, chosen: Tensor, template: Template, bank: Bank
 ) -> Tensor:
     """Return (n, FEATURES): what the regression is given of the chosen point of each hand."""
     middles, length = places[torch.arange(len(places)), chosen], template.hand_length
-    near = [described(views(films, uprights, middles, part, length)) for part in (CLOSE, WIDE)]
-    return torch.cat([told(places, seen, template), *near], dim=1)
+    close, wide = (views(films, uprights, middles, part, length) for part in (CLOSE, WIDE))
+    return torch.cat([told(places, seen, template), described(close), described(wide), bank(close)], dim=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +212,7 @@ class ReadersLook:
         if given != expected:
             raise weights.WeightsRefused(folder, "sha256 of the detector", expected, given)
         self.weight, self.bias = state["weight"], state["bias"]  # (PLACES, FEATURES, 2), (PLACES, 2)
+        self.bank = Bank(state["filters"], state["level"], state["contrast"])
         self.template = Template.load()
 
     def points(self, image: Image, found: Detection) -> dict[str, dict[str, tuple[float, float]]]:
@@ -208,6 +243,7 @@ class ReadersLook:
             seen[None].expand(len(PLACES), -1),
             every,
             self.template,
+            self.bank,
         )
         said = torch.einsum("nf,nfk->nk", given, self.weight) + self.bias
         moved: Array = (places + said * PERCENT * self.template.hand_length).double().numpy()

@@ -13,9 +13,20 @@ from models import phantom, transforms, weights
 from models.detection.anatomy import Template
 from models.detection.conventions import CHANNEL, CHANNELS, LOOSE, Annotated
 from models.detection.evaluate import set_errors
-from models.detection.learning_readers_look import Stated, crossed, figures, fit, given, missed_by, wanted
+from models.detection.learning_readers_look import (
+    Stated,
+    bank,
+    crossed,
+    figures,
+    fit,
+    given,
+    missed_by,
+    strokes,
+    wanted,
+)
 from models.detection.predict import Detector
 from models.detection.readers_look import (
+    ARCHITECTURE,
     CELL,
     CLOSE,
     PERCENT,
@@ -23,7 +34,10 @@ from models.detection.readers_look import (
     PLACES,
     SETS,
     SIDE,
+    STROKE,
+    STROKES,
     TOLD,
+    Bank,
     Hand,
     ReadersLook,
     described,
@@ -92,11 +106,11 @@ def test_the_shipped_look_says_something_of_every_set_and_repeats_it(
 
 
 def test_the_shipped_look_is_for_the_shipped_detector_alone_and_carries_its_terms() -> None:
-    metadata = weights.verify(BUNDLES / "readers-look", problem="detection", architectures=("readers-look",))
+    metadata = weights.verify(BUNDLES / "readers-look", problem="detection", architectures=(ARCHITECTURE,))
     assert metadata.preprocessing["detector_sha256"] == weights.digest(BUNDLES / "handnet-sets")
     assert metadata.terms == weights.RSNA_TERMS
     assert metadata.split_sha256 == weights.Metadata.read(BUNDLES / "handnet-sets").split_sha256
-    assert sum(path.stat().st_size for path in (BUNDLES / "readers-look").iterdir()) < 1024**2
+    assert sum(path.stat().st_size for path in (BUNDLES / "readers-look").iterdir()) < 1.5 * 1024**2
     with pytest.raises(weights.WeightsRefused, match="sha256 of the detector"):
         ReadersLook(BUNDLES / "readers-look", BUNDLES / "handnet-closer")
     with pytest.raises(weights.WeightsRefused, match="architecture"):
@@ -154,6 +168,47 @@ def test_an_edge_is_told_by_its_direction_whatever_the_exposure() -> None:
     torch.testing.assert_close(described(step), described(0.2 + 0.5 * step))
     turned = described(step.mT)[0].view(5, cells)
     torch.testing.assert_close(turned[2].view(6, 6), right.view(6, 6).mT)
+
+
+def bars() -> Bank:
+    """Two strokes, a bright bar that stands and one that lies; what the others answer is nothing."""
+    filters = torch.zeros(STROKES, 1, STROKE, STROKE)
+    filters[0, 0, :, STROKE // 2] = filters[1, 0, STROKE // 2, :] = 1.0
+    filters[:2] -= filters[:2].mean(dim=(2, 3), keepdim=True)
+    return Bank(filters, torch.zeros(STROKES), torch.tensor(0.5))
+
+
+def test_a_stroke_is_told_by_its_kind_and_its_place_whatever_the_exposure() -> None:
+    across = SIDE // CELL
+    seen = torch.zeros(1, 1, SIDE, SIDE)
+    seen[0, 0, 8:12, 17] = 1.0  # a bright standing bar in the cell of row 2 and column 4
+    bank = bars()
+    told = bank(seen)[0].view(2, STROKES, across, across)
+    bright, dark = told
+    assert bright[0].argmax() == 2 * across + 4
+    assert bright[0].max() > 2 * max(bright[1].max(), dark[1].max())
+    assert float(told[:, 2:].abs().max()) == 0
+    torch.testing.assert_close(bank(seen), bank(0.2 + 0.5 * seen))
+    inverted = bank(1 - seen)[0].view(2, STROKES, across, across)
+    torch.testing.assert_close(inverted, told.flip(0), atol=1e-5, rtol=1e-4)
+    lying = bank(seen.mT)[0].view(2, STROKES, across, across)
+    torch.testing.assert_close(lying[0, 1], bright[0].mT, atol=1e-5, rtol=1e-4)
+
+
+def test_the_strokes_of_a_bank_are_those_that_the_patches_show() -> None:
+    """Patches that are either of two patterns, brighter or inverted, fainter or stronger, give two strokes: one for each."""
+    rng = torch.Generator().manual_seed(3)
+    standing, lying = (bars().filters[k].flatten() for k in (0, 1))
+    first = torch.rand(4000, 1, generator=rng) < 0.5
+    strength = (1 + torch.rand(4000, 1, generator=rng)) * torch.randn(4000, 1, generator=rng).sign()
+    patches = strength * torch.where(first, standing, lying) + 0.02 * torch.randn(4000, STROKE**2, generator=rng) + 0.5
+    learned = strokes(patches, torch.Generator().manual_seed(0), count=2)
+    answers = (learned.filters.flatten(1) @ torch.stack([standing, lying], dim=1)).abs()
+    assert float(answers.max(dim=1).values.min()) > 5 * float(answers.min(dim=1).values.max())
+    assert answers.argmax(dim=1).unique().numel() == 2
+    assert float(learned.filters.mean(dim=(1, 2, 3)).abs().max()) < 1e-5
+    again = strokes(patches, torch.Generator().manual_seed(0), count=2)
+    torch.testing.assert_close(learned.filters, again.filters, atol=0, rtol=0)
 
 
 def test_a_mean_hand_has_nothing_to_tell_and_a_point_that_was_not_found_neither() -> None:
@@ -240,7 +295,7 @@ def test_a_habit_that_can_be_seen_is_learned_from_the_other_folds_and_one_that_c
         found,
         **{name: getattr(found, name)[middle] for name in ("film", "place", "target", "measure", "origin", "fold")},
     )
-    seen, answers = given(found, TEMPLATE), wanted(found, TEMPLATE.hand_length)
+    seen, answers = given(found, TEMPLATE, bank(found, TEMPLATE)), wanted(found, TEMPLATE.hand_length)
     away = missed_by(found, crossed(found, seen, answers, 1.0), TEMPLATE.hand_length)
     assert float(away.max()) < 2.5
     blind = missed_by(found, crossed(found, torch.zeros_like(seen), answers, 1.0), TEMPLATE.hand_length)
