@@ -6,7 +6,7 @@ r"""Fit the look of each set's readers (`readers_look`) to the annotated films.
 It learns on the training part of the split alone. First a bank of strokes, from patches of the close views, whitened, by rounds of
 k-means on directions, whatever a reader said; then a ridge regression a point, in closed form. How far it is held
 back is one number for all points, taken from `--ridge` by five folds of these films: the one that misses least, every set counting
-the same. What ships is then fitted to all of them. It takes some minutes, once the detector has looked at them.
+the same. What ships is then fitted to all of them. It takes two minutes, once the detector has looked at them.
 """
 
 import argparse
@@ -219,17 +219,17 @@ def given(found: Stated, template: Template, marks: Bank) -> Tensor:
     return torch.cat(parts)
 
 
-def fit(seen: Tensor, wanted: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Return weight (features, 2) and bias (2,) of the ridge regression of one point; answers far from their median are drawn near."""
+def fit(seen: Tensor, wanted: Tensor, ridges: Sequence[float]) -> list[tuple[Tensor, Tensor]]:
+    """Return for each ridge weight (features, 2) and bias (2,) of one point's regression; answers far from their median are drawn near."""
     seen, wanted = seen.double(), wanted.double()
     middle = wanted.median(dim=0).values
     near = middle + (wanted - middle).clamp(-FARTHEST, FARTHEST)
     mean, level = seen.mean(dim=0), near.mean(dim=0)
     away, left = seen - mean, near - level
     # With fewer films than features the system of the films is the smaller one, and gives the same weights.
-    gram = away @ away.mT + ridge * torch.eye(len(away), dtype=torch.float64)
-    weight = away.mT @ torch.linalg.solve(gram, left)
-    return weight.float(), (level - mean @ weight).float()
+    gram, one = away @ away.mT, torch.eye(len(away), dtype=torch.float64)
+    found = [away.mT @ torch.linalg.solve(gram + ridge * one, left) for ridge in ridges]
+    return [(weight.float(), (level - mean @ weight).float()) for weight in found]
 
 
 def wanted(found: Stated, hand_length: float) -> Tensor:
@@ -237,15 +237,16 @@ def wanted(found: Stated, hand_length: float) -> Tensor:
     return (found.target - found.places[found.film, found.place]) / (PERCENT * hand_length)
 
 
-def crossed(found: Stated, seen: Tensor, answers: Tensor, ridge: float) -> Tensor:
-    """Return (n, 2): what is said of each point by a regression that has not seen its fold."""
-    said = torch.zeros_like(answers)
+def crossed(found: Stated, seen: Tensor, answers: Tensor, ridges: Sequence[float]) -> dict[float, Tensor]:
+    """Return for each ridge (n, 2): what is said of each point by a regression that has not seen its fold."""
+    said = {ridge: torch.zeros_like(answers) for ridge in ridges}
     for place in sorted(set(found.place.tolist())):
         here = torch.nonzero(found.place == place).squeeze(1)
         for fold in sorted(set(found.fold[here].tolist())):
             inside, outside = here[found.fold[here] == fold], here[found.fold[here] != fold]
-            weight, bias = fit(seen[outside], answers[outside], ridge)
-            said[inside] = seen[inside] @ weight + bias
+            fitted = fit(seen[outside], answers[outside], ridges)
+            for ridge, (weight, bias) in zip(ridges, fitted, strict=True):
+                said[ridge][inside] = seen[inside] @ weight + bias
     return said
 
 
@@ -292,15 +293,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = cached(options)
     marks = bank(found, template)
     seen, answers = given(found, template, marks), wanted(found, template.hand_length)
-    tried = {}
-    for ridge in options.ridge:
-        away = missed_by(found, crossed(found, seen, answers, ridge), template.hand_length)
-        tried[ridge] = figures(found, away)
+    tried = {
+        ridge: figures(found, missed_by(found, said, template.hand_length))
+        for ridge, said in crossed(found, seen, answers, options.ridge).items()
+    }
     chosen = min(tried, key=lambda ridge: -sum(each["value"] for each in tried[ridge].values()))
     weight, bias = torch.zeros(len(PLACES), FEATURES, 2), torch.zeros(len(PLACES), 2)
     for place in sorted(set(found.place.tolist())):
         here = found.place == place
-        weight[place], bias[place] = fit(seen[here], answers[here], chosen)
+        [(weight[place], bias[place])] = fit(seen[here], answers[here], [chosen])
     before = figures(found, missed_by(found, torch.zeros_like(answers), template.hand_length))
     metadata = weights.Metadata(
         problem="detection",

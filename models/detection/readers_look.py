@@ -115,7 +115,8 @@ class Bank:
         answer = functional.conv2d(padded, self.filters) / (deviation + self.contrast) - self.level[:, None, None]
         cells = [functional.avg_pool2d((each - FAINT).clamp_min(0), CELL) for each in (answer, -answer)]
         marks = torch.cat(cells, dim=1).flatten(1)
-        return MARKS * marks / (marks.norm(dim=1, keepdim=True) + 0.5)
+        scaled: Tensor = MARKS * marks / (marks.norm(dim=1, keepdim=True) + 0.5)
+        return scaled
 
 
 def told(places: Tensor, seen: Tensor, template: Template) -> Tensor:
