@@ -126,6 +126,7 @@ def _show(settings: "Settings", repository: "Jobs", control: "Queues", as_json: 
     from service.queue import job_listing
     from service.queue.breakers import Breakers
     from service.queue.queues import refusing
+    from service.tables import BreakerState
 
     found, breakers = control.all(), Breakers(repository, settings.breaker).all()
     refused = refusing(repository.processes(), repository.now())
@@ -138,6 +139,8 @@ def _show(settings: "Settings", repository: "Jobs", control: "Queues", as_json: 
         click.echo(json.dumps(fields | {"since": since, "by": queue.changed_by, "reason": queue.reason}))
     for row in breakers:
         cause = {"code": row.cause_code, "text": row.cause_text, "next_action": row.next_action}
-        click.echo(json.dumps({"destination": row.destination, "breaker": row.state, "cause": cause}))
+        again = row.probe_at.isoformat() if row.probe_at and row.state != BreakerState.CLOSED else None
+        said = {"destination": row.destination, "breaker": row.state, "cause": cause, "again_at": again}
+        click.echo(json.dumps(said))
     for each in refused:
         click.echo(json.dumps({"refusing": each["code"], "text": each["text"], "next_action": each["next_action"]}))

@@ -157,8 +157,11 @@ def table(
             "\n".join(line for line in lines if line),
         )
     summary = "  ".join(f"{state} {count}" for state, count in counts.items() if count) or "no jobs"
+    said = [Text(summary, style="bold")]
+    if counts.get(State.FILTERED) and all(job.state != State.FILTERED for job in jobs):
+        said.append(Text("FILTERED is not listed: `carpus jobs list --state filtered`", style="dim"))
     held = [_held(queue) for queue in queues if queue.mode != QueueMode.RUNNING]
-    return Group(Text(summary, style="bold"), *(Text(line, style="yellow") for line in held), rows)
+    return Group(*said, *(Text(line, style="yellow") for line in held), rows)
 
 
 def _held(queue: Queue) -> str:

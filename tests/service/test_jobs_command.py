@@ -100,6 +100,11 @@ def test_the_list_is_filtered_by_state_cause_time_and_order(run: Run, jobs: Jobs
     (found,) = lines(run("list", "--accession", "ACC-77", "--json"))
     assert (found["id"], found["priority"], found["peer"]) == (2, "routine", "PACS")
     assert run("list", "--accession", "ACC-78", "--json") == ""
+    assert "not listed" not in run("list")
+    other = receive(jobs, 3)
+    jobs.advance(jobs.claim(other, State.RECEIVED), State.FILTERED)
+    assert "FILTERED is not listed: `carpus jobs list --state filtered`" in run("list")
+    assert "not listed" not in run("list", "--state", "filtered")
     tomorrow = (dt.datetime.now(dt.UTC) + dt.timedelta(days=1)).strftime("%Y-%m-%d")
     assert run("list", "--since", tomorrow, "--json") == ""
     assert "ACC-77" not in run("list") + run("list", "--json") + run("show", "2") + run("export", "--json")
@@ -262,9 +267,11 @@ def test_queues_say_why_films_are_refused(run: Run, jobs: Jobs) -> None:
 def test_a_destination_left_alone_is_named_with_its_cause(run: Run, jobs: Jobs) -> None:
     away = Retryable("PACS does not answer", code="peer-unreachable", next_action="check that the PACS runs")
     Breakers(jobs, BreakerSettings(failures=1)).failed("pacs", away)
+    probe_at = Breakers(jobs, BreakerSettings()).all()[0].probe_at
     assert lines(run("queues", "--json"))[-1] == {
         "destination": "pacs",
         "breaker": "open",
+        "again_at": probe_at.isoformat(),
         "cause": {
             "code": "peer-unreachable",
             "text": "PACS does not answer",
@@ -274,7 +281,6 @@ def test_a_destination_left_alone_is_named_with_its_cause(run: Run, jobs: Jobs) 
     said = " ".join(run("queues").split())
     assert "-> check that the PACS runs" in said
     assert "tried again by itself, next at 20" in said
-    probe_at = Breakers(jobs, BreakerSettings()).all()[0].probe_at
     assert run("retry", str(failed(jobs, 1)))
     (alone,) = Breakers(jobs, BreakerSettings()).all()
     assert alone.state == BreakerState.OPEN
