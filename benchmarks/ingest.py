@@ -10,11 +10,12 @@ the rate stands what a film costs of the processors, the server's share and the 
 the server, and both together say what rate the machine allows. With `--apart` everything is measured twice: also with the server
 on the first half of the processors and the clients on the others, as senders elsewhere leave the server its own. Where there is a
 C compiler, two rows more show what no receiver can pass with these clients: one that takes the bytes and answers, and one that
-also writes and flushes them (`ingest_ceiling.c`).
+also writes and flushes them (`ingest_ceiling.c`). A last row is the disk's: as many writers, each flushing its files, and no network.
 """
 
 import argparse
 import json
+import mmap
 import os
 import platform
 import random
@@ -26,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,15 +106,18 @@ def _compared(
 ) -> dict[str, Any]:
     rates: dict[str, dict[int, list[float]]] = {name: {n: [] for n in ASSOCIATIONS} for name in servers}
     costs: dict[str, dict[int, list[dict[str, float]]]] = {name: {n: [] for n in ASSOCIATIONS} for name in servers}
+    disk: dict[int, list[float]] = {n: [] for n in ASSOCIATIONS}
     for _ in range(repeats):
         for associations in ASSOCIATIONS:
             for name in random.sample(list(servers), len(servers)):
                 seconds, cost = _run(servers[name], folder, sent, associations, halves)
                 costs[name][associations].append(cost)
                 rates[name][associations].append(round(sum(p.stat().st_size for p in sent) / seconds / 1e6, 1))
+            disk[associations].append(round(_written(folder, sent, associations), 1))
     middle = {name: {n: median(values) for n, values in row.items()} for name, row in rates.items()}
     return {
         "mb_per_second": {name: {str(n): values for n, values in row.items()} for name, row in rates.items()},
+        "disk_mb_per_second": {str(n): values for n, values in disk.items()},
         "cpu_ms_per_film": {
             name: {
                 str(n): {who: round(median(cost[who] for cost in costs[name][n]), 1) for who in ("server", "clients")}
@@ -140,6 +145,9 @@ def table(result: Mapping[str, Any], heading: str = "") -> str:
     for name, row in result["mb_per_second"].items():
         cells = [f"{median(v):.0f} ({min(v):.0f}-{max(v):.0f})" for v in row.values()]
         rows.append(f"{name:34}" + "".join(f"{cell:>22}" for cell in cells))
+    if "disk_mb_per_second" in result:
+        cells = [f"{median(v):.0f} ({min(v):.0f}-{max(v):.0f})" for v in result["disk_mb_per_second"].values()]
+        rows.append(f"{'the disk alone':34}" + "".join(f"{cell:>22}" for cell in cells))
     rows.append("CPU ms a film, server + clients")
     for name, costs in result["cpu_ms_per_film"].items():
         cells = [f"{cost['server']} + {cost['clients']}" for cost in costs.values()]
@@ -264,6 +272,27 @@ def _run(
     shutil.rmtree(folder)
     os.sync()  # what one server left to the kernel to write must not be the next one's burden
     return seconds, {who: 1000 * value / len(films) for who, value in cost.items()}
+
+
+def _written(folder: Path, films: Sequence[Path], writers: int) -> float:
+    """Return the MB/s at which so many writers put files like these on the disk, past the page cache and flushed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    size = films[0].stat().st_size // mmap.PAGESIZE * mmap.PAGESIZE  # a direct write is of whole blocks
+    with mmap.mmap(-1, size) as memory, ThreadPoolExecutor(writers) as hands:
+        memory[:] = films[0].read_bytes()[:size]
+
+        def write(number: int) -> None:
+            file = os.open(folder / str(number), os.O_WRONLY | os.O_CREAT | getattr(os, "O_DIRECT", 0), 0o600)
+            os.write(file, memory)
+            os.fsync(file)
+            os.close(file)
+
+        started = time.monotonic()
+        list(hands.map(write, range(len(films))))
+        seconds = time.monotonic() - started
+    shutil.rmtree(folder)
+    return size * len(films) / seconds / 1e6
 
 
 @contextmanager
