@@ -52,7 +52,7 @@ def render(text: str) -> str:
     parts += [_accuracy(path) for path in sorted((FOLDER / "accuracy").glob("*.json"))]
     parts += [_deidentification(FOLDER / "deidentification.json")]
     parts += [_burned_in_text(FOLDER / "burned_in_text.json")]
-    parts += [_ingest([FOLDER / "ingest.json", FOLDER / "ingest_slower.json"])]
+    parts += [_ingest([FOLDER / f"ingest{which}.json" for which in ("", "_slower", "_slower_apart")])]
     parts += [_queue(FOLDER / "queue.json"), _scale(FOLDER / "scale.json")]
     return head + mark + "\n\n" + "\n\n".join(part for part in parts if part) + "\n"
 
@@ -110,6 +110,10 @@ def _ingest_rows(result: Mapping[str, Any]) -> list[list[str]]:
     rows = [["MB/s, median (range)", *(f"{count} associations" for count in counts)]]
     for name, row in rates.items():
         rows.append([name, *(f"{median(row[n]):.0f} ({min(row[n]):.0f}-{max(row[n]):.0f})" for n in counts)])
+    if disk := result.get("disk_mb_per_second"):
+        rows.append(
+            ["the disk alone", *(f"{median(disk[n]):.0f} ({min(disk[n]):.0f}-{max(disk[n]):.0f})" for n in counts)]
+        )
     for other, ratios in result["ratio_to"].items():
         rows += [[f"{name} / {other}", *(f"{row[n]:.2f}" for n in counts)] for name, row in ratios.items()]
     for name, costs in result.get("cpu_ms_per_film", {}).items():
