@@ -1,7 +1,9 @@
 """Removal by age, by disk and on demand: whole, accounted for, never against a hold, never what is unconfirmed."""
 
 import io
+import os
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -209,6 +211,30 @@ def test_a_patient_is_forgotten_whole(tmp_path: Path) -> None:
     assert films.jobs.list() == []
     assert [row.name for row in films.jobs.quarantined()] == [other.name]
     assert films.files() == 1
+
+
+def test_to_forget_a_patient_waits_for_no_pipe_in_the_place_of_a_quarantined_file(tmp_path: Path) -> None:
+    films = Films(tmp_path)
+    stored = films.stores.quarantine.write(b"not DICOM at all", name="a" * 64)
+    films.jobs.record_quarantine(
+        code="x",
+        text="x",
+        name=stored.name,
+        sha256=stored.sha256,
+        SOPInstanceUID=None,
+        calling_ae_title="PACS",
+        address="127.0.0.1",
+    )
+    path = films.stores.quarantine.path(stored.name)
+    path.unlink()
+    os.mkfifo(path)
+    found: list[Removed] = []
+    asked = threading.Thread(
+        target=lambda: found.append(films.retention.forget(SUBJECT, belongs=lambda *_: True)), daemon=True
+    )
+    asked.start()
+    asked.join(20)
+    assert [each.quarantined for each in found] == [0]  # it is nobody's file, and stays for somebody to look at
 
 
 def test_a_hold_or_an_unconfirmed_result_stops_forgetting_before_anything_is_removed(tmp_path: Path) -> None:
