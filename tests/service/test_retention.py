@@ -19,7 +19,7 @@ from service.ledger import UnknownJob
 from service.queue.jobs import State
 from service.retention import Held, Removed, Retention, Stuck, Unconfirmed
 from service.settings import RetentionSettings
-from service.storage import Stores
+from service.storage import Stored, Stores
 from service.tables import Instance, Job
 from service.trust.pseudonyms import Pseudonyms
 from service.wrap import wrap
@@ -60,6 +60,18 @@ class Films:
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(b"result")
         return job_id
+
+    def quarantined(self, stored: Stored) -> None:
+        """Record a file of the quarantine store that belongs to no film."""
+        self.jobs.record_quarantine(
+            code="x",
+            text="x",
+            name=stored.name,
+            sha256=stored.sha256,
+            SOPInstanceUID=None,
+            calling_ae_title="PACS",
+            address="127.0.0.1",
+        )
 
     def files(self) -> int:
         stores = (self.stores.identified, self.stores.deidentified, self.stores.results, self.stores.quarantine)
@@ -197,15 +209,7 @@ def test_a_patient_is_forgotten_whole(tmp_path: Path) -> None:
     mine = films.stores.quarantine.write(buffer.getvalue(), name="a" * 64)
     other = films.stores.quarantine.write(b"not DICOM at all", name="b" * 64)
     for stored in (mine, other):
-        films.jobs.record_quarantine(
-            code="x",
-            text="x",
-            name=stored.name,
-            sha256=stored.sha256,
-            SOPInstanceUID=None,
-            calling_ae_title="PACS",
-            address="127.0.0.1",
-        )
+        films.quarantined(stored)
     removed = films.retention.forget(SUBJECT, belongs=lambda number, _issuer: number == PATIENT.PatientID)
     assert (removed.instances, removed.quarantined) == (2, 1)
     assert films.jobs.list() == []
@@ -216,15 +220,7 @@ def test_a_patient_is_forgotten_whole(tmp_path: Path) -> None:
 def test_to_forget_a_patient_waits_for_no_pipe_in_the_place_of_a_quarantined_file(tmp_path: Path) -> None:
     films = Films(tmp_path)
     stored = films.stores.quarantine.write(b"not DICOM at all", name="a" * 64)
-    films.jobs.record_quarantine(
-        code="x",
-        text="x",
-        name=stored.name,
-        sha256=stored.sha256,
-        SOPInstanceUID=None,
-        calling_ae_title="PACS",
-        address="127.0.0.1",
-    )
+    films.quarantined(stored)
     path = films.stores.quarantine.path(stored.name)
     path.unlink()
     os.mkfifo(path)
