@@ -3,7 +3,8 @@ r"""Say where on real films a detector misses, and how far two readers of one fi
     python -m models.detection.misses --weights models/bundles/detection/handnet-sets --look models/bundles/detection/readers-look \
         --data ../shared/data/rsna --json benchmarks/accuracy/detection_misses.json
 
-Films are those of the validation split. Each stated point is held against the network's channel for its set (*own head*), and
+Films are those of the validation split. The knuckles of `joints13` are also held, film by film and on its training films too, against a
+channel that the readers of another set taught. Each stated point is held against the network's channel for its set (*own head*), and
 against that channel's point moved by the look of the set's readers (*own head, closer*; `readers_look`), which the service does not take.
 """
 
@@ -27,6 +28,7 @@ from models.detection.predict import Detector
 from models.detection.readers import (
     Array,
     between_readers,
+    height_of_knuckles,
     judged_by_the_second,
     laid,
     offset,
@@ -85,6 +87,51 @@ def _errors(template: Template, record: Annotated, image: Image, seen: Any) -> d
     return errors
 
 
+def knuckles(detector: Detector, args: argparse.Namespace) -> dict[str, Any]:
+    """Hold the knuckles that `joints13` states against its own channel and against that of `handpose`, film by film.
+
+    Other films and other readers taught the second one; its constant distance from `joints13` is that of the training films. Where both
+    see a film's row of knuckles at one height and its reader stated another, a habit of the reader is missed and no joint.
+    """
+    thumbnails, origin = rsna.read_thumbnails(args.data), "joints13"
+    own: dict[int, dict[str, Array]] = {}
+    other: dict[int, dict[str, Array]] = {}
+    groups: dict[str, list[int]] = defaultdict(list)
+    for part in rsna.PARTS:
+        for film, records in rsna.of_part(args.data, args.split, part).items():
+            if origin not in records:
+                continue
+            image = Image(pixels=pixels.scale(thumbnails[film]))
+            seen = detector.detect(image).points or {}
+            of_handpose = {name: seen[joint] for name in CHANNELS if (joint := joint_of(name)) and joint in seen}
+            own[film] = _errors(detector.template, records[origin], image, seen)
+            other[film] = _errors(detector.template, records[origin], image, of_handpose)
+            large = (args.data / "fullres" / f"{film}.webp").exists()
+            groups["training" if part == "train" else "fullres" if large else "other validation"].append(film)
+    taught: dict[str, list[Array]] = defaultdict(list)
+    for film in groups["training"]:
+        for name, error in other[film].items():
+            taught[name].append(error)
+    constant = {name: np.median(errors, axis=0) for name, errors in taught.items()}
+    return {
+        group: {
+            "within_2.5_percent": share([[float(np.hypot(*e)) for e in own[film].values()] for film in films]),
+            "films": {
+                str(film): {
+                    "missed": sum(float(np.hypot(*e)) > LIMIT_PERCENT for e in own[film].values()),
+                    "knuckles, own head": height_of_knuckles(own[film]),
+                    "knuckles, channel of handpose": height_of_knuckles(
+                        {name: e - constant[name] for name, e in other[film].items() if name in constant}
+                    ),
+                }
+                for film in sorted(films)
+            },
+        }
+        for group, films in groups.items()
+        if films
+    }
+
+
 def _summary(films: dict[int, dict[str, Array]]) -> dict[str, Any]:
     away = {film: {name: float(np.hypot(*e)) for name, e in errors.items()} for film, errors in films.items()}
     missed = [name for errors in away.values() for name, e in errors.items() if e > LIMIT_PERCENT]
@@ -138,6 +185,7 @@ def main() -> None:
         **({} if options.look is None else {"readers_look_sha256": weights.digest(options.look)}),
         "interval": "95 %, bootstrap over films",
         "two readers of one film": between_readers(detector.template, found),
+        "knuckles of joints13, thumbnails": knuckles(detector, options),
         **judged,
         **summed,
         "labels left out of training, looked at": {name: sorted(films) for name, films in rsna.MISPLACED.items()},

@@ -123,6 +123,12 @@ def row_told(errors: dict[str, Array]) -> dict[str, float]:
     return told
 
 
+def height_of_knuckles(errors: dict[str, Array]) -> float | None:
+    """Return by how much a film's row of MCP joints 2 to 5 is missed along the hand, on average; None where none was seen."""
+    heights = [away[1] for name, away in errors.items() if _is_knuckle(name) and np.isfinite(away[1])]
+    return round(float(np.mean(heights)), 2) if heights else None
+
+
 def _is_knuckle(channel: str) -> bool:
     return channel.split(" ")[-1] in KNUCKLES
 

@@ -5,7 +5,7 @@ import pytest
 
 from models.detection.anatomy import Template
 from models.detection.conventions import CHANNEL, CHANNELS, REGION_OF_JOINT, Annotated
-from models.detection.readers import between_readers, judged_by_the_second, row_told
+from models.detection.readers import between_readers, height_of_knuckles, judged_by_the_second, row_told
 
 TEMPLATE = Template.load()
 JOINT = "pip3"
@@ -71,3 +71,10 @@ def test_a_readers_height_of_the_knuckles_is_taken_from_the_other_knuckles_and_f
     # One knuckle alone is wrong: the others do not explain it.
     assert row_told({**dict.fromkeys(row, here), "spot mcp2": low})["spot mcp2"] == pytest.approx(np.hypot(*low))
     assert row_told({"mcp2": low, "mcp3": low}) == pytest.approx({"mcp2": np.hypot(*low), "mcp3": np.hypot(*low)})
+
+
+def test_the_height_of_the_knuckles_is_that_of_the_four_and_none_where_none_was_seen() -> None:
+    unseen = np.full(2, np.inf)
+    errors = {"spot mcp2": np.array([9.0, -1.0]), "spot mcp3": np.array([0.0, -2.0]), "spot pip3": np.array([0.0, 7.0])}
+    assert height_of_knuckles({**errors, "spot mcp4": unseen}) == -1.5
+    assert height_of_knuckles({"spot mcp1": np.zeros(2), "spot mcp4": unseen}) is None
