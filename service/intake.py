@@ -89,6 +89,7 @@ class Intake:
             else:
                 if not found:
                     stop.wait(POLL_SECONDS)
+        self._jobs.sign_off("intake")
 
     def round(self, stop: threading.Event | None = None) -> int:
         """Prepare what waits longer than the debounce, oldest first; return how many jobs were looked at."""

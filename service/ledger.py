@@ -7,12 +7,13 @@ import datetime as dt
 import os
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Engine, and_, bindparam, delete, exists, func, not_, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session, aliased
 
 from service.errors import Permanent
@@ -67,6 +68,21 @@ class UnknownJob(Permanent):
     """No job has this number, or it is not in a state that allows what was asked."""
 
     code = "unknown-job"
+
+
+class Life(StrEnum):
+    """What is known of a process by its last sign of life."""
+
+    ALIVE = "alive"
+    STOPPED = "stopped"  # it ended in order and said so
+    SILENT = "silent"
+
+
+def life_of(beat: Heartbeat, now: dt.datetime) -> Life:
+    """Return what the last sign of life of a process says now; one that was killed passes for alive until it has been silent for long."""
+    if (beat.detail or {}).get("stopped"):
+        return Life.STOPPED
+    return Life.ALIVE if now - beat.at <= SILENT_AFTER else Life.SILENT
 
 
 def utc_now() -> dt.datetime:
@@ -299,6 +315,17 @@ class Ledger:
         with self._write() as session:
             session.merge(Heartbeat(process=process, pid=os.getpid(), at=self.now(), detail=detail))
 
+    def sign_off(self, process: str) -> None:
+        """Record that a process ends in order, so that nobody has to wait until it has been silent for long enough.
+
+        Another one may have taken over its name; a database that is away is no error, its silence will tell.
+        """
+        with suppress(SQLAlchemyError), self._write() as session:
+            row = session.get(Heartbeat, process, with_for_update=True)
+            host = None if row is None else (row.detail or {}).get("host")
+            if row is not None and row.pid == os.getpid() and host in (None, socket.gethostname()):
+                row.at, row.detail = self.now(), {"stopped": True} | ({"host": host} if host else {})
+
     def sign_on(self, kind: str) -> str:
         """Return the name under which one of possibly several processes of a kind beats, and beat for the first time.
 
@@ -325,7 +352,7 @@ class Ledger:
     def _lives(self, row: Heartbeat) -> bool:
         """Whether another process than this one has beaten under this name and, as far as can be told, still would."""
         host = (row.detail or {}).get("host")
-        if host is None or self.now() - row.at > SILENT_AFTER:
+        if host is None or life_of(row, self.now()) != Life.ALIVE:
             return False
         if host != socket.gethostname():
             return True

@@ -6,6 +6,7 @@ survive a restart. No label holds anything of a patient: states, kinds, destinat
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -15,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service import tallies
-from service.ledger import SILENT_AFTER
+from service.ledger import Life, life_of
 from service.queue import queue_metrics
 from service.queue.jobs import Jobs
 from service.sending import proof_metrics
@@ -58,7 +59,7 @@ class ServiceCollector(Collector):
                 *self._objects(),
                 *proof_metrics.families(self.jobs),
                 self._step_times.family(),
-                self._heartbeats(),
+                *self._processes(),
             ]
         except SQLAlchemyError:
             families = []
@@ -117,13 +118,19 @@ class ServiceCollector(Collector):
                 statuses.add_metric([destination, f"0x{status:04X}"], number)
             yield statuses
 
-    def _heartbeats(self) -> GaugeMetricFamily:
-        beats = GaugeMetricFamily(
+    def _processes(self) -> Iterator[GaugeMetricFamily]:
+        ages = GaugeMetricFamily(
             "carpus_heartbeat_age_seconds", "Since the last sign of life of each kind of process.", labels=["process"]
         )
-        for kind, age in heartbeat_ages(self.jobs).items():
-            beats.add_metric([kind], age)
-        return beats
+        up = GaugeMetricFamily(
+            "carpus_process_up",
+            "1 while a process of this kind is alive, 0 once it ended in order or is silent.",
+            labels=["process"],
+        )
+        for kind, sign in signs_of_life(self.jobs).items():
+            ages.add_metric([kind], sign.age_seconds)
+            up.add_metric([kind], sign.life == Life.ALIVE)
+        yield from (ages, up)
 
     def _certificates(self, settings: Settings) -> GaugeMetricFamily:
         expiry = GaugeMetricFamily(
@@ -146,19 +153,28 @@ def disks_of_others(jobs: Jobs) -> dict[str, float]:
     """Return the free space of stores that this process may not see, as those who write there told it with their last sign of life."""
     now, found = jobs.now(), dict[str, float]()
     for beat in jobs.processes():
-        if now - beat.at <= SILENT_AFTER:
+        if life_of(beat, now) == Life.ALIVE:
             found |= (beat.detail or {}).get("disk_free_bytes", {})
     return found
 
 
-def heartbeat_ages(jobs: Jobs) -> dict[str, float]:
-    """Return the seconds since the youngest sign of life of each kind of process."""
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """The last sign of life of a kind of process."""
+
+    life: Life
+    age_seconds: float
+
+
+def signs_of_life(jobs: Jobs) -> dict[str, Sign]:
+    """Return of each kind of process the sign of the one that is best off: one that lives stands for its kind."""
     now = jobs.now()
-    ages: dict[str, float] = {}
+    found: dict[str, Sign] = {}
     for beat in jobs.processes():
-        kind = kind_of_process(beat.process)
-        ages[kind] = min(ages.get(kind, float("inf")), max(0.0, (now - beat.at).total_seconds()))
-    return dict(sorted(ages.items()))
+        kind, sign = kind_of_process(beat.process), Sign(life_of(beat, now), max(0.0, (now - beat.at).total_seconds()))
+        other = found.get(kind, sign)
+        found[kind] = min(sign, other, key=lambda each: (each.life != Life.ALIVE, each.age_seconds))
+    return dict(sorted(found.items()))
 
 
 def registry(jobs: Jobs, stores: Sequence[Store], settings: Settings | None = None) -> CollectorRegistry:

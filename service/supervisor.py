@@ -22,6 +22,7 @@ from typing import Final
 import psutil
 
 from service.errors import InvalidConfiguration, Permanent
+from service.ledger import Life, life_of
 from service.log import get_logger
 from service.queue.jobs import Jobs
 from service.settings import Settings
@@ -192,7 +193,10 @@ def children_of(settings: Settings, config: Path | None, jobs: Jobs) -> list[Chi
         return [sys.executable, "-m", "service", *words, *(["--config", str(config)] if config else [])]
 
     def beats(name: str) -> Callable[[int], bool]:
-        return lambda pid: any(row.process.startswith(name) and row.pid == pid for row in jobs.processes())
+        return lambda pid: any(
+            row.process.startswith(name) and row.pid == pid and life_of(row, jobs.now()) == Life.ALIVE
+            for row in jobs.processes()
+        )
 
     def listens(port: int) -> Callable[[int], bool]:
         return lambda pid: _listens(pid, port)

@@ -205,13 +205,20 @@ class Worker:
         own = Queue(self._canary_queue, auto_delete=True, durable=False, expires=600)  # type: ignore[no-untyped-call]
         app.conf.task_queues = [*app.conf.task_queues, own]
 
-    def run(self, on_ready: Callable[[], None]) -> None:
-        """Work until SIGTERM: finish the step at hand, then return."""
+    def run(self, on_ready: Callable[[], Callable[[], None]]) -> None:
+        """Work until SIGTERM: finish the step at hand, then return.
+
+        Parameters
+        ----------
+        on_ready
+            Called when messages are taken; what it returns is called when none are taken any more.
+        """
+        afterwards: list[Callable[[], None]] = []
         threading.Thread(target=self._poll, name="poller", daemon=True).start()
         threading.Thread(target=self.watchdog.run, name="watchdog", daemon=True).start()
         self._app.task(name=NEXT[self._state][0])(self._by_message)
         self._app.task(name=CANARY)(self.watchdog.canary)
-        signals.worker_ready.connect(lambda **_: on_ready(), weak=False)
+        signals.worker_ready.connect(lambda **_: afterwards.append(on_ready()), weak=False)
         self._app.Worker(
             hostname=f"{self._queue}@carpus",
             queues=[self._queue, self._canary_queue],
@@ -223,6 +230,8 @@ class Worker:
             without_heartbeat=True,
             quiet=True,
         ).start()
+        for each in afterwards:
+            each()
 
     def _by_message(self, job_id: int) -> None:
         with self._gate, self.watchdog.working():
@@ -256,18 +265,30 @@ class Worker:
 
 def keep_beating(
     jobs: Jobs, kind: str, *, seconds: float = 10, detail: Callable[[], dict[str, Any]] | None = None
-) -> None:
-    """Record now, and from a thread of its own ever after, that this process is alive, and what it says of itself."""
+) -> Callable[[], None]:
+    """Record now, and from a thread of its own ever after, that this process is alive, and what it says of itself.
+
+    What is returned ends that, and records that the process ends in order.
+    """
     name = jobs.sign_on(kind)
     host = {"host": socket.gethostname()}
     jobs.beat(name, {**host, **(detail() if detail else {})})
 
+    ended = threading.Event()
+
     def beat() -> None:
-        while True:
-            time.sleep(seconds)
+        while not ended.wait(seconds):
             try:
                 jobs.beat(name, {**host, **(detail() if detail else {})})
             except Exception as error:  # noqa: BLE001 - a database that is away must not end the heartbeats for good
                 log.warning("heartbeat not written", process=name, error=type(error).__name__)
 
-    threading.Thread(target=beat, name="heartbeats", daemon=True).start()
+    beating = threading.Thread(target=beat, name="heartbeats", daemon=True)
+    beating.start()
+
+    def end() -> None:
+        ended.set()
+        beating.join(timeout=seconds)
+        jobs.sign_off(name)
+
+    return end

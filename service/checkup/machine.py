@@ -18,15 +18,17 @@ from models import registry
 from models.weights import WeightsRefused
 from service import db, metrics, tasks
 from service.checkup.finding import Finding, Verdict, good, skipped
+from service.ledger import Life
 from service.queue.jobs import Jobs, State
 from service.settings import Settings
 from service.trust.certificates import in_use
+from service.web.display import duration
 
 PLACE: Final = "this machine"
 SLOW_FLUSH_SECONDS: Final = 0.1
 SLOW_DATABASE_SECONDS: Final = 0.5
 SKEW_SECONDS: Final = 2.0  # that a log or a report may differ from the PACS without confusing anybody
-HEARTBEAT_SECONDS: Final = 60.0
+WORDS: Final = {Life.ALIVE: "alive, last heard of", Life.STOPPED: "stopped", Life.SILENT: "silent, last heard of"}
 PROCESSES: Final = ("scp", "intake", "worker inference", "worker delivery", "web")
 
 # By what a graphics processor is given to a process: CUDA itself, and NVIDIA's runtime for containers.
@@ -111,14 +113,21 @@ def broker(settings: Settings, jobs: Jobs) -> Finding:
 
 
 def processes(jobs: Jobs) -> Iterator[Finding]:
-    """Compare the heartbeats with what a whole installation runs."""
-    ages = metrics.heartbeat_ages(jobs)
-    silent = [name for name in PROCESSES if ages.get(name, float("inf")) > HEARTBEAT_SECONDS]
-    if not silent:
-        yield good(PLACE, "processes", f"{', '.join(PROCESSES)} are alive")
+    """Compare the signs of life with what a whole installation runs."""
+    signs = metrics.signs_of_life(jobs)
+    by_life = {life: [name for name in PROCESSES if name in signs and signs[name].life == life] for life in Life}
+    said = []
+    for life, names in by_life.items():
+        ages = ", ".join(f"{name} {duration(signs[name].age_seconds)} ago" for name in names)
+        said += [f"{WORDS[life]}: {ages}"] if names else []
+    unseen = [name for name in PROCESSES if name not in signs]
+    said += [f"never seen: {', '.join(unseen)}"] if unseen else []
+    missing = [name for name in PROCESSES if name not in by_life[Life.ALIVE]]
+    if not missing:
+        yield good(PLACE, "processes", "; ".join(said))
         return
-    action = f"start `carpus serve`, or on a cluster: {', '.join(f'carpus {name}' for name in silent)}"
-    yield Finding(PLACE, "processes", Verdict.WARNING, f"no sign of life from {', '.join(silent)}", action)
+    action = f"start `carpus serve`, or on a cluster: {', '.join(f'carpus {name}' for name in missing)}"
+    yield Finding(PLACE, "processes", Verdict.WARNING, "; ".join(said), action)
 
 
 def bundle(settings: Settings) -> Finding:

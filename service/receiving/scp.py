@@ -280,6 +280,7 @@ def _receive(server: StorageServer, name: str) -> None:
             except SQLAlchemyError as error:
                 log.error("heartbeat failed", error=type(error).__name__)
             stop.wait(BEAT_SECONDS)
+    server.jobs.sign_off(name)
 
 
 def _echo(event: Any) -> int:

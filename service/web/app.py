@@ -137,6 +137,9 @@ def create_app(
         beating = asyncio.create_task(keep_beating())
         yield
         beating.cancel()
+        with suppress(asyncio.CancelledError):  # a beat under way would undo what follows
+            await beating
+        await run_in_threadpool(jobs.sign_off, "web")
 
     app = Starlette(
         routes=routes,

@@ -8,6 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from service import db, metrics
+from service.ledger import Life, life_of
 from service.queue.jobs import Jobs
 from service.queue.queues import refusing
 from service.settings import Settings
@@ -15,7 +16,7 @@ from service.storage import Store
 from service.trust import certificates
 from service.web import display
 
-OLDEST_HEARTBEAT_SECONDS: Final = 60
+REPLACED_SECONDS: Final = 60
 OLDEST_CANARY_SECONDS: Final = 120
 FORGOTTEN_SECONDS: Final = 24 * 3600  # a kind of process not seen for a day was taken out of service on purpose
 
@@ -61,14 +62,21 @@ def _database(jobs: Jobs) -> Check:
 
 
 def _processes(jobs: Jobs) -> list[Check]:
-    ages = {kind: age for kind, age in metrics.heartbeat_ages(jobs).items() if age < FORGOTTEN_SECONDS}
-    if not ages:
+    signs = {kind: sign for kind, sign in metrics.signs_of_life(jobs).items() if sign.age_seconds < FORGOTTEN_SECONDS}
+    if not signs:
         return [Check("processes", False, "no process has given a sign of life")]
-    return [_process(kind, age) for kind, age in ages.items()]
+    return [_process(kind, sign) for kind, sign in signs.items()]
 
 
-def _process(kind: str, age: float) -> Check:
-    if age <= OLDEST_HEARTBEAT_SECONDS:
+def _process(kind: str, sign: metrics.Sign) -> Check:
+    age = sign.age_seconds
+    if (
+        sign.life == Life.STOPPED
+    ):  # one that is replaced ends in order too; a monitor hears of it when nothing takes its place
+        return Check(
+            kind, age <= REPLACED_SECONDS, f"stopped {display.duration(age)} ago", warning=age <= REPLACED_SECONDS
+        )
+    if sign.life == Life.ALIVE:
         return Check(kind, True, f"last sign of life {display.duration(age)} ago")
     words = f"no sign of life for {display.duration(age)}: it is started again by itself; if it stays silent, its log says why"
     return Check(kind, False, words)
@@ -80,10 +88,10 @@ def _told_by_processes(jobs: Jobs) -> list[Check]:
     for each in refusing(jobs.processes(), now):
         found.append(Check(f"reception: {each['code']}", False, f"instances are refused for now: {each['text']}"))
     for beat in jobs.processes():
-        detail, age = beat.detail or {}, (now - beat.at).total_seconds()
+        detail = beat.detail or {}
         canary = detail.get("canary_seconds")
-        if canary is not None and age <= OLDEST_HEARTBEAT_SECONDS and not detail.get("busy"):
-            silent = canary + age
+        if canary is not None and life_of(beat, now) == Life.ALIVE and not detail.get("busy"):
+            silent = canary + (now - beat.at).total_seconds()
             words = f"a message it sent to itself came back {display.duration(silent)} ago"
             found.append(Check(f"messages to {beat.process}", silent <= OLDEST_CANARY_SECONDS, words))
     return found

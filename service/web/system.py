@@ -13,12 +13,13 @@ from sqlalchemy.orm import Session
 
 from models.reading import Bundle
 from service import metrics
+from service.ledger import Life, life_of
 from service.profiles import Profiles
 from service.queue.jobs import Jobs
 from service.settings import Destination, Settings
 from service.storage import Store
 from service.tables import Heartbeat, Job
-from service.web.health import OLDEST_HEARTBEAT_SECONDS, Check, certificate_checks, checks
+from service.web.health import Check, certificate_checks, checks
 from service.web.overview import reading_of
 
 LIBRARIES: Final = ("pydicom", "pynetdicom", "highdicom", "torch", "celery", "sqlalchemy")
@@ -30,7 +31,7 @@ class Process:
 
     beat: Heartbeat
     age: dt.timedelta
-    young: bool
+    life: Life
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,7 @@ def facts(jobs: Jobs, stores: Sequence[Store], settings: Settings) -> SystemFact
     found = checks(jobs, stores[0], settings.limits.minimum_free_disk_bytes) + certificate_checks(settings, now)
     processes = []
     for beat in jobs.processes():
-        age = now - beat.at
-        processes.append(Process(beat, age, age.total_seconds() <= OLDEST_HEARTBEAT_SECONDS))
+        processes.append(Process(beat, now - beat.at, life_of(beat, now)))
     with Session(jobs.engine) as session:
         newest = session.scalar(select(Job).where(Job.reading.is_not(None)).order_by(Job.id.desc()).limit(1))
         reading = reading_of(newest) if newest else None
@@ -117,6 +117,8 @@ def detail_of(beat: Heartbeat) -> list[str]:
     """Return in words what a process says of itself; its canary has a card of its own."""
     detail = beat.detail or {}
     said = [f"refuses for now: {each['code']}" for each in detail.get("refusing", [])]
+    if "stopped" in detail:
+        said.append("stopped")
     if "busy" in detail:
         said.append("at work" if detail["busy"] else "idle")
     if "steps" in detail:

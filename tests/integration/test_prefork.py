@@ -16,6 +16,7 @@ from pydicom import Dataset
 from pynetdicom import AE
 
 from service import db
+from service.ledger import Life, life_of, utc_now
 from service.queue.jobs import Jobs
 from tests.factories import instance
 from tests.integration.serving import ROOT, free_ports
@@ -97,6 +98,10 @@ def test_two_processes_share_the_associations_of_one_port_and_stop_together(scp:
     children = scp.children()
     scp.process.terminate()
     assert scp.process.wait(30) == 0
+    assert {row.process: life_of(row, utc_now()) for row in scp.jobs.processes()} == {
+        "scp 1": Life.STOPPED,
+        "scp 2": Life.STOPPED,
+    }
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
 
 

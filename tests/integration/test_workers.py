@@ -20,6 +20,7 @@ import pytest
 from redis import Redis
 
 from service import db, tasks
+from service.ledger import Life, life_of, utc_now
 from service.queue.jobs import Jobs, State
 from service.queue.messages import Transport, is_ours
 from service.queue.sweeper import Sweeper
@@ -279,6 +280,26 @@ def test_a_worker_that_no_longer_hears_the_broker_ends_itself_and_its_successor_
 def test_a_worker_says_when_a_message_to_itself_came_back(house: House) -> None:
     house.start_worker("inference", 0)
     wait_until(lambda: any((row.detail or {}).get("canary_seconds") is not None for row in house.jobs.processes()), 30)
+
+
+@pytest.mark.parametrize("queue", ["inference", "delivery"])
+def test_a_worker_that_ends_in_order_takes_its_sign_of_life_back_and_one_that_is_killed_does_not(
+    house: House, queue: str
+) -> None:
+    def life() -> Life:
+        (row,) = house.jobs.processes()
+        return life_of(row, utc_now())
+
+    worker = house.start_worker(queue, 0)
+    assert life() == Life.ALIVE
+    worker.terminate()
+    assert worker.wait(20) == 0
+    assert life() == Life.STOPPED
+    worker = house.start_worker(queue, 0)
+    assert life() == Life.ALIVE
+    worker.kill()
+    worker.wait()
+    assert life() == Life.ALIVE
 
 
 def test_urgent_jobs_overtake_messages_that_were_sent_before_theirs(house: House) -> None:

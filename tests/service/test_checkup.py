@@ -47,6 +47,7 @@ from tests.fake_dicomweb import FakeDicomWeb
 from tests.fake_pacs import FakePacs, forgets
 from tests.listening import start
 from tests.service import readings
+from tests.service.installation import Clock
 from tests.service.test_jobs import film
 
 
@@ -388,9 +389,38 @@ def test_the_machine_is_judged_by_its_limits(place: Place) -> None:
     assert machine.database(jobs).verdict == Verdict.GOOD
     (silent,) = machine.processes(jobs)
     assert "carpus serve" in silent.next_action
+    assert silent.text == f"never seen: {', '.join(machine.PROCESSES)}"
     assert machine.broker(settings, jobs).verdict == Verdict.WARNING
     away = settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"})
     assert machine.broker(away, jobs).verdict == Verdict.FAILED
+
+
+def test_a_process_that_ended_in_order_is_stopped_at_once_and_a_killed_one_silent_after_a_minute(place: Place) -> None:
+    clock = Clock()
+    jobs = Jobs(place.engine, clock=clock)
+
+    def said() -> tuple[Verdict, str, str]:
+        (found,) = machine.processes(jobs)
+        return found.verdict, found.text, found.next_action
+
+    for name in (*machine.PROCESSES, "worker delivery 2"):
+        jobs.beat(name)
+    clock.pass_by(42)
+    jobs.beat("intake")
+    alive = ", ".join(f"{name} {0 if name == 'intake' else 42} s ago" for name in machine.PROCESSES)
+    assert said() == (Verdict.GOOD, f"alive, last heard of: {alive}", "")
+    jobs.sign_off("worker delivery")  # another one of its kind lives
+    assert said()[0] == Verdict.GOOD
+    jobs.sign_off("worker delivery 2")
+    verdict, text, action = said()
+    assert verdict == Verdict.WARNING
+    assert text.endswith("; stopped: worker delivery 0 s ago")
+    assert action.endswith("on a cluster: carpus worker delivery")
+    clock.pass_by(30)
+    assert said()[1] == (
+        "alive, last heard of: intake 30 s ago; stopped: worker delivery 30 s ago; "
+        "silent, last heard of: scp 1 min ago, worker inference 1 min ago, web 1 min ago"
+    )
 
 
 class _LocksOut(BaseRequestHandler):

@@ -183,7 +183,7 @@ def test_the_loop_outlives_a_database_that_is_away_and_stops_when_told(
     monkeypatch.setattr(bench.jobs, "unprepared", flaky)
     bench.intake.run(stop)
     assert bench.prepared == [1]
-    assert [row.process for row in bench.jobs.processes()] == ["intake"]
+    assert [(row.process, row.detail) for row in bench.jobs.processes()] == [("intake", {"stopped": True})]
 
 
 def test_each_film_is_prepared_within_a_limit_of_its_own(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
 import datetime as dt
+import os
+import socket
 import subprocess
 import sys
 import threading
@@ -9,6 +11,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from service import db
+from service.ledger import Life, life_of
 from service.queue.causes import Decision
 from service.queue.jobs import DuplicateInstance, Jobs, LeaseLost, ReceivedInstance, ResultState, State, UnknownJob
 from service.retention import Removals
@@ -457,6 +460,45 @@ def test_a_process_that_is_started_anew_takes_the_name_of_the_dead_one(jobs: Job
     with Session(jobs.engine.execution_options(write=True)) as session, session.begin():
         session.get_one(Heartbeat, "worker delivery").pid = dead.pid
     assert jobs.sign_on("worker delivery") == "worker delivery"
+
+
+def test_a_process_that_ends_in_order_says_so_and_one_that_took_its_name_lives_on(jobs: Jobs, clock: Clock) -> None:
+    jobs.sign_on("worker delivery")
+    jobs.beat("worker delivery", {"host": socket.gethostname(), "canary_seconds": 1.0, "busy": 0})
+    clock.pass_seconds(5)
+    jobs.sign_off("worker delivery")
+    (row,) = jobs.processes()
+    assert (life_of(row, clock()), row.at) == (Life.STOPPED, clock())
+    assert "canary_seconds" not in (row.detail or {})  # what it said of itself holds no more
+    jobs.beat("worker delivery", {"host": socket.gethostname()})
+    (row,) = jobs.processes()
+    assert life_of(row, clock()) == Life.ALIVE
+    clock.pass_seconds(60)
+    assert life_of(row, clock()) == Life.ALIVE
+    clock.pass_seconds(1)
+    assert life_of(row, clock()) == Life.SILENT
+    for other in ({"pid": os.getpid() + 1}, {"detail": {"host": "another machine"}}):
+        jobs.beat("worker delivery", {"host": socket.gethostname()})
+        with Session(jobs.engine.execution_options(write=True)) as session, session.begin():
+            for name, value in other.items():
+                setattr(session.get_one(Heartbeat, "worker delivery"), name, value)
+        jobs.sign_off("worker delivery")
+        assert life_of(jobs.processes()[0], clock()) == Life.ALIVE, other
+    jobs.sign_off("one that never gave a sign of life")
+    assert len(jobs.processes()) == 1
+
+
+def test_the_name_of_a_process_that_ended_in_order_is_free_at_once(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs.sign_on("worker inference")
+    jobs.sign_off("worker inference")
+    monkeypatch.setattr("service.ledger.socket.gethostname", lambda: "another machine")
+    assert jobs.sign_on("worker inference") == "worker inference"
+
+
+def test_a_database_that_is_away_does_not_hold_up_who_ends(jobs: Jobs) -> None:
+    jobs.sign_on("worker inference")
+    Heartbeat.__table__.drop(jobs.engine.execution_options(write=True))  # type: ignore[attr-defined]
+    jobs.sign_off("worker inference")
 
 
 def test_a_film_that_came_before_the_clock_was_set_back_waits_for_nothing(jobs: Jobs, clock: Clock) -> None:

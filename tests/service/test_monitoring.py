@@ -139,7 +139,38 @@ def test_without_a_database_the_service_is_alive_not_ready_and_says_why(installa
 def test_the_web_gives_signs_of_life_while_it_runs(installation: Installation) -> None:
     with client(installation) as running:
         running.get("/health/live")
-    assert [beat.process for beat in installation.jobs.processes()] == ["web"]
+        assert [(beat.process, beat.detail) for beat in installation.jobs.processes()] == [("web", None)]
+    assert [(beat.process, beat.detail) for beat in installation.jobs.processes()] == [("web", {"stopped": True})]
+
+
+def test_a_process_that_ended_in_order_is_told_at_once_and_is_missed_when_nothing_takes_its_place(
+    installation: Installation,
+) -> None:
+    def told() -> tuple[int, dict[str, object], float, float]:
+        visitor = client(installation)
+        page, ready = samples(visitor.get("/metrics").text), visitor.get("/health/ready")
+        (check,) = [each for each in ready.json()["checks"] if each["name"] == "worker inference"]
+        labels = (("process", "worker inference"),)
+        return ready.status_code, check, page["carpus_process_up", labels], page["carpus_heartbeat_age_seconds", labels]
+
+    installation.jobs.beat("scp", {"disk_free_bytes": {"identified": 4_000_000_000}})
+    installation.jobs.beat("worker inference", {"canary_seconds": 3.0, "busy": 0})
+    installation.jobs.beat("worker inference 2", {"canary_seconds": 3.0, "busy": 0})
+    installation.clock.pass_by(20)
+    installation.jobs.sign_off("worker inference")
+    status, check, up, age = told()
+    assert (status, check["ok"], up, age) == (200, True, 1, 20)  # the other one stands for its kind
+    installation.jobs.sign_off("worker inference 2")
+    installation.clock.pass_by(12)
+    status, check, up, age = told()
+    assert (status, check["text"], up, age) == (200, "stopped 12 s ago", 0, 12)  # as while one is replaced
+    page = client(installation).get("/metrics").text
+    assert "carpus_canary_age_seconds{" not in page  # CarpusWorkerStalled is of one that is alive
+    installation.jobs.sign_off("scp")
+    assert 'store="identified"' not in client(installation).get("/metrics").text  # nobody tells of that disk now
+    installation.clock.pass_by(49)
+    status, check, up, age = told()
+    assert (status, check["ok"], check["text"], up, age) == (503, False, "stopped 1 min ago", 0, 61)
 
 
 @pytest.mark.parametrize(

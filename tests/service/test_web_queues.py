@@ -117,6 +117,22 @@ def test_a_worker_whose_messages_do_not_come_is_not_healthy(admin: TestClient, i
     assert 'carpus_canary_age_seconds{process="worker inference"} 5.0' in admin.get("/metrics").text
 
 
+def test_the_system_page_says_of_a_process_that_ended_in_order_that_it_is_stopped(
+    admin: TestClient, installation: Installation
+) -> None:
+    def row() -> str:
+        return re.search(r"<tr>\s*<td>[^\n]*intake</td>.*?</tr>", admin.get("/system").text, re.DOTALL)[0]  # type: ignore[index]
+
+    installation.jobs.beat("intake")
+    assert 'class="dot good" title="alive"' in row()
+    installation.jobs.sign_off("intake")
+    assert 'class="dot off" title="stopped"' in row()
+    assert '<td class="faint">stopped</td>' in row()
+    installation.jobs.beat("intake")
+    installation.clock.pass_by(61)
+    assert 'class="dot bad" title="silent"' in row()
+
+
 def test_a_film_is_found_by_its_accession_number_which_is_not_shown(
     admin: TestClient, installation: Installation
 ) -> None:
