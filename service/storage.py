@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import re
+import stat
 import threading
 import time
 import uuid
@@ -27,6 +28,13 @@ PART = ".part"
 BLOCK_BYTES = 4096  # of memory and of most disks: what direct writes must be a multiple of
 DIRECT = getattr(os, "O_DIRECT", 0)  # 0 where there is no such thing
 PIECE_BYTES = 1024**2  # of a direct write: what a flush beside it waits for
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 _NAME = re.compile(r"[0-9a-z]{2}/[0-9a-z][0-9a-z_-]{1,95}\.[a-z0-9]{1,8}")
 _STEM = re.compile(r"[0-9a-z][0-9a-z_-]{1,95}")
 
@@ -35,6 +43,17 @@ class DiskFull(Retryable):
     """The disk has less free space than is kept in reserve."""
 
     code = "disk-full"
+
+
+class NotAFile(Permanent):
+    """Somebody put something else under the name of a file: a pipe would be waited for, a device may never end."""
+
+    code = "not-a-file"
+
+    def __init__(self, path: Path, mode: int) -> None:
+        """Name the path and what is there."""
+        kind = next((word for is_one, word in _KINDS if is_one(mode)), "something else")
+        super().__init__(f"{path} is {kind} and no file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +186,29 @@ class Store:
         return self.root / name
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of a stored file."""
-        return self.path(name).read_bytes()
+        """Return the bytes of a stored file.
+
+        Raises
+        ------
+        NotAFile
+            When something else is there; it is not waited for.
+        """
+        path = self.path(name)
+        _check_kind(path, path.stat().st_mode)
+        with os.fdopen(
+            os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb"
+        ) as file:  # opening a pipe waits for its other end
+            _check_kind(path, os.fstat(file.fileno()).st_mode)
+            return file.read()
 
     def holds(self, name: str, sha256: str) -> bool:
-        """Say whether a stored file is there with the bytes that were written."""
+        """Say whether a stored file is there with the bytes that were written.
+
+        Raises
+        ------
+        NotAFile
+            When something else is there.
+        """
         try:
             return hashlib.sha256(self.read(name)).hexdigest() == sha256
         except OSError:  # gone, or a part of the disk that cannot be read any more
@@ -267,6 +304,11 @@ class Stores:
             results=Store(data_directory / "results"),
             quarantine=Store(data_directory / "quarantine"),
         )
+
+
+def _check_kind(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise NotAFile(path, mode)
 
 
 def _sha256(views: Sequence[memoryview]) -> str:

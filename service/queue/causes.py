@@ -92,6 +92,7 @@ POLICIES: Final[Mapping[str, Policy]] = {
     "database-unavailable": Policy(Kind.TRANSIENT, "start the database, or correct database_url"),
     "vault-unavailable": Policy(Kind.TRANSIENT, "let this user read and write keys/ of the data directory", pace=2),
     "invalid-instance": Policy(Kind.PERMANENT, "look at the film in quarantine; send a corrected one"),
+    "not-a-file": Policy(Kind.PERMANENT, "remove it, see who else writes into the data directory, then retry the job"),
     "unsafe-name": Policy(Kind.PERMANENT, "report this with the job's timeline"),
     "invalid-configuration": Policy(Kind.PERMANENT, "correct the setting, restart, then retry the job"),
     # what nobody foresaw

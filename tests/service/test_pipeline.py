@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime as dt
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -20,13 +21,14 @@ from service import pipeline
 from service.deidentification.burned_in.cleaning import Cleaning
 from service.errors import InvalidInstance, Permanent, Retryable
 from service.pipeline import Pipeline
+from service.queue.causes import decide
 from service.queue.jobs import DuplicateInstance, Jobs, ReceivedInstance, ResultState, State
 from service.reporting import codes
 from service.sending.negotiation import EVERY_CLASS
 from service.sending.requestor import Address
 from service.sending.scu import Sent
-from service.settings import Destination, Settings
-from service.storage import Stores
+from service.settings import Destination, RetrySettings, Settings
+from service.storage import NotAFile, Stores
 from service.trust.pseudonyms import Pseudonyms
 from service.trust.vault import Vault
 from tests.factories import CHILD, CHINESE_CHILD, encoded, instance
@@ -279,6 +281,32 @@ def test_a_result_that_the_disk_did_not_keep_is_made_anew_and_never_sent_damaged
     rows = house.jobs.results(job_id)
     assert sorted(house.pacs.kinds) == ["OT", "PR", "SEG", "SR"]
     assert all(house.stores.results.holds(row.name, row.sha256) for row in rows)
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_in_the_place_of_a_result_ends_the_delivery_with_its_name_and_is_not_waited_for(house: House) -> None:
+    job_id = house.receive(hand())
+    house.step(job_id)
+    house.step(job_id)
+    house.pacs.answer = lambda _ds: Retryable("full", code="status-a700")
+    claim = house.jobs.claim(job_id, State.INFERRED)
+    assert claim is not None
+    with pytest.raises(Retryable) as failed:
+        house.pipeline.deliver(claim)
+    house.jobs.retry_later(claim, "status-a700", str(failed.value), dt.timedelta(minutes=1))
+    path = house.stores.results.path(house.jobs.results(job_id)[0].name)
+    path.unlink()
+    os.mkfifo(path)
+    house.clock.pass_seconds(3600)
+    house.pacs.answer = lambda _ds: None
+    claim = house.jobs.claim(job_id, State.INFERRED)
+    assert claim is not None
+    with pytest.raises(NotAFile) as refused:
+        house.pipeline.deliver(claim)
+    found = decide(refused.value, attempts=2, failing_since=None, now=house.clock(), retry=RetrySettings())
+    assert found.last
+    assert found.text == f"{path} is a pipe and no file"
+    assert found.next_action.startswith("remove it")
 
 
 def test_one_destination_that_refuses_does_not_keep_the_others_waiting(tmp_path: Path, engine: Engine) -> None:

@@ -3,6 +3,7 @@ import fcntl
 import mmap
 import os
 import random
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -13,7 +14,7 @@ import pytest
 
 from service import storage
 from service.errors import Permanent
-from service.storage import BLOCK_BYTES, DIRECT, PIECE_BYTES, DiskFull, Store, Stores
+from service.storage import BLOCK_BYTES, DIRECT, PIECE_BYTES, DiskFull, NotAFile, Store, Stores
 
 
 @pytest.fixture
@@ -130,6 +131,31 @@ def test_a_name_given_by_the_caller_is_replaced_not_doubled(store: Store) -> Non
 def test_an_unsafe_name_is_refused(store: Store, name: str) -> None:
     with pytest.raises(Permanent, match="cannot name a file"):
         store.write(b"x", name=name)
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_file_is_refused_by_path_and_kind_and_not_waited_for(store: Store) -> None:
+    def planted(kind: str) -> str:
+        name = store.write(b"x", name=kind.replace(" ", "-")).name
+        store.path(name).unlink()
+        return name
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        for kind, plant in {
+            "a pipe": os.mkfifo,
+            "a folder": os.mkdir,
+            "a socket": lambda path: listener.bind(str(path)),
+            "a device": lambda path: path.symlink_to("/dev/zero"),
+        }.items():
+            name = planted(kind)
+            plant(store.path(name))  # type: ignore[operator]
+            for ask in (store.read, lambda name: store.holds(name, "a" * 64)):
+                with pytest.raises(NotAFile) as refused:
+                    ask(name)
+                assert str(refused.value) == f"{store.path(name)} is {kind} and no file"
+                assert refused.value.code == "not-a-file"
+    with pytest.raises(FileNotFoundError):
+        store.read("ab/gone.dcm")
 
 
 @pytest.mark.parametrize("name", ["../quarantine/ab.dcm", "/etc/passwd", "ab/../../x.dcm", ".writers"])
