@@ -5,6 +5,7 @@ survive a restart. No label holds anything of a patient: states, kinds, destinat
 """
 
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -50,7 +51,7 @@ class ServiceCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily]:
         """Yield every metric; when the database is away only `carpus_database_up` 0 and the disk are left."""
         up = GaugeMetricFamily("carpus_database_up", "1 when the database answered this scrape.")
-        elsewhere: dict[str, float] = {}
+        elsewhere: dict[str, Room] = {}
         try:
             elsewhere = disks_of_others(self.jobs)
             families = [
@@ -66,7 +67,7 @@ class ServiceCollector(Collector):
         up.add_metric([], 1 if families else 0)
         yield up
         yield from families
-        yield self._disk(elsewhere)
+        yield from self._disk(elsewhere)
         if self.settings is not None:
             yield self._certificates(self.settings)
 
@@ -142,19 +143,42 @@ class ServiceCollector(Collector):
             expiry.add_metric([each.name], each.expires_at.timestamp() if each.expires_at else 0)
         return expiry
 
-    def _disk(self, elsewhere: Mapping[str, float]) -> GaugeMetricFamily:
+    def _disk(self, elsewhere: Mapping[str, "Room"]) -> Iterator[GaugeMetricFamily]:
         free = GaugeMetricFamily("carpus_disk_free_bytes", "Free space of the disk of each store.", labels=["store"])
-        for name, size in {**elsewhere, **{store.root.name: store.free_bytes() for store in self.stores}}.items():
-            free.add_metric([name], size)
-        return free
+        size = GaugeMetricFamily("carpus_disk_size_bytes", "Size of the disk of each store.", labels=["store"])
+        for name, room in {**elsewhere, **{store.root.name: room_of(store) for store in self.stores}}.items():
+            free.add_metric([name], room.free)
+            if room.size is not None:
+                size.add_metric([name], room.size)
+        yield from (free, size)
 
 
-def disks_of_others(jobs: Jobs) -> dict[str, float]:
-    """Return the free space of stores that this process may not see, as those who write there told it with their last sign of life."""
-    now, found = jobs.now(), dict[str, float]()
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What is free on the disk of a store, and how large it is, in bytes."""
+
+    free: int
+    size: int | None  # a receiver of an earlier version does not tell it
+
+    @property
+    def used_percent(self) -> int | None:
+        """What is not free, in whole percent."""
+        return None if self.size is None else round(100 * (1 - self.free / max(self.size, 1)))
+
+
+def room_of(store: Store) -> Room:
+    """Look at the disk of a store."""
+    return Room(store.free_bytes(), shutil.disk_usage(store.root).total)
+
+
+def disks_of_others(jobs: Jobs) -> dict[str, Room]:
+    """Return the disks of stores that this process may not see, as those who write there told it with their last sign of life."""
+    now, found = jobs.now(), dict[str, Room]()
     for beat in jobs.processes():
         if life_of(beat, now) == Life.ALIVE:
-            found |= (beat.detail or {}).get("disk_free_bytes", {})
+            detail = beat.detail or {}
+            sizes = detail.get("disk_size_bytes", {})
+            found |= {name: Room(free, sizes.get(name)) for name, free in detail.get("disk_free_bytes", {}).items()}
     return found
 
 

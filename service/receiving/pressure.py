@@ -5,6 +5,7 @@ the database takes, and whether a person drains the service. A refused peer gets
 causes are counted in the database and shown on the page and in the metrics.
 """
 
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -119,16 +120,18 @@ class Pressure:
                     self._counts[code] = (self._counts.get(code, (0, error))[0] + count, error)
             raise
         return {
-            "disk_free_bytes": self._free(),
+            **self._disk(),
             "refusing": [
                 {"code": code, "text": str(error), "next_action": error.next_action}
                 for code, (_, error) in sorted(young.items())
             ],
         }
 
-    def _free(self) -> dict[str, int]:
+    def _disk(self) -> dict[str, dict[str, int]]:
+        name = self._store.root.name
         try:
-            return {self._store.root.name: self._store.free_bytes()}
+            size = shutil.disk_usage(self._store.root).total
+            return {"disk_free_bytes": {name: self._store.free_bytes()}, "disk_size_bytes": {name: size}}
         except OSError:
             return {}  # a sign of life must not fail on a disk that is away; the next film says it
 

@@ -173,7 +173,9 @@ class Receiver:
     def _same(self, kept: DuplicateInstance, arrival: Arrival) -> int:
         found = digest(arrival.data, like=kept.digest)
         if kept.digest != found:
-            text = f"instance {kept.instance_id} is kept with {kept.digest}; this data set has {found}"
+            # By the number that the pages and `carpus jobs show` know a film by: that of its newest job.
+            film = next((f"film #{job.id}" for job in self.jobs.find(arrival.SOPInstanceUID)), "a film removed since")
+            text = f"{film} is kept with {kept.digest}; this data set has {found}"
             raise Unusable(OTHER_BYTES, "same-uid-other-bytes", text)
         return kept.instance_id
 

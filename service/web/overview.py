@@ -76,7 +76,6 @@ class QuarantinedFile:
 
     entry: Quarantined
     film: int | None  # number of its newest job, under which the pages know it; None: no film is kept
-    cause: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +160,7 @@ class Overview:
         films, since, last = session.execute(query.where(Quarantined.cause_code == SAME_UID, young)).one()
         if not films:
             return []
-        text = _with_its_film(session, session.get_one(Quarantined, last)).cause
+        text = session.get_one(Quarantined, last).cause_text
         action = "compare both in quarantine; ask the sender which one is right; the first one stays in use"
         return [Attention(QUARANTINED, SAME_UID, text, action, films, since)]
 
@@ -197,7 +196,7 @@ class Overview:
     def quarantine(self) -> Sequence[QuarantinedFile]:
         """Return what is in quarantine, newest first."""
         with Session(self.jobs.engine) as session:
-            return [_with_its_film(session, entry) for entry in self.jobs.quarantined(limit=200)]
+            return [QuarantinedFile(entry, _film_of(session, entry)) for entry in self.jobs.quarantined(limit=200)]
 
     def _row(self, job: Job, peer: str, objects: Mapping[str, int]) -> Row:
         result = None if job.reading is None else _result(job.reading)
@@ -213,13 +212,8 @@ class Overview:
         return counts
 
 
-def _with_its_film(session: Session, entry: Quarantined) -> QuarantinedFile:
-    """Name the film that is kept by the number that the pages know it by; receiving knows only that of its instance."""
-    film = session.scalar(select(func.max(Job.id)).where(Job.instance_id == entry.instance_id))
-    cause = entry.cause_text
-    if film is not None:
-        cause = cause.replace(f"instance {entry.instance_id} is kept", f"film #{film} is kept", 1)
-    return QuarantinedFile(entry, film, cause)
+def _film_of(session: Session, entry: Quarantined) -> int | None:
+    return session.scalar(select(func.max(Job.id)).where(Job.instance_id == entry.instance_id))
 
 
 def _matches(text: str, *, by_uid: bool) -> ColumnElement[bool]:

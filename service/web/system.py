@@ -2,7 +2,6 @@
 
 import datetime as dt
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -36,12 +35,10 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """The disk that holds one store; of one that this process may not see, only what those who write there tell."""
+    """The disk that holds one store."""
 
     store: str
-    free: int
-    total: int | None
-    used_percent: int | None
+    room: metrics.Room
     reserve: int | None  # films are refused when less is free
 
 
@@ -80,16 +77,10 @@ def facts(jobs: Jobs, stores: Sequence[Store], settings: Settings) -> SystemFact
 
 
 def _disks(jobs: Jobs, stores: Sequence[Store], reserve: int) -> list[Disk]:
-    own = {store.root.name: shutil.disk_usage(store.root) for store in stores}
-    disks = [
-        # Only what receives films is refused room: what was acknowledged may use the reserve to be finished.
-        Disk(name, int(free), None, None, reserve)
-        for name, free in metrics.disks_of_others(jobs).items()
-        if name not in own
-    ]
-    for name, usage in own.items():
-        disks.append(Disk(name, usage.free, usage.total, round(100 * usage.used / max(usage.total, 1)), None))
-    return disks
+    own = {store.root.name: metrics.room_of(store) for store in stores}
+    # Only what receives films is refused room: what was acknowledged may use the reserve to be finished.
+    disks = [Disk(name, room, reserve) for name, room in metrics.disks_of_others(jobs).items() if name not in own]
+    return disks + [Disk(name, room, None) for name, room in own.items()]
 
 
 def _profile(jobs: Jobs, settings: Settings, destination: Destination) -> str:

@@ -497,7 +497,7 @@ def test_the_name_of_a_process_that_ended_in_order_is_free_at_once(jobs: Jobs, m
 
 def test_a_database_that_is_away_does_not_hold_up_who_ends(jobs: Jobs) -> None:
     jobs.sign_on("worker inference")
-    Heartbeat.__table__.drop(jobs.engine.execution_options(write=True))  # type: ignore[attr-defined]
+    Heartbeat.__table__.drop(jobs.engine.execution_options(write=True))
     jobs.sign_off("worker inference")
 
 

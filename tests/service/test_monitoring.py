@@ -69,7 +69,8 @@ def test_metrics_say_what_the_database_holds(installation: Installation) -> None
     assert found["carpus_store_responses", (("destination", "archive"), ("status", "0xA900"))] == 1
     assert found["carpus_store_responses", (("destination", "archive"), ("status", "0x0000"))] == 7
     assert found["carpus_heartbeat_age_seconds", (("process", "worker inference"),)] == 30
-    assert found["carpus_disk_free_bytes", (("store", "deidentified"),)] > 0
+    store = (("store", "deidentified"),)
+    assert 0 < found["carpus_disk_free_bytes", store] < found["carpus_disk_size_bytes", store]
 
 
 def test_step_durations_form_a_cumulative_histogram(installation: Installation) -> None:
@@ -90,8 +91,14 @@ def test_step_durations_form_a_cumulative_histogram(installation: Installation) 
 def test_the_disk_where_films_are_received_is_told_by_who_receives(installation: Installation) -> None:
     # In containers the page has no mount of the identified store, and that disk decides whether films are refused.
     free = ("carpus_disk_free_bytes", (("store", "identified"),))
-    installation.jobs.beat("scp", {"disk_free_bytes": {"identified": 4_000_000_000}, "refusing": []})
-    assert samples(client(installation).get("/metrics").text)[free] == 4e9
+    size = ("carpus_disk_size_bytes", (("store", "identified"),))
+    told = {"disk_free_bytes": {"identified": 4_000_000_000}, "refusing": []}
+    installation.jobs.beat("scp", told | {"disk_size_bytes": {"identified": 16_000_000_000}})
+    page = samples(client(installation).get("/metrics").text)
+    assert (page[free], page[size]) == (4e9, 16e9)
+    installation.jobs.beat("scp", told)  # by a receiver of an earlier version
+    page = samples(client(installation).get("/metrics").text)
+    assert (page[free], size in page) == (4e9, False)
     installation.clock.pass_by(61)
     assert free not in samples(client(installation).get("/metrics").text)
 

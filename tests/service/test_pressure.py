@@ -124,8 +124,9 @@ def test_refusals_are_counted_by_cause_and_shown_while_they_hold(make: Callable[
     house.pass_seconds(pressure.SHOWN_SECONDS)
     said = house.gauge.flush()
     assert said["refusing"] == []
-    assert said["disk_free_bytes"].keys() == {house.gauge._store.root.name}
-    assert said["disk_free_bytes"][house.gauge._store.root.name] > 0
+    name = house.gauge._store.root.name
+    assert said["disk_free_bytes"].keys() == said["disk_size_bytes"].keys() == {name}
+    assert 0 < said["disk_free_bytes"][name] < said["disk_size_bytes"][name]
 
 
 def test_refusals_without_a_database_are_kept_until_it_is_back(

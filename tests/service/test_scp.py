@@ -183,6 +183,19 @@ def test_other_bytes_under_the_same_uid_are_quarantined_with_both_hashes(scp: Ru
     assert dcmread(BytesIO(scp.stores.quarantine.read(row.name))).PatientID == second.PatientID
 
 
+def test_other_bytes_are_told_by_the_number_that_the_pages_and_the_command_know_the_film_by(scp: Running) -> None:
+    first, second = instance(seed=1), instance(seed=2)
+    assert scp.send(instance(), first) == [0x0000, 0x0000]
+    job = scp.jobs.find(first.SOPInstanceUID)[0].id
+    scp.jobs.cancel(job)
+    film = scp.jobs.requeue(job)  # the third job of the second instance
+    second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = first.SOPInstanceUID
+    assert scp.send(second) == [0xB006]
+    (row,) = scp.jobs.quarantined()
+    assert film != scp.jobs.get(film).instance_id
+    assert row.cause_text.startswith(f"film #{film} is kept with ")
+
+
 def test_a_film_of_a_version_that_kept_its_sha256_is_told_apart_by_that(scp: Running) -> None:
     first, second = instance(), instance(patient=CHINESE_CHILD)
     second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = first.SOPInstanceUID

@@ -148,7 +148,7 @@ def test_what_is_no_file_is_refused_by_path_and_kind_and_not_waited_for(store: S
             "a device": lambda path: path.symlink_to("/dev/zero"),
         }.items():
             name = planted(kind)
-            plant(store.path(name))  # type: ignore[operator]
+            plant(store.path(name))
             for ask in (store.read, lambda name: store.holds(name, "a" * 64)):
                 with pytest.raises(NotAFile) as refused:
                     ask(name)

@@ -121,7 +121,7 @@ def test_the_system_page_says_of_a_process_that_ended_in_order_that_it_is_stoppe
     admin: TestClient, installation: Installation
 ) -> None:
     def row() -> str:
-        return re.search(r"<tr>\s*<td>[^\n]*intake</td>.*?</tr>", admin.get("/system").text, re.DOTALL)[0]  # type: ignore[index]
+        return re.search(r"<tr>\s*<td>[^\n]*intake</td>.*?</tr>", admin.get("/system").text, re.DOTALL)[0]
 
     installation.jobs.beat("intake")
     assert 'class="dot good" title="alive"' in row()
@@ -153,7 +153,7 @@ def test_other_bytes_under_the_uid_of_a_film_raise_an_alert_with_both_hashes(
     admin: TestClient, installation: Installation
 ) -> None:
     kept, other = "a" * 64, "b" * 64
-    text = f"instance 1 is kept with SHA-256 {kept}; this data set has {other}"
+    text = f"film #1 is kept with SHA-256 {kept}; this data set has {other}"
     where = {"name": "ab/q.dcm", "SOPInstanceUID": "2.25.1", "calling_ae_title": "PACS", "address": "10.0.0.1"}
     installation.jobs.record_quarantine(code="same-uid-other-bytes", text=text, sha256=other, **where)
     page = admin.get("/").text
@@ -169,10 +169,9 @@ def test_the_film_that_a_quarantined_file_would_have_replaced_is_named_by_its_pa
     read_twice = installation.confirm()
     film = installation.jobs.requeue(read_twice)
     other = installation.jobs.instance(installation.jobs.get(installation.receive()).instance_id)
-    text = f"instance {other.id} is kept with SHA-256 {'a' * 64}; this data set has {'b' * 64}"
     where = {"name": "ab/q.dcm", "calling_ae_title": "PACS", "address": "10.0.0.1"}
     installation.jobs.record_quarantine(
-        code="same-uid-other-bytes", text=text, sha256="b" * 64, SOPInstanceUID=other.SOPInstanceUID, **where
+        code="same-uid-other-bytes", text="other bytes", sha256="b" * 64, SOPInstanceUID=other.SOPInstanceUID, **where
     )
     installation.quarantine("no-study-uid", "The data set has no StudyInstanceUID.", sha256="c" * 64)
     kept = installation.jobs.find(other.SOPInstanceUID)[0].id
@@ -180,9 +179,6 @@ def test_the_film_that_a_quarantined_file_would_have_replaced_is_named_by_its_pa
     page = admin.get("/quarantine").text
     assert f'<a href="/films/{kept}">#{kept}</a>' in page
     assert page.count('href="/films/') == 1
-    for path in ("/quarantine", "/"):
-        assert f"film #{kept} is kept with SHA-256 {'a' * 64}" in admin.get(path).text
-        assert f"instance {other.id}" not in admin.get(path).text
 
 
 def test_the_system_page_shows_the_disk_that_decides_whether_films_are_taken(
@@ -194,5 +190,9 @@ def test_the_system_page_shows_the_disk_that_decides_whether_films_are_taken(
     row = re.search(r"<tr><td>identified</td>.*?</tr>", page, re.DOTALL)[0]
     assert re.search(r"\bbad\b.*>700.0 MB<.*>1\.1 GB<", row), row
     assert page.count("<td>deidentified</td>") == 1  # what this process sees itself stands before what others tell
+    told = {"disk_free_bytes": {"identified": 700_000_000}, "disk_size_bytes": {"identified": 2_800_000_000}}
+    installation.jobs.beat("scp", told)
+    row = re.search(r"<tr><td>identified</td>.*?</tr>", admin.get("/system").text, re.DOTALL)[0]
+    assert re.search(r"75 %.*>700.0 MB<.*>2\.8 GB<.*>1\.1 GB<", row), row
     installation.clock.pass_by(3600)
     assert "<td>identified</td>" not in admin.get("/system").text  # told by nobody now
