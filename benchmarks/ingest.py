@@ -38,6 +38,7 @@ import psutil
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 
+from benchmarks import dcmtk
 from models import phantom, refusal
 from models.engine import git_commit
 from service.demo.pacs import find_orthanc
@@ -67,7 +68,8 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+    dcmtk.needed("storescu")  # the clients
+    with tempfile.TemporaryDirectory(dir=refusal.folder(arguments.folder)) as folder:
         result = measure(Path(folder), arguments.films, arguments.repeats, arguments.processes, apart=arguments.apart)
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -176,7 +178,7 @@ def _films(folder: Path, count: int) -> list[Path]:
 
 def _servers(processes: Sequence[int], folder: Path) -> dict[str, Server]:
     servers: dict[str, Server] = {f"Carpus, {n} processes": _carpus(n) for n in processes}
-    if shutil.which("storescp"):
+    if dcmtk.find("storescp"):
         servers["storescp"] = _storescp
     if find_orthanc():
         servers["Orthanc"] = _orthanc
@@ -216,7 +218,17 @@ def _carpus(processes: int) -> Server:
 
 def _storescp(folder: Path, port: int) -> Sequence[str]:
     (folder / "data").mkdir()
-    return ["storescp", "--fork", "-aet", "CARPUS", "-od", str(folder / "data"), "-pdu", str(PDU), str(port)]
+    return [
+        dcmtk.needed("storescp"),
+        "--fork",
+        "-aet",
+        "CARPUS",
+        "-od",
+        str(folder / "data"),
+        "-pdu",
+        str(PDU),
+        str(port),
+    ]
 
 
 def _orthanc(folder: Path, port: int) -> Sequence[str]:
@@ -251,7 +263,18 @@ def _run(
     (port,) = free_ports(1)
     own, others = halves or (None, None)
     with _running(server(folder, port), port, own) as spent:
-        words = ["storescu", "-aet", "BENCH", "-aec", "CARPUS", "-pdu", str(PDU), "+sd", "127.0.0.1", str(port)]
+        words = [
+            dcmtk.needed("storescu"),
+            "-aet",
+            "BENCH",
+            "-aec",
+            "CARPUS",
+            "-pdu",
+            str(PDU),
+            "+sd",
+            "127.0.0.1",
+            str(port),
+        ]
         before = spent()
         started = time.monotonic()
         clients = [

@@ -112,7 +112,7 @@ def main() -> None:
         "rows": arguments.rows,
     }
     result.setdefault("table_ms", {})
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+    with tempfile.TemporaryDirectory(dir=refusal.folder(arguments.folder)) as folder:
         for part in arguments.part or PARTS:
             _say(f"{part} ...")
             if part == "overhead":

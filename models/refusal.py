@@ -12,6 +12,19 @@ class Refusal(ValueError):
     """Data, weights, a bundle or options that cannot be used; the text is one sentence: where, which value, what would be right."""
 
 
+def folder(path: Path | None) -> Path | None:
+    """Return the folder that an option names; None where it was not given.
+
+    Raises
+    ------
+    Refusal
+        When there is none.
+    """
+    if path is not None and not path.is_dir():
+        raise Refusal(f"{path} is no folder" if path.exists() else f"there is no folder {path}")
+    return path
+
+
 def command(main: Callable[[], object]) -> None:
     """Run a script; what it refuses, and a file that it cannot open, ends it with one line and status 2, not with a traceback."""
     try:

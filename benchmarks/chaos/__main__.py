@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks import dcmtk
 from benchmarks.chaos import table
 from benchmarks.chaos.faults import BY_NAME, FAULTS, Fault
 from benchmarks.chaos.runs import several
@@ -32,6 +33,7 @@ from service import log
 def main() -> None:
     """Run what was asked for and is not there yet."""
     arguments = _arguments()
+    dcmtk.needed("storescu")  # it sends the films
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped, also when this is stopped
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     log.configure("CRITICAL", as_json=False)

@@ -2,7 +2,6 @@
 
 import random
 import re
-import shutil
 import subprocess
 import threading
 import time
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
+from benchmarks import dcmtk
 from models import phantom
 from models.image import Image
 from service.wrap import Patient, save, wrap
@@ -110,8 +110,22 @@ class Load:
 
     def _storescu(self, paths: list[Path]) -> set[Path]:
         """Send over one association; return what was answered with Success."""
-        program = shutil.which("storescu") or "storescu"
-        command = [program, "-v", "-R", "-nh", "-to", "5", "-ta", "10", "-td", "20", "-aet", "PACS", "-aec", "CARPUS"]
+        command = [
+            dcmtk.needed("storescu"),
+            "-v",
+            "-R",
+            "-nh",
+            "-to",
+            "5",
+            "-ta",
+            "10",
+            "-td",
+            "20",
+            "-aet",
+            "PACS",
+            "-aec",
+            "CARPUS",
+        ]
         with subprocess.Popen(
             [*command, "127.0.0.1", str(self.port), *map(str, paths)],
             stdout=subprocess.PIPE,

@@ -97,12 +97,10 @@ def _bytes(film: NDArray[np.generic]) -> NDArray[np.uint8]:
     return np.round(255 * (levels - low) / max(high - low, 1e-6)).astype(np.uint8)
 
 
-def write_split(path: Path, ids: NDArray[np.int64], parts: NDArray[np.str_]) -> str:
-    """Write `id,part` rows and return the SHA-256 of the file."""
+def split_of(ids: NDArray[np.int64], parts: NDArray[np.str_]) -> bytes:
+    """Return the table of ids and parts as CSV."""
     lines = ["id,part", *(f"{ids[i]},{parts[i]}" for i in np.argsort(ids, kind="stable"))]
-    text = "\n".join(lines) + "\n"
-    path.write_text(text)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return ("\n".join(lines) + "\n").encode()
 
 
 def augment(films: Tensor, generator: torch.Generator) -> Tensor:

@@ -8,6 +8,7 @@ the end it is written as weights with intervals. `models.regression.calibrate` j
 """
 
 import argparse
+import hashlib
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ from models.engine import (
     save_checkpoint,
 )
 from models.regression import calibrate
-from models.regression.data import Thumbnails, batches, divided, write_split
+from models.regression.data import Thumbnails, batches, divided, split_of
 from models.regression.network import ARCHITECTURES, MONTHS, SEXES, MaturityNet, build
 from models.runs import RunRefused
 
@@ -99,13 +100,19 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"{options.data}: {judging} films of {name} stand in the validation part, a tenth of the patients; "
                 f"the 90 % intervals that the weights carry need {FEWEST} of a sex"
             )
-    options.out.mkdir(parents=True, exist_ok=True)
-    runs.keep(options, split_sha256=write_split(options.out / SPLIT_FILE, thumbnails.ids, parts))
     train, validation = (thumbnails.take(parts == part) for part in ("train", "validation"))
-
+    if len(train) < options.batch:
+        raise RunRefused(f"--batch {options.batch}: the training part has {len(train)} films only")
     network = build(options.architecture, dropout=options.dropout)
     if begun is not None:
-        network.load_state_dict(begun)
+        try:
+            network.load_state_dict(begun)
+        except RuntimeError as unlike:
+            raise RunRefused(f"--start {options.start} holds no weights of a {options.architecture}") from unlike
+    split = split_of(thumbnails.ids, parts)
+    runs.keep(options, split_sha256=hashlib.sha256(split).hexdigest())
+    (options.out / SPLIT_FILE).write_bytes(split)
+
     network.to(device).to(memory_format=torch.channels_last)
     ema = Ema(network, options.average)
     matrices = [p for p in network.parameters() if p.ndim > 1]
@@ -166,8 +173,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _endless(films: Thumbnails, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield batches, every film once before any comes again."""
-    if len(films) < size:
-        raise RunRefused(f"--batch {size}: the training part has {len(films)} films only")
     while True:
         yield from batches(films, size, generator)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as PillowImage
+from safetensors.torch import save_file
 
 from models import runs, weights
 from models.image import Image
@@ -260,9 +261,31 @@ def test_runs_on_different_splits_are_not_joined(tmp_path) -> None:
         calibrate.write(None, [tmp_path / "a", tmp_path / "b"], tmp_path / "out", (None, None))
 
 
-def test_a_batch_larger_than_the_training_part_is_refused(films_folder, tmp_path) -> None:
+def test_a_batch_larger_than_the_training_part_is_refused_and_nothing_is_written(films_folder, tmp_path) -> None:
     with pytest.raises(runs.RunRefused, match="--batch 65: the training part has 64 films only"):
-        train.main(["--data", str(films_folder), "--out", str(tmp_path), "--steps", "1", "--batch", "65"])
+        train.main(["--data", str(films_folder), "--out", str(tmp_path / "run"), "--steps", "1", "--batch", "65"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_refused_leaves_the_split_of_the_one_that_is_there(films_folder, tmp_path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / runs.CONFIG_FILE).write_text(json.dumps({"split_sha256": "of other films"}))
+    (run / "split.csv").write_text("id,part\n1,train\n")
+    with pytest.raises(runs.RunRefused, match="holds a run with split_sha256 of other films"):
+        train.main(["--data", str(films_folder), "--out", str(run), "--steps", "1", "--batch", "32"])
+    assert (run / "split.csv").read_text() == "id,part\n1,train\n"
+
+
+def test_weights_to_start_from_that_do_not_fit_are_refused_and_nothing_is_written(films_folder, tmp_path) -> None:
+    start = tmp_path / "start"
+    start.mkdir()
+    save_file({"stem.weight": torch.zeros(1)}, start / "best.safetensors")
+    with pytest.raises(runs.RunRefused, match=r"--start \S+start holds no weights of a maturity-net$"):
+        train.main(
+            ["--data", str(films_folder), "--out", str(tmp_path / "run"), "--start", str(start), "--batch", "32"]
+        )
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_hospitals_folder_becomes_thumbnails_divided_by_patient(tmp_path) -> None:

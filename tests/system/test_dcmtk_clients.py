@@ -1,6 +1,5 @@
 """DCMTK's clients against our listener: `echoscu` and `storescu` in the transfer syntaxes they can send."""
 
-import os
 import socket
 import subprocess
 import time
@@ -16,6 +15,7 @@ from service.wrap import Kind, save
 from tests.certificates import folder, ours, theirs
 from tests.factories import CHINESE_CHILD, instance
 from tests.listening import Running, start
+from tests.system.tools import tool
 
 pytestmark = pytest.mark.system
 
@@ -33,20 +33,9 @@ OPTIONS = {
 }
 
 
-def dcmtk(name: str) -> str:
-    """Return the path of a tool of DCMTK; other packages install programs of the same name."""
-    for directory in os.environ.get("PATH", "").split(os.pathsep):
-        path = Path(directory) / name
-        if path.is_file():
-            shown = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
-            if "$dcmtk" in shown.stdout:
-                return str(path)
-    pytest.skip(f"{name} of DCMTK is not installed")
-
-
-def call(tool: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def call(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a tool of DCMTK to its end."""
-    command = [dcmtk(tool), *map(str, arguments)]
+    command = [tool(name, "dcmtk"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
@@ -139,7 +128,7 @@ def test_dcmtk_receives_over_tls_from_us(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [
-        dcmtk("storescp"),
+        tool("storescp", "dcmtk"),
         "+tls",
         folder() / "PACS.key",
         folder() / "PACS.pem",

@@ -5,10 +5,12 @@ import shutil
 
 import pytest
 
+from benchmarks import dcmtk
+
 
 def tool(program: str, package: str) -> str:
     """Return the path of a program of a Debian package, or skip the test."""
-    found = shutil.which(program)
+    found = dcmtk.find(program) if package == "dcmtk" else shutil.which(program)
     if found is None:
         message = f"{program} is not installed (Debian: {package})"
         if os.environ.get("CI"):
