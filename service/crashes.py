@@ -2,7 +2,7 @@
 
 A core dump holds whatever films were in memory, and the text of an exception from a library may quote a value of a header. What
 is left is where it happened. A kernel that pipes its dumps into a program asks that program, not us (core(5)): see
-docs/deployment.md.
+docs/security.md.
 """
 
 import resource
