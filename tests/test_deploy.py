@@ -89,6 +89,12 @@ def test_the_sample_configuration_loads(monkeypatch: pytest.MonkeyPatch) -> None
     assert settings.destinations[0].host in COMPOSE["services"]
 
 
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_a_container_is_given_longer_to_stop_than_a_process_takes_at_most(name: str) -> None:
+    grace = OURS[name].get("stop_grace_period", "10s")  # what the engine gives when nothing is said
+    assert int(grace.removesuffix("s")) > 2 * STOP_SECONDS
+
+
 def test_no_container_runs_as_root_or_writes_to_its_image() -> None:
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
     assert "\nUSER carpus\n" in dockerfile
