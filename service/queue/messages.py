@@ -1,7 +1,8 @@
 """Drop what a broker of Redis hands out and is no message of ours, before Celery takes it apart.
 
 RabbitMQ's messages have a form that its protocol keeps. In Redis a message is whatever somebody pushed to a list: one that is no JSON
-ended the worker that took it, one without an `id` had it connect again and again for good. Dropping is harmless, as losing any message is.
+ended the worker that took it, one without an `id` had it connect again and again for good, and an entry among the unacknowledged that
+is none ended every worker that started. Dropping is harmless, as losing any message is.
 """
 
 import base64
@@ -12,6 +13,8 @@ from typing import Any, ClassVar, Final
 
 from kombu import transport
 from kombu.transport import redis
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import loads
 
 from service.log import get_logger
 
@@ -22,8 +25,24 @@ REDELIVERED: Final = "redelivered"  # a header that kombu adds to what a worker 
 PARENT: Final = "parent_id"  # of what is sent from within a task, its number; nothing otherwise
 
 
+class Unacknowledged(redis.QoS):
+    """Give back what a worker took and did not finish; an entry that is none of ours is dropped."""
+
+    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
+        """Put one message back into its queue, or drop what is none."""
+        with self.channel.conn_or_acquire(client) as connection:
+            entry = connection.hget(self.unacked_key, tag)
+            if entry is None or _is_entry(entry):
+                super().restore_by_tag(tag, connection, leftmost)  # type: ignore[no-untyped-call]  # kombu has no types
+            else:
+                self._remove_from_indices(tag).execute()  # type: ignore[no-untyped-call]
+                log.error("message dropped: what was taken has not the form of ours")
+
+
 class Channel(redis.Channel):
     """Take messages out of Redis; what is no JSON is dropped."""
+
+    QoS = Unacknowledged
 
     def _brpop_read(self, **options: Any) -> Any:
         self.connection.has_parsed = False
@@ -50,6 +69,18 @@ class Transport(redis.Transport):
             super()._deliver(message, queue)  # type: ignore[no-untyped-call]  # kombu has no types
         else:
             log.error("message dropped: it has not the form of ours", queue=queue)
+
+
+def _is_entry(found: bytes) -> bool:
+    """Whether kombu wrote this of a message of ours: the message, its exchange and its key."""
+    try:
+        message, exchange, key = loads(bytes_to_str(found))  # type: ignore[no-untyped-call]
+        route = message["properties"]["delivery_info"]
+        return (route["exchange"], route["routing_key"]) == (exchange, key) and is_ours(
+            message, Transport.headers, Transport.embedded
+        )
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
+        return False
 
 
 def _is_of_the_bytes(error: Exception) -> bool:

@@ -371,6 +371,25 @@ def test_what_is_no_message_is_dropped_and_its_worker_lives_on(house: House, que
         wait_until(lambda: house.state(second) == State.INFERRED, 3)
 
 
+def test_what_is_no_entry_among_the_unacknowledged_is_dropped_and_its_worker_lives_on(house: House) -> None:
+    job_id = house.prepared(1)
+    house.publisher.publish(job_id, State.PREPARED)
+    with Redis(unix_socket_path=str(house.settings.redis_socket)) as client:
+        genuine = json.loads(client.rpop("inference"))
+        routed = [json.dumps([message, "", "inference"]).encode() for message in (None, [], "x", {"headers": None})]
+        entries = [*hostile(genuine), *routed, b"[1, 2]", b"[[], {}, []]", json.dumps([genuine, {}, []]).encode()]
+        for number, entry in enumerate(entries):
+            client.hset("unacked", f"tag{number}", entry)
+            client.zadd("unacked_index", {f"tag{number}": number})  # taken long ago: whoever starts gives it back
+        client.zadd("unacked_index", {b"\xff\xfe": 1, b"of nothing": 1})
+        client.hset("unacked", "genuine", json.dumps([genuine, "", "inference"]))
+        client.zadd("unacked_index", {"genuine": 1})
+        worker = house.start_worker("inference", 0)
+        wait_until(lambda: client.zcard("unacked_index") == client.hlen("unacked") == 0, 20)
+        assert worker.poll() is None
+        wait_until(lambda: house.state(job_id) == State.INFERRED, 3)  # by its own message
+
+
 def test_what_a_task_sends_and_what_a_worker_gave_back_are_messages_of_ours(house: House) -> None:
     house.start_worker("inference", 0)
     assert house.publisher.publish(house.prepared(1), State.PREPARED)
