@@ -26,10 +26,14 @@ def supervise(settings: Settings, jobs: Jobs, children: Sequence[Child]) -> None
 
     def announce() -> None:
         click.echo(
-            f"carpus is ready: {settings.ae_title} at {settings.scp_host}:{settings.dicom_port}, "
-            f"admin page {scheme}://{settings.web.host}:{settings.web.port}/, "
+            f"carpus is ready: {settings.ae_title} at {_place(settings.scp_host, settings.dicom_port)}, "
+            f"admin page {scheme}://{_place(settings.web.host, settings.web.port)}/, "
             f"data in {settings.data_directory.resolve()}"
         )
 
     with installation.locked(settings.data_directory):
         Supervisor(children, on_ready=announce, on_death=lambda name, pid: jobs.release(f"{name} {pid}")).run()
+
+
+def _place(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"  # RFC 3986 3.2.2: an address of IPv6 in brackets

@@ -1,5 +1,8 @@
 """What an installation is known by: one identifier, whichever process asks first and wherever it runs."""
 
+import os
+import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -7,8 +10,10 @@ import pytest
 from sqlalchemy import Engine
 
 from service import installation
+from service.commands import serve
 from service.errors import Permanent
-from service.settings import Settings
+from service.queue.jobs import Jobs
+from service.settings import Settings, WebSettings
 
 
 def test_every_process_finds_the_same_identifier(tmp_path: Path, engine: Engine) -> None:
@@ -39,3 +44,20 @@ def test_a_data_directory_has_one_server(tmp_path: Path) -> None:
         pass
     with installation.locked(tmp_path):
         pass
+
+
+def test_the_line_that_says_we_are_ready_has_an_address_that_a_browser_takes(
+    tmp_path: Path, engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    web = WebSettings(host="::1", port=8443)
+    settings = Settings(data_directory=tmp_path, scp_host="127.0.0.1", scp_port=11112, web=web)
+    stopping = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
+    stopping.start()
+    try:
+        serve.supervise(settings, Jobs(engine), [])
+    finally:
+        stopping.join()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert "CARPUS at 127.0.0.1:11112, admin page http://[::1]:8443/, data in" in capsys.readouterr().out
