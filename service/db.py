@@ -38,7 +38,7 @@ def connect(url: str) -> Engine:
     Raises
     ------
     InvalidConfiguration
-        When the URL is neither of SQLite nor of PostgreSQL, or its driver is not installed.
+        When the URL is neither of SQLite nor of PostgreSQL, its driver is not installed, or its folder cannot be made.
     """
     try:
         parsed = make_url(url)
@@ -56,7 +56,14 @@ def connect(url: str) -> Engine:
         raise InvalidConfiguration(
             f"database_url is of {parsed.get_backend_name()!r}; a file of SQLite or a PostgreSQL database is needed"
         )
-    Path(parsed.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it names studies
+    folder = Path(parsed.database).parent
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it names studies
+    except OSError as error:
+        raise InvalidConfiguration(
+            f"the folder {folder} cannot be made: {error.strerror}",
+            next_action="let this user write there, or correct data_directory (or database_url, where it is set)",
+        ) from error
     engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
 from service import db
-from service.errors import Permanent
+from service.errors import InvalidConfiguration, Permanent
 
 
 @pytest.fixture
@@ -91,3 +91,12 @@ def test_the_folder_made_for_the_database_is_its_owners_alone(tmp_path: Path) ->
     shared.mkdir(mode=0o750)
     db.connect(f"sqlite:///{shared / 'carpus.sqlite'}")
     assert shared.stat().st_mode & 0o777 == 0o750  # what somebody made with other rights stays as he wants it
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_its_cause(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place, cause in (("file", "File exists"), ("file/below", "Not a directory")):
+        with pytest.raises(InvalidConfiguration) as refused:
+            db.connect(f"sqlite:///{tmp_path / place / 'carpus.sqlite'}")
+        assert str(refused.value) == f"the folder {tmp_path / place} cannot be made: {cause}"
+        assert "data_directory" in refused.value.next_action
