@@ -508,7 +508,7 @@ def _beside_readers(misses: dict[str, Any]) -> str:
 
 def _habit(misses: dict[str, Any]) -> str:
     """Lay what two channels say of the knuckles of `joints13` beside what its reader stated, film by film."""
-    groups = misses.get("knuckles of joints13, thumbnails")
+    groups = misses.get("joints13 on thumbnails, by group of films")
     if not groups:
         return ""
     shares = "; ".join(f"{group} {_with_interval(found['within_2.5_percent'])}" for group, found in groups.items())

@@ -185,7 +185,7 @@ def main() -> None:
         **({} if options.look is None else {"readers_look_sha256": weights.digest(options.look)}),
         "interval": "95 %, bootstrap over films",
         "two readers of one film": between_readers(detector.template, found),
-        "knuckles of joints13, thumbnails": knuckles(detector, options),
+        "joints13 on thumbnails, by group of films": knuckles(detector, options),
         **judged,
         **summed,
         "labels left out of training, looked at": {name: sorted(films) for name, films in rsna.MISPLACED.items()},
