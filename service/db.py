@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine.url import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from service.errors import InvalidConfiguration, Permanent, Retryable
+from service.errors import InvalidConfiguration, Permanent, Retryable, installing
 from service.tables import Table
 
 BUSY_TIMEOUT_MS: Final = 15_000  # how long a writer of SQLite waits for another
@@ -50,7 +50,7 @@ def connect(url: str) -> Engine:
         except ModuleNotFoundError as error:
             raise InvalidConfiguration(
                 "database_url names PostgreSQL, whose driver is not installed",
-                next_action="pip install 'carpus[postgresql]'",
+                next_action=installing("postgresql"),
             ) from error
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
         raise InvalidConfiguration(

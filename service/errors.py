@@ -5,6 +5,11 @@ person what to change. No text holds a patient's value: name the attribute, not 
 """
 
 
+def installing(extra: str) -> str:
+    """Return what brings the packages of an extra; Carpus is on no package index, so a name alone would not."""
+    return f"in the clone that Carpus was installed from: pip install --constraint constraints.txt '.[{extra}]'"
+
+
 class CarpusError(Exception):
     """Everything this service raises on purpose."""
 

@@ -211,7 +211,7 @@ class ConfirmationSettings(_Frozen):
 
 
 class TracingSettings(_Frozen):
-    """Traces of OpenTelemetry, sent as OTLP over HTTP; needs `pip install 'carpus[tracing]'`. They hold nothing of a patient.
+    """Traces of OpenTelemetry, sent as OTLP over HTTP; needs the extra `tracing`. They hold nothing of a patient.
 
     The variables of OpenTelemetry hold beside these: OTEL_EXPORTER_OTLP_ENDPOINT in place of `endpoint`, OTEL_EXPORTER_OTLP_HEADERS
     and _CERTIFICATE, OTEL_TRACES_SAMPLER and _ARG, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_SDK_DISABLED.
@@ -345,7 +345,7 @@ class RetentionSettings(_Frozen):
 
 
 class OidcSettings(_Frozen):
-    """Log-in at an identity provider (OpenID Connect, authorisation code with PKCE); needs `pip install 'carpus[oidc]'`."""
+    """Log-in at an identity provider (OpenID Connect, authorisation code with PKCE); needs the extra `oidc`."""
 
     issuer: str  # https://…; plain http on loopback alone
     client_id: str = Field(min_length=1)

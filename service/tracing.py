@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Literal
 
-from service.errors import CarpusError, InvalidConfiguration, Postponed
+from service.errors import CarpusError, InvalidConfiguration, Postponed, installing
 from service.settings import TracingSettings
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def configure(settings: TracingSettings, process: str, *, version: str = "") -> 
     except ImportError as error:
         raise InvalidConfiguration(
             "tracing.endpoint or OTEL_EXPORTER_OTLP_ENDPOINT names a collector, and the packages for it are not installed",
-            next_action="pip install 'carpus[tracing]', or take the setting away",
+            next_action=f"{installing('tracing')}; or take the setting away",
         ) from error
     # What is not given here, the exporter takes from the OTEL_EXPORTER_OTLP_… variables.
     exporter = OTLPSpanExporter(endpoint=settings.traces_url or None, timeout=settings.timeout_seconds)

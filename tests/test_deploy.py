@@ -1,7 +1,10 @@
 """The composition is checked against the compose specification and against what the code really reads."""
 
 import json
+import re
 import subprocess
+import sys
+import tomllib
 import typing
 from importlib.resources import files
 from pathlib import Path
@@ -99,6 +102,26 @@ def test_no_container_runs_as_root_or_writes_to_its_image() -> None:
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
     assert "\nUSER carpus\n" in dockerfile
     assert all(service["read_only"] and service["cap_drop"] == ["ALL"] for service in OURS.values())
+
+
+def test_the_image_has_the_extras_that_a_setting_may_need_in_both_of_its_layers() -> None:
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", "")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    needed = {*extras} - {"dev", "train"}
+    [code] = re.findall(r'python -c "(import tomllib[^"]*)"', dockerfile)
+    first = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {text for extra in needed for text in extras[extra]} <= set(first.splitlines())
+    [second] = re.findall(r'constraints\.txt "\.\[(.*)\]"', dockerfile)
+    assert set(second.split(",")) == needed
+
+
+def test_nobody_is_told_to_install_an_extra_from_an_index_that_has_no_carpus() -> None:
+    told = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "service").rglob("*.py")]
+    assert [path for path in told if re.search(r"install [^`\n]*carpus\[", path.read_text(encoding="utf-8"))] == []
+
+
+def test_the_pages_have_a_way_to_an_identity_provider() -> None:
+    assert any(not (COMPOSE["networks"][name] or {}).get("internal") for name in OURS["web"]["networks"])
 
 
 def test_the_command_of_the_deployment_page_prints_a_hash_that_verifies() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from service.errors import InvalidConfiguration
+from service.errors import InvalidConfiguration, installing
 
 
 @click.command()
@@ -65,7 +65,7 @@ def evaluate(data: Path, out: Path, bundle: str, readings: Path | None, part: st
         )
     except ModuleNotFoundError as error:
         raise InvalidConfiguration(
-            f"{error.name} is not installed; plots need it", next_action="pip install 'carpus[train]'"
+            f"{error.name} is not installed; plots need it", next_action=installing("train")
         ) from error
     for method, parts in report["methods"].items():
         row = parts["all"]

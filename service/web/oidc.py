@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 from itsdangerous import BadSignature, URLSafeSerializer
 
 from service.bounded_http import Bounded
-from service.errors import InvalidConfiguration, Permanent
+from service.errors import InvalidConfiguration, Permanent, installing
 from service.settings import OidcSettings, WebSettings, require_https
 from service.trust.accounts import Role
 
@@ -110,7 +110,7 @@ class Provider:
             import requests  # noqa: F401
         except ModuleNotFoundError as error:
             raise InvalidConfiguration(
-                f"web.oidc needs {error.name}, which is not installed", next_action="pip install 'carpus[oidc]'"
+                f"web.oidc needs {error.name}, which is not installed", next_action=installing("oidc")
             ) from error
         return cls(web, web.oidc)
 

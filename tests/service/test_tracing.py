@@ -218,4 +218,4 @@ def test_a_named_collector_without_the_packages_is_a_fault_of_the_configuration(
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(InvalidConfiguration) as refused:
         tracing.configure(TracingSettings(endpoint="http://127.0.0.1:4318"), "scp")
-    assert "carpus[tracing]" in refused.value.next_action
+    assert "pip install --constraint constraints.txt '.[tracing]'" in refused.value.next_action
