@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -26,6 +27,7 @@ from service.storage import Store
 from service.tables import Instance, Quarantined, ResultObject
 from service.trust import certificates
 
+PROCESSES: Final = ("scp", "intake", "worker inference", "worker delivery", "web")  # what a whole installation runs
 _PROCESS_ID = re.compile(r"[\s:/-]*\d+$")
 
 
@@ -125,12 +127,15 @@ class ServiceCollector(Collector):
         )
         up = GaugeMetricFamily(
             "carpus_process_up",
-            "1 while a process of this kind is alive, 0 once it ended in order or is silent.",
+            "1 while a process of this kind is alive, 0 once it ended in order or is silent, or before the first was seen.",
             labels=["process"],
         )
-        for kind, sign in signs_of_life(self.jobs).items():
+        signs = signs_of_life(self.jobs)
+        for kind, sign in signs.items():
             ages.add_metric([kind], sign.age_seconds)
             up.add_metric([kind], sign.life == Life.ALIVE)
+        for kind in never_seen(signs):
+            up.add_metric([kind], 0)
         yield from (ages, up)
 
     def _certificates(self, settings: Settings) -> GaugeMetricFamily:
@@ -199,6 +204,11 @@ def signs_of_life(jobs: Jobs) -> dict[str, Sign]:
         other = found.get(kind, sign)
         found[kind] = min(sign, other, key=lambda each: (each.life != Life.ALIVE, each.age_seconds))
     return dict(sorted(found.items()))
+
+
+def never_seen(signs: Mapping[str, Sign]) -> list[str]:
+    """Return the kinds of process of a whole installation that have given no sign of life since the database was made."""
+    return [kind for kind in PROCESSES if kind not in signs]
 
 
 def registry(jobs: Jobs, stores: Sequence[Store], settings: Settings | None = None) -> CollectorRegistry:

@@ -29,7 +29,6 @@ SLOW_FLUSH_SECONDS: Final = 0.1
 SLOW_DATABASE_SECONDS: Final = 0.5
 SKEW_SECONDS: Final = 2.0  # that a log or a report may differ from the PACS without confusing anybody
 WORDS: Final = {Life.ALIVE: "alive, last heard of", Life.STOPPED: "stopped", Life.SILENT: "silent, last heard of"}
-PROCESSES: Final = ("scp", "intake", "worker inference", "worker delivery", "web")
 
 # By what a graphics processor is given to a process: CUDA itself, and NVIDIA's runtime for containers.
 GPU_ASKED_BY: Final = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
@@ -115,14 +114,16 @@ def broker(settings: Settings, jobs: Jobs) -> Finding:
 def processes(jobs: Jobs) -> Iterator[Finding]:
     """Compare the signs of life with what a whole installation runs."""
     signs = metrics.signs_of_life(jobs)
-    by_life = {life: [name for name in PROCESSES if name in signs and signs[name].life == life] for life in Life}
+    by_life = {
+        life: [name for name in metrics.PROCESSES if name in signs and signs[name].life == life] for life in Life
+    }
     said = []
     for life, names in by_life.items():
         ages = ", ".join(f"{name} {duration(signs[name].age_seconds)} ago" for name in names)
         said += [f"{WORDS[life]}: {ages}"] if names else []
-    unseen = [name for name in PROCESSES if name not in signs]
+    unseen = metrics.never_seen(signs)
     said += [f"never seen: {', '.join(unseen)}"] if unseen else []
-    missing = [name for name in PROCESSES if name not in by_life[Life.ALIVE]]
+    missing = [name for name in metrics.PROCESSES if name not in by_life[Life.ALIVE]]
     if not missing:
         yield good(PLACE, "processes", "; ".join(said))
         return

@@ -62,10 +62,12 @@ def _database(jobs: Jobs) -> Check:
 
 
 def _processes(jobs: Jobs) -> list[Check]:
-    signs = {kind: sign for kind, sign in metrics.signs_of_life(jobs).items() if sign.age_seconds < FORGOTTEN_SECONDS}
-    if not signs:
-        return [Check("processes", False, "no process has given a sign of life")]
-    return [_process(kind, sign) for kind, sign in signs.items()]
+    signs = metrics.signs_of_life(jobs)
+    found = [_process(kind, sign) for kind, sign in signs.items() if sign.age_seconds < FORGOTTEN_SECONDS]
+    if unseen := metrics.never_seen(signs):
+        words = f"never seen: {', '.join(unseen)}; `carpus serve` starts them all, the log of each says why it does not start"
+        return [*found, Check("processes", False, words)]
+    return found or [Check("processes", False, "no process has given a sign of life for a day")]
 
 
 def _process(kind: str, sign: metrics.Sign) -> Check:

@@ -20,7 +20,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import SegmentationStorage
 from sqlalchemy import Engine, text
 
-from service import db
+from service import db, metrics
 from service.__main__ import cli
 from service.checkup import entrance, exits, machine, samples
 from service.checkup.finding import Finding, Verdict, table
@@ -389,7 +389,7 @@ def test_the_machine_is_judged_by_its_limits(place: Place) -> None:
     assert machine.database(jobs).verdict == Verdict.GOOD
     (silent,) = machine.processes(jobs)
     assert "carpus serve" in silent.next_action
-    assert silent.text == f"never seen: {', '.join(machine.PROCESSES)}"
+    assert silent.text == f"never seen: {', '.join(metrics.PROCESSES)}"
     assert machine.broker(settings, jobs).verdict == Verdict.WARNING
     away = settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"})
     assert machine.broker(away, jobs).verdict == Verdict.FAILED
@@ -403,11 +403,11 @@ def test_a_process_that_ended_in_order_is_stopped_at_once_and_a_killed_one_silen
         (found,) = machine.processes(jobs)
         return found.verdict, found.text, found.next_action
 
-    for name in (*machine.PROCESSES, "worker delivery 2"):
+    for name in (*metrics.PROCESSES, "worker delivery 2"):
         jobs.beat(name)
     clock.pass_by(42)
     jobs.beat("intake")
-    alive = ", ".join(f"{name} {0 if name == 'intake' else 42} s ago" for name in machine.PROCESSES)
+    alive = ", ".join(f"{name} {0 if name == 'intake' else 42} s ago" for name in metrics.PROCESSES)
     assert said() == (Verdict.GOOD, f"alive, last heard of: {alive}", "")
     jobs.sign_off("worker delivery")  # another one of its kind lives
     assert said()[0] == Verdict.GOOD

@@ -116,17 +116,44 @@ def test_ready_says_what_is_missing(installation: Installation) -> None:
         return got.status_code, {check["name"]: check["ok"] for check in got.json()["checks"]}
 
     assert answer() == (503, {"database": True, "processes": False, "disk": True})
-    for process in ("scp", "intake", "worker inference 1", "worker inference 2"):
+    for process in ("scp", "intake", "worker inference 1", "worker inference 2", "worker delivery", "web"):
         installation.jobs.beat(process)
-    everything = {"database": True, "scp": True, "intake": True, "worker inference": True, "disk": True}
+    everything = dict.fromkeys(("database", *metrics.PROCESSES, "disk"), True)
     assert answer() == (200, everything)
     assert answer(minimum_free_disk_bytes=1 << 60) == (503, everything | {"disk": False})
     installation.clock.pass_by(61)
     installation.jobs.beat("worker inference 2")  # one of two lives: inference goes on
-    assert answer() == (503, everything | {"scp": False, "intake": False})
+    assert answer() == (
+        503,
+        dict.fromkeys(everything, False) | dict.fromkeys(("database", "worker inference", "disk"), True),
+    )
     installation.clock.pass_by(90_000)
+    assert answer() == (503, {"database": True, "processes": False, "disk": True})
     installation.jobs.beat("scp")
     assert answer() == (200, {"database": True, "scp": True, "disk": True})
+
+
+def test_a_process_that_never_came_is_missed_by_name(installation: Installation) -> None:
+    def told() -> tuple[int, list[str], dict[str, float]]:
+        visitor = client(installation)
+        ready, page = visitor.get("/health/ready"), samples(visitor.get("/metrics").text)
+        missed = [each["text"] for each in ready.json()["checks"] if each["name"] == "processes"]
+        up = {labels[0][1]: value for (name, labels), value in page.items() if name == "carpus_process_up"}
+        assert not [
+            labels for (name, labels) in page if name == "carpus_heartbeat_age_seconds" and not up[labels[0][1]]
+        ]
+        return ready.status_code, missed, up
+
+    status, (missed,), up = told()
+    assert (status, up) == (503, dict.fromkeys(metrics.PROCESSES, 0))
+    assert missed.startswith("never seen: scp, intake, worker inference, worker delivery, web; ")
+    for process in ("scp", "intake", "worker delivery", "web"):  # as where no container with a GPU starts
+        installation.jobs.beat(process)
+    status, (missed,), up = told()
+    assert (status, up) == (503, dict.fromkeys(metrics.PROCESSES, 1) | {"worker inference": 0})
+    assert missed.startswith("never seen: worker inference; ")
+    installation.jobs.beat("worker inference")
+    assert told() == (200, [], dict.fromkeys(metrics.PROCESSES, 1))
 
 
 def test_without_a_database_the_service_is_alive_not_ready_and_says_why(installation: Installation) -> None:
@@ -161,6 +188,8 @@ def test_a_process_that_ended_in_order_is_told_at_once_and_is_missed_when_nothin
         return ready.status_code, check, page["carpus_process_up", labels], page["carpus_heartbeat_age_seconds", labels]
 
     installation.jobs.beat("scp", {"disk_free_bytes": {"identified": 4_000_000_000}})
+    for process in ("intake", "worker delivery", "web"):
+        installation.jobs.beat(process)
     installation.jobs.beat("worker inference", {"canary_seconds": 3.0, "busy": 0})
     installation.jobs.beat("worker inference 2", {"canary_seconds": 3.0, "busy": 0})
     installation.clock.pass_by(20)
