@@ -46,12 +46,15 @@ def connect(url: str) -> Engine:
         raise InvalidConfiguration("database_url is not a database URL, e.g. postgresql://host/carpus") from error
     if parsed.get_backend_name() == "postgresql":
         try:
-            return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=5)
+            engine = create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=5)
         except ModuleNotFoundError as error:
             raise InvalidConfiguration(
                 "database_url names PostgreSQL, whose driver is not installed",
                 next_action=installing("postgresql"),
             ) from error
+        # Before SQLAlchemy's own look at a new connection, which takes its texts for str; of SQL_ASCII they come as bytes.
+        event.listen(engine, "connect", _require_utf8, insert=True)
+        return engine
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
         raise InvalidConfiguration(
             f"database_url is of {parsed.get_backend_name()!r}; a file of SQLite or a PostgreSQL database is needed"
@@ -68,6 +71,20 @@ def connect(url: str) -> Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _require_utf8(connection: Any, _record: Any) -> None:
+    """Refuse a database of PostgreSQL that cannot hold every text; the server names its encoding with each connection."""
+    found = connection.info.parameter_status("server_encoding")
+    if found != "UTF8":
+        name = connection.info.dbname
+        connection.close()
+        raise InvalidConfiguration(
+            f"the encoding of the PostgreSQL database {name!r} is {found}; UTF8 is needed",
+            code="database-encoding",
+            next_action="make one by CREATE DATABASE carpus ENCODING 'UTF8' TEMPLATE template0 and name it in database_url; "
+            "what the old one holds goes along by pg_dump and psql",
+        )
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

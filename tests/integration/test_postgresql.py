@@ -14,6 +14,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
 from service import db, metrics
+from service.errors import InvalidConfiguration
 from service.queue.jobs import DuplicateInstance, Jobs, LeaseLost, State
 from service.retention import Removals
 from service.rows import changed
@@ -75,6 +76,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_is_not_of_utf8_is_refused_by_its_encoding(server: str, encoding: str) -> None:
+    name = f"carpus_{encoding.lower()}"
+    owner = db.connect(server)
+    with owner.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"))
+    owner.dispose()
+    engine = db.connect(server.replace("/postgres?", f"/{name}?"))
+    for bring in (db.migrate, db.require_present):
+        with pytest.raises(InvalidConfiguration, match=f"'{name}' is {encoding}; UTF8 is needed") as refused:
+            bring(engine)
+        assert "CREATE DATABASE carpus ENCODING 'UTF8'" in refused.value.next_action
+    engine.dispose()
 
 
 @pytest.fixture
