@@ -1,5 +1,6 @@
 """Request an association with a PACS, plain or over TLS, and say of one that does not come about what has to change (PS3.8 9.3)."""
 
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -59,6 +60,8 @@ def associate(
 ) -> Iterator[Any]:
     """Hold an association for the block, plain or over TLS as the address says; released at the end.
 
+    A host name that stands for several addresses is called at each in turn until one takes the connection.
+
     Parameters
     ----------
     contexts
@@ -73,20 +76,27 @@ def associate(
     Retryable, Permanent
         When no association came about, with the cause and what to change.
     """
+    places = _places(address)
     ae = AE(ae_title=calling_ae_title)
-    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout_seconds
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout_seconds
+    ae.connection_timeout = timeout_seconds / len(places)
     ae.maximum_pdu_size = maximum_pdu_size
     requested = [build_context(sop_class, syntax) for sop_class, syntax in contexts]
     secure = address.tls.context() if address.tls else None
-    peer = ae.associate(
-        address.host,
-        address.port,
-        contexts=requested,
-        ae_title=address.ae_title,
-        max_pdu=maximum_pdu_size,
-        tls_args=(secure, address.host) if secure else None,
-        **options,
-    )
+    for place in places:
+        peer = ae.associate(
+            place,
+            address.port,
+            contexts=requested,
+            ae_title=address.ae_title,
+            max_pdu=maximum_pdu_size,
+            tls_args=(secure, address.host) if secure else None,
+            **options,
+        )
+        # pynetdicom enters our own port when the connection is there; a handshake that failed had somebody at the other end too.
+        ours = peer.requestor.address_info
+        if (ours and ours.port) or (secure and secure.faults):
+            break
     if not peer.is_established:
         if secure and secure.faults:
             raise explain(secure.faults[0], f"{address.ae_title} at {address.host}:{address.port}")
@@ -102,6 +112,23 @@ def associate(
         end.cancel()
         if peer.is_established:
             peer.release()
+
+
+def _places(address: Address) -> list[str | tuple[str, int, int]]:
+    """Return all addresses of the host as pynetdicom takes them; given the name, it would call the first of IPv4 and no other.
+
+    IPv4 stays the first to be called: the PACS may know us by our address of that family.
+    """
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:  # UnicodeError: of the codec idna, for what is no host name
+        raise Retryable(
+            f"the host {address.host} of {address.ae_title} cannot be resolved ({error})",
+            code="peer-unreachable",
+            next_action="correct the destination's host, or see whether the name server of this machine answers",
+        ) from error
+    found.sort(key=lambda each: each[0] != socket.AF_INET)
+    return [str(to[0]) if len(to) == 2 else (str(to[0]), int(to[2]), int(to[3])) for *_, to in found]
 
 
 def _end(peer: Any) -> None:

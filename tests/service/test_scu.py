@@ -46,6 +46,7 @@ def pacs() -> Iterator[Callable[..., Address]]:
             accept_calling: list[str] | None = None,
             require_called: bool = False,
             maximum_associations: int = 10,
+            at: str = "127.0.0.1",
         ) -> Address:
             ae = AE(ae_title="PACS")
             ae.maximum_associations = maximum_associations
@@ -53,9 +54,9 @@ def pacs() -> Iterator[Callable[..., Address]]:
             ae.require_calling_aet = accept_calling or []
             for sop_class in classes:
                 ae.add_supported_context(sop_class, syntaxes or UNCOMPRESSED)
-            server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, on_store)])
+            server = ae.start_server((at, 0), block=False, evt_handlers=[(evt.EVT_C_STORE, on_store)])
             stack.callback(server.shutdown)
-            return Address("PACS", "127.0.0.1", server.socket.getsockname()[1])
+            return Address("PACS", at, server.socket.getsockname()[1])
 
         yield start
 
@@ -164,6 +165,71 @@ def test_a_full_peer_is_asked_again_later(pacs: Callable[..., Address]) -> None:
         assert "limit" in str(caught.value).lower()
     finally:
         other.release()
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[str, ...]]:
+    """Return a name server's table to fill: what is in it is answered from it."""
+    table: dict[str, tuple[str, ...]] = {}
+    ask = socket.getaddrinfo
+
+    def answer(host: str | None, *further: Any, **options: Any) -> list[Any]:
+        return [entry for each in table.get(host or "", (host,)) for entry in ask(each, *further, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    return table
+
+
+@pytest.mark.parametrize("at", ["127.0.0.1", "127.0.0.2", "::1"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_pacs_is_reached_at_whichever_address_of_its_name_it_listens(
+    pacs: Callable[..., Address], names: dict[str, tuple[str, ...]], at: str, order: int
+) -> None:
+    names["pacs.hospital.example"] = ("127.0.0.1", "127.0.0.2", "::1")[::order]
+    try:
+        there = pacs(at=at)
+    except OSError:
+        if at == "127.0.0.1":
+            raise
+        pytest.skip(f"this machine has no {at}")
+    assert echo(Address("PACS", "pacs.hospital.example", there.port), calling_ae_title="CARPUS") > 0
+
+
+def test_a_name_of_both_families_is_called_at_its_first_of_ipv4_as_long_as_somebody_is_there(
+    pacs: Callable[..., Address], names: dict[str, tuple[str, ...]]
+) -> None:
+    names["pacs.hospital.example"] = ("::1", "127.0.0.1")
+    there = pacs(accept_calling=["OTHER"])
+    called: list[str] = []
+    noted = [(evt.EVT_CONN_OPEN, lambda event: called.append(event.address[0]))]
+    with (
+        pytest.raises(Permanent) as caught,
+        requestor.associate(
+            Address("PACS", "pacs.hospital.example", there.port),
+            [(Verification, ImplicitVRLittleEndian)],
+            calling_ae_title="CARPUS",
+            evt_handlers=noted,
+        ),
+    ):
+        pass
+    assert caught.value.code == "calling-ae-refused"  # it answered, so nobody else is asked
+    assert called == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize("host", ["pacs.invalid", "pacs..invalid"])
+def test_a_name_that_nobody_knows_is_asked_again_later(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    ask = socket.getaddrinfo
+
+    def answer(asked: Any, *further: Any, **options: Any) -> Any:
+        if asked == "pacs.invalid":  # RFC 6761 6.4; the resolver of this machine is not asked
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return ask(asked, *further, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    with pytest.raises(Retryable) as caught:
+        echo(Address("PACS", host, 11112), calling_ae_title="CARPUS")
+    assert caught.value.code == "peer-unreachable"
+    assert f"{host} of PACS cannot be resolved" in str(caught.value)
 
 
 def test_nobody_at_the_address_is_retried(unused_port: int) -> None:
