@@ -389,6 +389,11 @@ class WebSettings(_Frozen):
         """Whether browsers reach the pages over TLS: cookies are then sent over nothing else."""
         return self.certificate is not None or self.secure_cookies
 
+    @field_validator("host")
+    @classmethod
+    def _bare(cls, value: str) -> str:
+        return value[1:-1] if value.startswith("[") and value.endswith("]") else value  # as an address stands in a URL
+
     @field_validator("trusted_proxies", "monitor_addresses")
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -114,3 +114,4 @@ def test_the_pages_do_not_start_in_the_clear_on_a_network() -> None:
         WebSettings(host="0.0.0.0")
     assert WebSettings(host="0.0.0.0", secure_cookies=True).over_tls
     assert WebSettings(host="::1").over_tls is False
+    assert WebSettings(host="[::1]").host == "::1"  # as it stands in an address of a browser
