@@ -21,7 +21,7 @@ import yaml
 from models.phantom import draw
 from service import db, supervisor
 from service.demo.stand_in_pacs import StandInPacs
-from service.metrics import heartbeat_ages
+from service.metrics import signs_of_life
 from service.queue.jobs import Jobs, State
 from service.sending.requestor import Address
 from service.sending.scu import store
@@ -129,7 +129,7 @@ def _stopped(processes: list[subprocess.Popen[bytes]]) -> None:
 
 def _wait_for_signs_of_life(jobs: Jobs, folder: Path) -> None:
     end = time.monotonic() + 180
-    while missing := set(PROCESSES.values()) - heartbeat_ages(jobs).keys():
+    while missing := set(PROCESSES.values()) - signs_of_life(jobs).keys():
         logs = {path.name: path.read_text()[-1500:] for path in folder.glob("*.log")}
         assert time.monotonic() < end, (missing, logs)
         time.sleep(0.2)
